@@ -1,0 +1,15 @@
+"""Multi-task training in JAX by the gradient-to-noise ratio."""
+
+from maxgnr_jax._diagnostics import diagnostics as diagnostics
+from maxgnr_jax._gnr import GradientStats as GradientStats
+from maxgnr_jax._gnr import single_task_gnr as single_task_gnr
+from maxgnr_jax._gnr import task_gnr as task_gnr
+from maxgnr_jax._maxgnr import MaxGNRState as MaxGNRState
+from maxgnr_jax._maxgnr import maxgnr as maxgnr
+from maxgnr_jax._solvers import Solver as Solver
+from maxgnr_jax._solvers import projected_gradient as projected_gradient
+from maxgnr_jax._solvers import steepest_descent as steepest_descent
+from maxgnr_jax._task_grads import task_names as task_names
+from maxgnr_jax._task_grads import value_and_task_grads as value_and_task_grads
+
+__version__ = "0.1.0"

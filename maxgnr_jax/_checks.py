@@ -1,0 +1,123 @@
+"""Errors raised at trace time: what, what it must be, what came, what to do."""
+
+import operator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+HOW_TO_STACK = (
+  "Stack the gradients of the K task losses on a leading axis with "
+  "`maxgnr_jax.value_and_task_grads(losses)(params)`, "
+  "`jax.vmap(jax.grad(loss), in_axes=(None, 0))(params, tasks)` or "
+  "`jax.jacrev(losses)(params)`."
+)
+
+
+def check_at_least_one(name: str, value: Any) -> None:
+  """Raises unless ``value`` is an integer of at least 1, known at trace time."""
+  if isinstance(value, jax.core.Tracer):
+    raise TypeError(
+      f"`{name}` must be known when the step is traced, got a traced value. Under "
+      f'`optax.inject_hyperparams` pass `static_args=("{name}",)`.'
+    )
+  try:
+    valid = operator.index(value) >= 1
+  except TypeError:
+    valid = False
+  if not valid:
+    raise ValueError(f"`{name}` must be an integer of at least 1, got {value!r}.")
+
+
+def check_positive(name: str, value: Any) -> None:
+  """Raises unless ``value`` is positive; a traced value passes unseen."""
+  if not isinstance(value, jax.core.Tracer) and not value > 0:
+    raise ValueError(f"`{name}` must be positive, got {value!r}.")
+
+
+def check_gamma(gamma: Any) -> None:
+  """Raises unless ``0 <= gamma < 1``; a traced value passes unseen."""
+  if callable(gamma):
+    raise TypeError(
+      f"`gamma` must be a number in [0, 1), got {gamma!r}. For a schedule use "
+      "`optax.inject_hyperparams(maxgnr)(gamma=schedule)`."
+    )
+  if not isinstance(gamma, jax.core.Tracer) and not 0 <= gamma < 1:
+    raise ValueError(
+      f"`gamma`, the decay rate of the momentum, must lie in [0, 1), got {gamma!r}."
+    )
+
+
+def check_floating(tree: Any, what: str) -> None:
+  """Raises unless every array of ``tree`` is real floating point."""
+  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    dtype = jnp.dtype(leaf)
+    if not jnp.issubdtype(dtype, jnp.floating):
+      raise TypeError(
+        f"{what} must be real floating-point arrays, got {_where(path)} of dtype "
+        f"{dtype}. Keep other arrays out of the optimiser, with `optax.masked`, "
+        "`optax.partition` or the `wrt` filter of `nnx.Optimizer`."
+      )
+
+
+def check_stacked(grads: Any, shapes: Any, what: str) -> int:
+  """Raises unless every gradient is ``[K, *shape]`` with one K.
+
+  Args:
+    grads: Pytree of gradients, with at least one array.
+    shapes: Pytree like ``grads``, whose leaves have the shapes of a single task's
+      gradient.
+    what: What ``shapes`` were taken from, for the message.
+
+  Returns:
+    K, the number of tasks.
+  """
+  expected, treedef = jax.tree.flatten(shapes)
+  if jax.tree.structure(grads) != treedef:
+    raise ValueError(
+      f"The gradients must be a pytree like that of {what}, {treedef}, got "
+      f"{jax.tree.structure(grads)}. Pass the state that this transformation's `init` "
+      "made for these parameters, and gradients with respect to the same parameters."
+    )
+  leaves = jax.tree_util.tree_leaves_with_path(grads)
+  pairs = [
+    (path, jnp.shape(g), s.shape) for (path, g), s in zip(leaves, expected, strict=True)
+  ]
+  first, first_shape, _ = pairs[0]
+  if all(shape == plain for _, shape, plain in pairs):
+    raise ValueError(
+      "The gradients are not stacked: each must be of shape [K, *param.shape] for K "
+      f"tasks, got {_where(first)} of shape {first_shape}, the shape of the parameter "
+      f"itself. {HOW_TO_STACK}"
+    )
+  for path, shape, plain in pairs:
+    if len(shape) != len(plain) + 1 or shape[1:] != plain:
+      raise ValueError(
+        "The gradients must be of shape [K, *param.shape], got "
+        f"{_where(path)} of shape {shape} where {what} has {plain}. {HOW_TO_STACK}"
+      )
+    if shape[0] != first_shape[0]:
+      raise ValueError(
+        "All gradients must share one leading axis, the K tasks, got "
+        f"{_where(first)} of shape {first_shape} and {_where(path)} of shape {shape}. "
+        f"{HOW_TO_STACK}"
+      )
+  if first_shape[0] == 0:
+    raise ValueError(
+      f"There must be at least one task, got {_where(first)} of shape {first_shape}."
+    )
+  return first_shape[0]
+
+
+def check_same_tasks(num_tasks: int, expected: int, source: str) -> None:
+  """Raises unless the gradients are of as many tasks as ``source`` says."""
+  if num_tasks != expected:
+    raise ValueError(
+      f"The gradients are of {num_tasks} tasks, but {source} of {expected}. Pass one "
+      "gradient per task, or make a new transformation and a new state for "
+      f"{num_tasks} tasks."
+    )
+
+
+def _where(path: Any) -> str:
+  return f"the leaf {jax.tree_util.keystr(path) or 'at the root'}"

@@ -1,0 +1,172 @@
+"""MaxGNR as an optax gradient transformation."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from maxgnr_jax import _shared, _stacked
+from maxgnr_jax._checks import (
+  check_at_least_one,
+  check_floating,
+  check_gamma,
+  check_same_tasks,
+  check_stacked,
+)
+from maxgnr_jax._gnr import GradientStats, single_task_gnr, task_gnr
+from maxgnr_jax._solvers import Solver, projected_gradient
+
+
+class MaxGNRState(NamedTuple):
+  """State of :func:`maxgnr`; read a field with ``optax.tree.get(opt_state, name)``.
+
+  K-sized fields are float32, or float64 where the parameters are. They are of the
+  last step; before the first one ``weights`` are equal and the others 0. With
+  ``num_tasks=None`` K is 0 until the first step.
+
+  Attributes:
+    count: [], int32. Number of updates.
+    momentum: Pytree like the parameters, ``[K, *param.shape]`` in each leaf: the
+      estimate of each task's expected gradient (Eq. 13).
+      :class:`optax.MaskedNode` where ``shared`` is False.
+    weights: [K]. The task weights, non-negative, of sum 1 (Eq. 17).
+    gnr: [K]. Each task's GNR under these weights (Eq. 9 with the estimates of
+      Eq. 17); infinite without noise, as at the first step.
+    single_task_gnr: [K]. The GNR the task would have alone (Eq. 8), likewise.
+    stats: :class:`GradientStats`, ``gradient_norm`` [K], ``noise_norm`` [K] and
+      ``noise_cosine`` [K, K]: what the weights were chosen from.
+  """
+
+  count: jax.Array
+  momentum: optax.Updates
+  weights: jax.Array
+  gnr: jax.Array
+  single_task_gnr: jax.Array
+  stats: GradientStats
+
+
+def maxgnr(
+  gamma: jax.typing.ArrayLike = 0.9,
+  *,
+  num_tasks: int | None = None,
+  shared: Any | Callable[[optax.Params], Any] | None = None,
+  solver: Solver = projected_gradient(),
+  momentum_dtype: jax.typing.DTypeLike | None = None,
+) -> optax.GradientTransformationExtraArgs:
+  """Combines the gradients of K tasks so that the smallest GNR is as large as can be.
+
+  Takes gradients stacked over the tasks, ``[K, *param.shape]`` in every leaf,
+  and returns their weighted sum, of the parameters' own shape, for the optimiser
+  that follows. Stands first in an :func:`optax.chain`.
+
+  Args:
+    gamma: Decay rate of each task's momentum, in [0, 1); the paper uses 0.5 to
+      0.9. Larger values average the gradient over more steps (about
+      1 / (1 - gamma)); 0 sees no noise and weights every task by the inverse of
+      its gradient norm. May be a schedule under :func:`optax.inject_hyperparams`.
+    num_tasks: K, at least 1. By default it is taken from the first gradients,
+      which changes the shapes of the state at the first step: a jitted step is
+      traced once more. Give it for ``lax.scan``, ahead-of-time compilation and
+      checkpoints made before the first step.
+    shared: Pytree of bools like the parameters (or a prefix of it), or a function
+      from the parameters to one, as in :func:`optax.masked`: where gradients and
+      noises are measured, usually the trunk that the tasks share. Momentum is
+      kept there only; the rest still gets its weighted gradient. Default: all.
+    solver: Solver of Eq. 17: :func:`projected_gradient`, the optimum, or
+      :func:`steepest_descent`, the paper's approximation.
+    momentum_dtype: Dtype of the momentum; by default that of the parameter, which
+      is also its gradient's.
+
+  Returns:
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`MaxGNRState`.
+    Updates have the dtype of the parameters if these are passed to ``update``,
+    else that of the gradients. Extra arguments are ignored.
+
+  Raises:
+    ValueError: for ``gamma`` outside [0, 1) or ``num_tasks`` < 1; at the trace of
+      ``update``, for gradients that are not stacked, of another number of tasks
+      or of other parameters than the state, or without any array.
+    TypeError: for integer or complex parameters or gradients.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import optax
+    >>> from maxgnr_jax import maxgnr, value_and_task_grads
+    >>> def losses(params):
+    ...   return jnp.sum((params - 1.0) ** 2), jnp.sum(0.01 * params**2)
+    >>> params = jnp.array([3.0, -1.0])
+    >>> tx = optax.chain(maxgnr(gamma=0.9), optax.sgd(0.1))
+    >>> opt_state = tx.init(params)
+    >>> _, grads = value_and_task_grads(losses)(params)
+    >>> grads.shape
+    (2, 2)
+    >>> updates, opt_state = tx.update(grads, opt_state, params)
+    >>> optax.tree.get(opt_state, "weights").round(3)
+    Array([0.011, 0.989], dtype=float32)
+
+  References:
+    Fan et al., MaxGNR: A Dynamic Weight Strategy via Maximizing
+    Gradient-to-Noise Ratio for Multi-Task Learning, Algorithm 1.
+  """
+  check_gamma(gamma)
+  # Traced under `optax.inject_hyperparams`, where only `init` needs to know it.
+  if num_tasks is not None and not isinstance(num_tasks, jax.core.Tracer):
+    check_at_least_one("num_tasks", num_tasks)
+
+  def init(params: optax.Params) -> MaxGNRState:
+    check_floating(params, "Parameters")
+    if num_tasks is not None:
+      check_at_least_one("num_tasks", num_tasks)
+    tasks = 0 if num_tasks is None else int(num_tasks)
+    dtype = _stacked.k_dtype(params)
+    return MaxGNRState(
+      count=jnp.zeros((), jnp.int32),
+      momentum=_stacked.zeros(_shared.select(shared, params), tasks, momentum_dtype),
+      weights=jnp.full((tasks,), 1.0 / max(tasks, 1), dtype),
+      gnr=jnp.zeros((tasks,), dtype),
+      single_task_gnr=jnp.zeros((tasks,), dtype),
+      stats=GradientStats(
+        gradient_norm=jnp.zeros((tasks,), dtype),
+        noise_norm=jnp.zeros((tasks,), dtype),
+        noise_cosine=jnp.zeros((tasks, tasks), dtype),
+      ),
+    )
+
+  def update(
+    grads: optax.Updates,
+    state: MaxGNRState,
+    params: optax.Params | None = None,
+    **extra_args: Any,
+  ) -> tuple[optax.Updates, MaxGNRState]:
+    del extra_args
+    check_floating(grads, "Gradients")
+    if not jax.tree.leaves(grads):
+      return _shared.nothing_to_measure(grads), state
+    measured = _shared.restrict(grads, state.momentum)
+    like = _stacked.one_task(grads) if params is None else params
+    tasks = check_stacked(measured, _stacked.one_task(state.momentum), "the state")
+    check_stacked(grads, like, "the gradients" if params is None else "the parameters")
+    momentum = state.momentum
+    if state.weights.size == 0:
+      momentum = _stacked.zeros(_stacked.one_task(momentum), tasks, None)
+    else:
+      check_same_tasks(tasks, state.weights.size, "the state is")
+
+    # m_0 = g_0: the first step forgets the zeros that the state began with.
+    decay = jnp.where(state.count == 0, 0.0, gamma)
+    momentum = _stacked.decay(momentum, measured, decay)  # Eq. 13
+    stats = _stacked.measure(measured, momentum, state.weights.dtype)  # Eq. 16
+    weights = solver.solve(stats).astype(state.weights.dtype)  # Eq. 17
+    updates = _stacked.combine(weights, grads, like)
+    return updates, MaxGNRState(
+      count=optax.safe_increment(state.count),
+      momentum=momentum,
+      weights=weights,
+      gnr=task_gnr(weights, stats),
+      single_task_gnr=single_task_gnr(stats),
+      stats=stats,
+    )
+
+  return optax.GradientTransformationExtraArgs(init, update)

@@ -1,0 +1,66 @@
+"""The part of the parameters on which the tasks' gradients are measured.
+
+Elsewhere an :class:`optax.MaskedNode` stands in the tree, as under
+:func:`optax.masked`.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+
+def select(shared: Any, params: optax.Params) -> Any:
+  """``params`` with :class:`optax.MaskedNode` where ``shared`` is False."""
+  # Without arrays there is nothing to select: all masked, or optax's placeholder.
+  if shared is None or not jax.tree.leaves(params):
+    return params
+  mask = shared(params) if callable(shared) else shared
+
+  def keep_or_mask(keep, part):
+    if not isinstance(keep, (bool, np.bool_)):
+      raise TypeError(f"`shared` must hold bools, got {keep!r}.")
+    return part if keep else optax.MaskedNode()
+
+  try:
+    selected = jax.tree.map(keep_or_mask, mask, params)
+  except ValueError as error:
+    raise ValueError(
+      "`shared` must be a pytree of bools like the parameters, a prefix of it, or a "
+      f"function from the parameters to one, got {jax.tree.structure(mask)} for "
+      f"parameters {jax.tree.structure(params)}."
+    ) from error
+  if not jax.tree.leaves(selected):
+    raise ValueError(
+      "`shared` must select at least one parameter to measure gradients on, got none."
+    )
+  return selected
+
+
+def restrict(grads: optax.Updates, momentum: Any) -> Any:
+  """``grads`` with :class:`optax.MaskedNode` where ``momentum`` has it."""
+  try:
+    return jax.tree.map(
+      lambda m, g: m if _is_masked(m) else g, momentum, grads, is_leaf=_is_masked
+    )
+  except ValueError as error:
+    raise ValueError(
+      "The gradients must be a pytree like the state's momentum, "
+      f"{jax.tree.structure(momentum)}, got {jax.tree.structure(grads)}. Pass the "
+      "state that this transformation's `init` made for these parameters."
+    ) from error
+
+
+def nothing_to_measure(grads: optax.Updates) -> optax.Updates:
+  """``grads`` of masked nodes only, as `optax.partition` passes for an unused label."""
+  if not jax.tree.leaves(grads, is_leaf=_is_masked):
+    raise ValueError(
+      "The gradients must hold at least one array, got an empty pytree: "
+      f"{jax.tree.structure(grads)}. Check what the losses are differentiated by."
+    )
+  return grads
+
+
+def _is_masked(node: Any) -> bool:
+  return isinstance(node, optax.MaskedNode)

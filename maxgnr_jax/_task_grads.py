@@ -1,0 +1,146 @@
+"""From the losses of several tasks to stacked gradients."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from maxgnr_jax._checks import check_at_least_one
+
+
+def value_and_task_grads(
+  fun: Callable[..., Any],
+  argnums: int | Sequence[int] = 0,
+  has_aux: bool = False,
+  *,
+  tasks_at_once: int | None = None,
+) -> Callable[..., tuple[Any, Any]]:
+  """Like :func:`jax.value_and_grad`, for a function that returns K losses.
+
+  One forward pass and K backward passes.
+
+  Args:
+    fun: Function that returns the K losses: a vector [K], or a pytree of scalars
+      such as a dict, whose keys name the tasks (see :func:`task_names`). With
+      ``has_aux`` a pair of these and auxiliary data.
+    argnums: Which positional argument(s) to differentiate with respect to.
+    has_aux: Whether ``fun`` returns auxiliary data besides the losses.
+    tasks_at_once: How many backward passes run side by side, at least 1. Fewer
+      need less memory for activations' gradients and may take longer: 1 runs one
+      task after another. Default: all K.
+
+  Returns:
+    A function of the same arguments that returns ``(losses, grads)``, or
+    ``((losses, aux), grads)`` with ``has_aux``. ``losses`` is as ``fun`` returned
+    it; ``grads`` looks like the argument, ``[K, *shape]`` in each leaf (a tuple of
+    such if ``argnums`` is a sequence), with the tasks in the order of
+    ``jax.tree.leaves(losses)``: for a dict, sorted by key.
+
+  Raises:
+    ValueError: if ``tasks_at_once`` is not an integer of at least 1.
+    TypeError: when called, if ``fun`` does not return K real losses, or an
+      argument to differentiate is not real floating point.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from maxgnr_jax import value_and_task_grads
+    >>> def losses(params, x):
+    ...   prediction = params * x
+    ...   return {"fit": (prediction - 2.0) ** 2, "size": params**2}
+    >>> values, grads = value_and_task_grads(losses)(jnp.array(3.0), 1.0)
+    >>> {name: float(value) for name, value in values.items()}
+    {'fit': 1.0, 'size': 9.0}
+    >>> grads
+    Array([2., 6.], dtype=float32)
+  """
+  if tasks_at_once is not None:
+    check_at_least_one("tasks_at_once", tasks_at_once)
+  several = not isinstance(argnums, int)
+  positions = tuple(argnums) if several else (argnums,)
+
+  @functools.wraps(fun)
+  def value_and_task_grads_fun(*args, **kwargs):
+    if not all(-len(args) <= p < len(args) for p in positions):
+      raise TypeError(
+        f"`argnums` must name positional arguments of the call, got {argnums} and "
+        f"{len(args)} positional arguments. Pass what is differentiated by position."
+      )
+
+    def partial(*differentiated):
+      full = list(args)
+      for position, value in zip(positions, differentiated, strict=True):
+        full[position] = value
+      return fun(*full, **kwargs)
+
+    inputs = [args[position] for position in positions]
+    jax.tree.map(_check_input, inputs)
+    losses, pullback, *aux = jax.vjp(partial, *inputs, has_aux=has_aux)
+    cotangents, num_tasks = _one_loss_at_a_time(losses)
+    if tasks_at_once is None or tasks_at_once >= num_tasks:
+      grads = jax.vmap(pullback)(cotangents)
+    else:
+      batch_size = None if tasks_at_once == 1 else tasks_at_once
+      grads = jax.lax.map(pullback, cotangents, batch_size=batch_size)
+    return (losses, *aux) if has_aux else losses, grads if several else grads[0]
+
+  return value_and_task_grads_fun
+
+
+def task_names(losses: Any) -> list[str]:
+  """The names of the tasks, in the order of weights and stacked gradients.
+
+  Args:
+    losses: K losses as :func:`value_and_task_grads` takes and returns them, or
+      their shapes.
+
+  Returns:
+    The paths in the pytree, such as dict keys; the positions of a vector.
+
+  Example:
+    >>> from maxgnr_jax import task_names
+    >>> task_names({"right": 0.3, "left": 1.2})
+    ['left', 'right']
+  """
+  leaves = jax.tree_util.tree_leaves_with_path(losses)
+  if _is_vector(losses):
+    return [str(task) for task in range(jnp.shape(losses)[0])]
+  return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+
+
+def _one_loss_at_a_time(losses: Any) -> tuple[Any, int]:
+  """Cotangents that pick one loss each, stacked over the K losses."""
+  leaves, treedef = jax.tree.flatten(losses)
+  vector = _is_vector(losses)
+  if not leaves or not (vector or all(jnp.ndim(leaf) == 0 for leaf in leaves)):
+    shapes = [jnp.shape(leaf) for leaf in leaves]
+    raise TypeError(
+      "`fun` must return K losses, as a vector of shape [K] or a pytree of scalars, "
+      f"got {treedef} with shapes {shapes}. Reduce each task's loss to a scalar, for "
+      "instance by `.mean()`."
+    )
+  for leaf in leaves:
+    if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+      raise TypeError(
+        f"`fun` must return real floating-point losses, got {jnp.result_type(leaf)}."
+      )
+  if vector:
+    return jnp.eye(losses.size, dtype=losses.dtype), losses.size
+  basis = jnp.eye(len(leaves))
+  columns = [basis[k].astype(jnp.result_type(leaf)) for k, leaf in enumerate(leaves)]
+  return jax.tree.unflatten(treedef, columns), len(leaves)
+
+
+def _is_vector(losses: Any) -> bool:
+  return not isinstance(losses, (dict, list, tuple)) and jnp.ndim(losses) == 1
+
+
+def _check_input(leaf: Any) -> None:
+  dtype = jnp.result_type(leaf)
+  if not jnp.issubdtype(dtype, jnp.floating):
+    raise TypeError(
+      f"Only real floating-point arrays can be differentiated, got dtype {dtype}. "
+      "Split other arrays off first: `nnx.split(model, nnx.Param, ...)`, or "
+      "`argnums` for the arguments to differentiate."
+    )
