@@ -51,7 +51,7 @@ def check_gamma(gamma: Any) -> None:
 def check_floating(tree: Any, what: str) -> None:
   """Raises unless every array of ``tree`` is real floating point."""
   for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-    dtype = jnp.dtype(leaf)
+    dtype = jnp.result_type(leaf)
     if not jnp.issubdtype(dtype, jnp.floating):
       raise TypeError(
         f"{what} must be real floating-point arrays, got {_where(path)} of dtype "
@@ -72,7 +72,8 @@ def check_stacked(grads: Any, shapes: Any, what: str) -> int:
   Returns:
     K, the number of tasks.
   """
-  expected, treedef = jax.tree.flatten(shapes)
+  expected = jax.tree.leaves(shapes)
+  treedef: Any = jax.tree.structure(shapes)
   if jax.tree.structure(grads) != treedef:
     raise ValueError(
       f"The gradients must be a pytree like that of {what}, {treedef}, got "

@@ -35,8 +35,8 @@ def diagnostics(
     >>> tx = maxgnr()
     >>> params = jnp.zeros(2)
     >>> _, state = tx.update(jnp.array([[1.0, 0.0], [0.0, 3.0]]), tx.init(params))
-    >>> round(float(diagnostics(state, ["depth", "edges"])["weights/depth"]), 3)
-    0.75
+    >>> f"{diagnostics(state, ['depth', 'edges'])['weights/depth']:.3f}"
+    '0.750'
   """
   state = _only(opt_state)
   tasks = state.weights.shape[0]
@@ -46,7 +46,7 @@ def diagnostics(
       f"`names` must be one per task, {tasks} here, got {len(names)}: {names}. Before "
       "the first step there are none, unless `maxgnr` was given `num_tasks`."
     )
-  result = {}
+  result: dict[str, jax.Array] = {}
   for field in _PER_TASK:
     values = getattr(state, field, None)
     values = getattr(state.stats, field) if values is None else values

@@ -79,10 +79,10 @@ def task_gnr(weights: jax.typing.ArrayLike, stats: GradientStats) -> jax.Array:
     >>> stats = GradientStats(
     ...     jnp.array([2.0, 1.0]), jnp.array([1.0, 2.0]), jnp.eye(2)
     ... )
-    >>> task_gnr(jnp.array([0.5, 0.5]), stats)
-    Array([0.8, 0.2], dtype=float32)
-    >>> task_gnr(jnp.array([1 / 3, 2 / 3]), stats)  # the best for the worst task
-    Array([0.23529413, 0.23529413], dtype=float32)
+    >>> [f"{gnr:.2f}" for gnr in task_gnr(jnp.array([1 / 2, 1 / 2]), stats)]
+    ['0.80', '0.20']
+    >>> [f"{gnr:.2f}" for gnr in task_gnr(jnp.array([1 / 3, 2 / 3]), stats)]
+    ['0.24', '0.24']
   """
   weights = jnp.asarray(weights, stats.noise_norm.dtype)
   if weights.shape != stats.noise_norm.shape:

@@ -5,6 +5,8 @@ is in float32, or float64 where the gradients are; only what is stored keeps the
 storage's dtype.
 """
 
+import functools
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -48,10 +50,10 @@ def measure(grads: Any, momentum: Any, dtype: Any) -> GradientStats:
   noise = [_rows(g) - m for g, m in zip(jax.tree.leaves(grads), signal, strict=True)]
   # Scaled before it is squared: a task's gradients may be of any size.
   signal_scale, noise_scale = _largest(signal), _largest(noise)
-  squared_norm = sum(
-    jnp.sum(jnp.square(x / signal_scale[:, None]), axis=1) for x in signal
+  squared_norm = _total(
+    jnp.sum(jnp.square(x / signal_scale[:, None]), 1) for x in signal
   )
-  gram = sum(_gram(x / noise_scale[:, None]) for x in noise)
+  gram = _total(_gram(x / noise_scale[:, None]) for x in noise)
 
   scaled_norm = jnp.sqrt(jnp.diagonal(gram))
   noisy = scaled_norm > 0
@@ -86,7 +88,7 @@ def one_task(stacked: Any) -> Any:
 
 def k_dtype(params: Any) -> Any:
   """Dtype of K-sized numbers: float32 at least, whatever the parameters are."""
-  wide = any(jnp.dtype(p) == jnp.float64 for p in jax.tree.leaves(params))
+  wide = any(jnp.result_type(p) == jnp.float64 for p in jax.tree.leaves(params))
   return jnp.float64 if wide else jnp.float32
 
 
@@ -100,6 +102,10 @@ def _rows(x: jax.Array) -> jax.Array:
 
 def _gram(rows: jax.Array) -> jax.Array:
   return jnp.matmul(rows, rows.T, precision="highest")
+
+
+def _total(terms: Iterable[jax.Array]) -> jax.Array:
+  return functools.reduce(jnp.add, terms)
 
 
 def _largest(rows: list[jax.Array]) -> jax.Array:

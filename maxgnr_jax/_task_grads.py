@@ -57,8 +57,7 @@ def value_and_task_grads(
   """
   if tasks_at_once is not None:
     check_at_least_one("tasks_at_once", tasks_at_once)
-  several = not isinstance(argnums, int)
-  positions = tuple(argnums) if several else (argnums,)
+  positions = (argnums,) if isinstance(argnums, int) else tuple(argnums)
 
   @functools.wraps(fun)
   def value_and_task_grads_fun(*args, **kwargs):
@@ -76,14 +75,18 @@ def value_and_task_grads(
 
     inputs = [args[position] for position in positions]
     jax.tree.map(_check_input, inputs)
-    losses, pullback, *aux = jax.vjp(partial, *inputs, has_aux=has_aux)
+    if has_aux:
+      losses, pullback, aux = jax.vjp(partial, *inputs, has_aux=True)
+    else:
+      losses, pullback = jax.vjp(partial, *inputs)
     cotangents, num_tasks = _one_loss_at_a_time(losses)
     if tasks_at_once is None or tasks_at_once >= num_tasks:
       grads = jax.vmap(pullback)(cotangents)
     else:
       batch_size = None if tasks_at_once == 1 else tasks_at_once
       grads = jax.lax.map(pullback, cotangents, batch_size=batch_size)
-    return (losses, *aux) if has_aux else losses, grads if several else grads[0]
+    value = (losses, aux) if has_aux else losses
+    return value, grads[0] if isinstance(argnums, int) else grads
 
   return value_and_task_grads_fun
 
