@@ -1,0 +1,1 @@
+"""Experiments and measurements; every published number comes from here."""

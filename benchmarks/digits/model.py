@@ -1,0 +1,85 @@
+"""The network and its four tasks."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from benchmarks.digits.data import PIXELS, Batch
+
+HIDDEN = 64
+
+
+class Task(NamedTuple):
+  """What the table says of a task.
+
+  Attributes:
+    metric: Name of its metric.
+    sign: 1 if larger is better, -1 if smaller is.
+  """
+
+  metric: str
+  sign: int
+
+
+# Sorted, as the leaves of a dict of losses are.
+TASKS = {
+  "canvas": Task("RMSE", -1),
+  "ink": Task("RMSE", -1),
+  "left": Task("accuracy", 1),
+  "right": Task("accuracy", 1),
+}
+
+
+class Network(nnx.Module):
+  """A trunk that all tasks share, and one linear head per task."""
+
+  def __init__(self, rngs: nnx.Rngs):
+    self.trunk = nnx.Sequential(
+      nnx.Linear(PIXELS, HIDDEN, rngs=rngs),
+      nnx.relu,
+      nnx.Linear(HIDDEN, HIDDEN, rngs=rngs),
+      nnx.relu,
+    )
+    self.heads = nnx.Dict(
+      canvas=nnx.Linear(HIDDEN, PIXELS, rngs=rngs),
+      ink=nnx.Linear(HIDDEN, 1, rngs=rngs),
+      left=nnx.Linear(HIDDEN, 10, rngs=rngs),
+      right=nnx.Linear(HIDDEN, 10, rngs=rngs),
+    )
+
+  def __call__(self, canvas: jax.Array) -> dict[str, jax.Array]:
+    """Each task's output for canvases [N, PIXELS]."""
+    features = self.trunk(canvas)
+    return {task: head(features) for task, head in self.heads.items()}
+
+
+def trunk_only(params: nnx.State) -> nnx.State:
+  """True for the parameters of the trunk: where MaxGNR measures gradients."""
+  return jax.tree.map_with_path(lambda path, _: path[0].key == "trunk", params)
+
+
+def losses(outputs: dict[str, jax.Array], batch: Batch) -> dict[str, jax.Array]:
+  """The loss of each task: cross-entropy, or mean squared error."""
+  cross_entropy = optax.softmax_cross_entropy_with_integer_labels
+  return {
+    "canvas": jnp.mean((outputs["canvas"] - batch.canvas) ** 2),
+    "ink": jnp.mean((outputs["ink"][:, 0] - batch.ink) ** 2),
+    "left": cross_entropy(outputs["left"], batch.left).mean(),
+    "right": cross_entropy(outputs["right"], batch.right).mean(),
+  }
+
+
+def metrics(outputs: dict[str, jax.Array], batch: Batch) -> jax.Array:
+  """The metric of each task, [4], in the order of ``TASKS``; accuracy in percent."""
+  loss = losses(outputs, batch)
+  return jnp.stack(
+    [
+      jnp.sqrt(loss["canvas"]),
+      jnp.sqrt(loss["ink"]),
+      100 * jnp.mean(outputs["left"].argmax(1) == batch.left),
+      100 * jnp.mean(outputs["right"].argmax(1) == batch.right),
+    ]
+  )

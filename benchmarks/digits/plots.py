@@ -1,0 +1,69 @@
+"""The figures: weights, gradient-to-noise ratios, learning curves."""
+
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.digits.experiment import Result
+from benchmarks.digits.model import TASKS
+from benchmarks.digits.train import EVALUATE_EVERY
+
+COLOURS = mpl.color_sequences["tab10"]
+# Lines may coincide; each is thinner than the one drawn before.
+WIDTHS = (5.0, 3.6, 2.2, 1.0)
+
+
+def write(single: dict[str, Result], joint: dict[str, Result], out: Path) -> None:
+  """Writes ``weights.png``, ``gnr.png`` and ``curves.png``."""
+  _per_step(joint, "weights", "task weight", out / "weights.png")
+  _per_step(joint, "gnr", "gradient-to-noise ratio", out / "gnr.png")
+  _curves(single, joint, out / "curves.png")
+
+
+def _per_step(joint: dict[str, Result], field: str, label: str, path: Path) -> None:
+  """One panel per method, one line per task; the median of each stretch of steps."""
+  figure = Figure(figsize=(1 + 3 * len(joint), 3.2), layout="constrained")
+  axes = figure.subplots(1, len(joint), sharex=True, sharey=True, squeeze=False)[0]
+  for ax, (name, result) in zip(axes, joint.items(), strict=True):
+    values = getattr(result.history, field)  # [seeds, steps, tasks]
+    values = values.reshape(len(values), -1, EVALUATE_EVERY, len(TASKS))
+    steps = EVALUATE_EVERY * (np.arange(values.shape[1]) + 0.5)
+    for task, task_name in enumerate(TASKS):
+      median = np.median(values[..., task], axis=2)
+      style = {"color": COLOURS[task], "lw": WIDTHS[task]}
+      _line(ax, steps, median, task_name, style)
+    ax.set(title=name, xlabel="step", yscale="log")
+    ax.grid(alpha=0.3)
+  axes[0].set_ylabel(label)
+  axes[-1].legend(fontsize="small")
+  figure.savefig(path, dpi=110)
+
+
+def _curves(single: dict[str, Result], joint: dict[str, Result], path: Path) -> None:
+  """One panel per task, one line per method; metrics on the validation canvases."""
+  figure = Figure(figsize=(13, 3.6), layout="constrained")
+  for index, (name, task) in enumerate(TASKS.items()):
+    ax = figure.add_subplot(1, len(TASKS), index + 1)
+    results = {"single-task model": single[name], **joint}
+    styles = [{"color": "black", "ls": "--"}, *({"color": c} for c in COLOURS)]
+    for style, (label, result) in zip(styles, results.items(), strict=False):
+      values = result.history.validation[..., index]  # [seeds, evaluations]
+      steps = EVALUATE_EVERY * np.arange(1, values.shape[1] + 1)
+      _line(ax, steps, values, label, style)
+    ax.set(title=name, xlabel="step", ylabel=f"{task.metric}, validation")
+    if task.sign < 0:
+      ax.set_yscale("log")
+    ax.grid(alpha=0.3)
+  handles, labels = figure.axes[0].get_legend_handles_labels()
+  figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+  figure.savefig(path, dpi=110)
+
+
+def _line(ax: Axes, x: np.ndarray, values: np.ndarray, label: str, style: dict) -> None:
+  """The mean over seeds [S, X] as a line, their range as a band."""
+  ax.plot(x, values.mean(0), label=label, **style)
+  band = (values.min(0), values.max(0))
+  ax.fill_between(x, *band, color=style["color"], alpha=0.2, lw=0)

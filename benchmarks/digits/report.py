@@ -1,0 +1,131 @@
+"""The results as JSON and as a table."""
+
+import json
+import os
+import platform
+from pathlib import Path
+
+import jax
+import numpy as np
+from tabulate import tabulate
+
+from benchmarks.digits.experiment import (
+  LEARNING_RATES,
+  Result,
+  delta_m,
+  final,
+  single_task_metrics,
+)
+from benchmarks.digits.model import TASKS
+from benchmarks.digits.train import BATCH_SIZE
+
+
+def summarise(
+  single: dict[str, Result], joint: dict[str, Result], settings: dict
+) -> dict:
+  """Every published number, per seed, with what it takes to make it again."""
+  base = single_task_metrics(single, "test")
+
+  def entry(result: Result, tasks: list[str], values: np.ndarray) -> dict:
+    per_task = dict(zip(tasks, values.T.tolist(), strict=True))
+    scores = {str(rate): score for rate, score in result.score.items()}
+    return {
+      "learning_rate": result.learning_rate,
+      "validation_score": scores,
+      "test": per_task,
+    }
+
+  names = list(TASKS)
+  summary: dict = {
+    "settings": {
+      **settings,
+      "batch_size": BATCH_SIZE,
+      "learning_rates": LEARNING_RATES,
+      "metrics": {name: task.metric for name, task in TASKS.items()},
+    },
+    "machine": {
+      "platform": platform.platform(),
+      "processor": _processor(),
+      "cores": os.cpu_count(),
+      "backend": jax.default_backend(),
+      "python": platform.python_version(),
+      "jax": jax.__version__,
+    },
+    "single_task": {},
+    "methods": {},
+  }
+  for index, (task, result) in enumerate(single.items()):
+    values = final(result.history.test)[:, index : index + 1]
+    summary["single_task"][task] = entry(result, [task], values)
+  for name, result in joint.items():
+    values = final(result.history.test)
+    summary["methods"][name] = {
+      **entry(result, names, values),
+      "delta_m": [delta_m(row, base) for row in values],
+      "mean_weights": dict(
+        zip(names, result.history.weights.mean((0, 1)).tolist(), strict=True)
+      ),
+    }
+  return summary
+
+
+def _processor() -> str:
+  """The processor's name; `platform.processor` is often empty on Linux."""
+  info = Path("/proc/cpuinfo")
+  if info.exists():
+    for line in info.read_text().splitlines():
+      if line.startswith("model name"):
+        return line.split(":", 1)[1].strip()
+  return platform.processor()
+
+
+def table(summary: dict) -> str:
+  """The summary as a Markdown table: mean ± standard error over seeds."""
+  better = {1: "↑", -1: "↓"}
+  header = [
+    "method",
+    *(f"{name} {task.metric} {better[task.sign]}" for name, task in TASKS.items()),
+    "Δm % ↑",
+    "learning rate",
+  ]
+  digits = [1 if task.metric == "accuracy" else 4 for task in TASKS.values()]
+  single = summary["single_task"]
+  rates = sorted({entry["learning_rate"] for entry in single.values()})
+  rows = [
+    [
+      "single-task models",
+      *(
+        _mean_and_error(single[name]["test"][name], places)
+        for name, places in zip(TASKS, digits, strict=True)
+      ),
+      "0",
+      ", ".join(f"{rate:g}" for rate in rates),
+    ]
+  ]
+  for name, entry in summary["methods"].items():
+    rows.append(
+      [
+        name,
+        *(
+          _mean_and_error(entry["test"][task], places)
+          for task, places in zip(TASKS, digits, strict=True)
+        ),
+        _mean_and_error(entry["delta_m"], 1),
+        f"{entry['learning_rate']:g}",
+      ]
+    )
+  return tabulate(rows, header, tablefmt="github")
+
+
+def _mean_and_error(values: list[float], places: int) -> str:
+  mean = f"{np.mean(values):.{places}f}"
+  if len(values) < 2:
+    return mean
+  error = np.std(values, ddof=1) / np.sqrt(len(values))
+  return f"{mean} ± {error:.{places}f}"
+
+
+def write(summary: dict, out: Path) -> None:
+  """Writes ``results.json`` and ``table.md``."""
+  (out / "results.json").write_text(json.dumps(summary, indent=1) + "\n")
+  (out / "table.md").write_text(table(summary) + "\n")

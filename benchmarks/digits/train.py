@@ -1,0 +1,79 @@
+"""One training run, compiled whole: from a seed and a learning rate to its history."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import optax
+from flax import nnx
+
+from benchmarks.digits.data import Batch, Digits, sample
+from benchmarks.digits.model import Network, losses, metrics
+from maxgnr_jax import value_and_task_grads
+
+BATCH_SIZE = 64
+EVALUATE_EVERY = 100  # steps
+
+
+class History(NamedTuple):
+  """What a run leaves behind; E evaluations, T steps, K tasks trained.
+
+  Attributes:
+    validation: [E, 4]. Metrics on the validation canvases.
+    test: [E, 4]. Metrics on the test canvases.
+    weights: [T, K]. Task weights.
+    gnr: [T, K]. Each task's gradient-to-noise ratio under these weights.
+  """
+
+  validation: jax.Array
+  test: jax.Array
+  weights: jax.Array
+  gnr: jax.Array
+
+
+def make_run(
+  aggregator: optax.GradientTransformation,
+  tasks: Sequence[str],
+  num_steps: int,
+  data: tuple[Digits, Batch, Batch],
+) -> Callable[[jax.Array, jax.Array], History]:
+  """A jitted function from a PRNG key and a learning rate to a run's history."""
+  train_digits, validation, test = data
+  graphdef = nnx.graphdef(nnx.eval_shape(lambda: Network(nnx.Rngs(0))))
+
+  @jax.jit
+  def run(key: jax.Array, learning_rate: jax.Array) -> History:
+    tx = optax.chain(aggregator, optax.adam(learning_rate))
+
+    def task_losses(params, batch):
+      all_losses = losses(nnx.merge(graphdef, params)(batch.canvas), batch)
+      return {task: all_losses[task] for task in tasks}
+
+    def train_step(carry, key):
+      params, opt_state = carry
+      batch = sample(key, train_digits, BATCH_SIZE)
+      _, grads = value_and_task_grads(task_losses)(params, batch)
+      updates, opt_state = tx.update(grads, opt_state, params)
+      params = optax.apply_updates(params, updates)
+      seen = tuple(optax.tree.get(opt_state, name) for name in ("weights", "gnr"))
+      return (params, opt_state), seen
+
+    def train_and_evaluate(carry, keys):
+      carry, (weights, gnr) = jax.lax.scan(train_step, carry, keys)
+      network = nnx.merge(graphdef, carry[0])
+      evaluation = [metrics(network(b.canvas), b) for b in (validation, test)]
+      return carry, History(*evaluation, weights, gnr)
+
+    init_key, data_key = jax.random.split(key)
+    params = nnx.as_pure(nnx.state(Network(nnx.Rngs(init_key)), nnx.Param))
+    keys = jax.random.split(data_key, (num_steps // EVALUATE_EVERY, EVALUATE_EVERY))
+    carry = (params, tx.init(params))
+    _, history = jax.lax.scan(train_and_evaluate, carry, keys)
+    return History(
+      validation=history.validation,
+      test=history.test,
+      weights=history.weights.reshape(-1, len(tasks)),
+      gnr=history.gnr.reshape(-1, len(tasks)),
+    )
+
+  return run
