@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
@@ -75,7 +76,7 @@ def _best(
   """All seeds at every learning rate, side by side on the CPU's cores."""
 
   def job(learning_rate: float, seed: int) -> History:
-    history = run(jax.random.key(seed), np.float32(learning_rate))
+    history = run(jax.random.key(seed), jnp.float32(learning_rate))
     history = jax.tree.map(np.asarray, history)
     progress()
     return history

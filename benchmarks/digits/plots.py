@@ -48,7 +48,8 @@ def _curves(single: dict[str, Result], joint: dict[str, Result], path: Path) -> 
   for index, (name, task) in enumerate(TASKS.items()):
     ax = figure.add_subplot(1, len(TASKS), index + 1)
     results = {"single-task model": single[name], **joint}
-    styles = [{"color": "black", "ls": "--"}, *({"color": c} for c in COLOURS)]
+    styles: list[dict] = [{"color": "black", "ls": "--"}]
+    styles += [{"color": colour} for colour in COLOURS]
     for style, (label, result) in zip(styles, results.items(), strict=False):
       values = result.history.validation[..., index]  # [seeds, evaluations]
       steps = EVALUATE_EVERY * np.arange(1, values.shape[1] + 1)

@@ -1,7 +1,7 @@
 """One training run, compiled whole: from a seed and a learning rate to its history."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import optax
@@ -18,6 +18,8 @@ EVALUATE_EVERY = 100  # steps
 class History(NamedTuple):
   """What a run leaves behind; E evaluations, T steps, K tasks trained.
 
+  JAX arrays from a run, NumPy arrays once it is collected.
+
   Attributes:
     validation: [E, 4]. Metrics on the validation canvases.
     test: [E, 4]. Metrics on the test canvases.
@@ -25,10 +27,10 @@ class History(NamedTuple):
     gnr: [T, K]. Each task's gradient-to-noise ratio under these weights.
   """
 
-  validation: jax.Array
-  test: jax.Array
-  weights: jax.Array
-  gnr: jax.Array
+  validation: Any
+  test: Any
+  weights: Any
+  gnr: Any
 
 
 def make_run(
@@ -61,8 +63,10 @@ def make_run(
     def train_and_evaluate(carry, keys):
       carry, (weights, gnr) = jax.lax.scan(train_step, carry, keys)
       network = nnx.merge(graphdef, carry[0])
-      evaluation = [metrics(network(b.canvas), b) for b in (validation, test)]
-      return carry, History(*evaluation, weights, gnr)
+      on_validation, on_test = (
+        metrics(network(b.canvas), b) for b in (validation, test)
+      )
+      return carry, History(on_validation, on_test, weights, gnr)
 
     init_key, data_key = jax.random.split(key)
     params = nnx.as_pure(nnx.state(Network(nnx.Rngs(init_key)), nnx.Param))
