@@ -6,7 +6,7 @@ SEEDS ?= 3
 METHODS ?=
 OUT ?= out/demo
 
-.PHONY: demo test lint format clean
+.PHONY: demo test test-lowest lint format clean
 
 demo: .venv/demo  ## train on handwritten digits; table, figures and JSON in $(OUT)
 	$(BIN)/python -m benchmarks.digits --seeds $(SEEDS) --out $(OUT) \
@@ -14,6 +14,9 @@ demo: .venv/demo  ## train on handwritten digits; table, figures and JSON in $(O
 
 test: .venv/dev  ## all tests
 	$(BIN)/pytest
+
+test-lowest: .venv-lowest/dev  ## all tests with the oldest versions allowed
+	.venv-lowest/bin/pytest
 
 lint: .venv/dev  ## style and types
 	$(BIN)/ruff check .
@@ -25,10 +28,11 @@ format: .venv/dev  ## rewrite the sources in the project's style
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv out
+	rm -rf .venv .venv-lowest out
 
-.venv/demo .venv/dev: pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit("Python >= 3.11 needed" if sys.version_info < (3, 11) else 0)'
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$(@F)]'
+.venv/demo .venv/dev .venv-lowest/dev: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python >= 3.11 needed: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(if $(findstring lowest,$@),grep -oE '"[a-z-]+>=[0-9.]+"' pyproject.toml | tr -d '"' | sed 's/>=/==/') > $(@D)/versions
+	$(@D)/bin/pip install --quiet --disable-pip-version-check --constraint $(@D)/versions --editable '.[$(@F)]'
 	touch $@

@@ -69,7 +69,7 @@ def make_run(
       return carry, History(on_validation, on_test, weights, gnr)
 
     init_key, data_key = jax.random.split(key)
-    params = nnx.as_pure(nnx.state(Network(nnx.Rngs(init_key)), nnx.Param))
+    params = nnx.state(Network(nnx.Rngs(init_key)), nnx.Param)
     keys = jax.random.split(data_key, (num_steps // EVALUATE_EVERY, EVALUATE_EVERY))
     carry = (params, tx.init(params))
     _, history = jax.lax.scan(train_and_evaluate, carry, keys)
