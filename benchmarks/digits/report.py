@@ -1,11 +1,8 @@
 """The results as JSON and as a table."""
 
 import json
-import os
-import platform
 from pathlib import Path
 
-import jax
 import numpy as np
 from tabulate import tabulate
 
@@ -18,6 +15,7 @@ from benchmarks.digits.experiment import (
 )
 from benchmarks.digits.model import TASKS
 from benchmarks.digits.train import BATCH_SIZE
+from benchmarks.machine import describe_machine
 
 
 def summarise(
@@ -43,14 +41,7 @@ def summarise(
       "learning_rates": LEARNING_RATES,
       "metrics": {name: task.metric for name, task in TASKS.items()},
     },
-    "machine": {
-      "platform": platform.platform(),
-      "processor": _processor(),
-      "cores": os.cpu_count(),
-      "backend": jax.default_backend(),
-      "python": platform.python_version(),
-      "jax": jax.__version__,
-    },
+    "machine": describe_machine(),
     "single_task": {},
     "methods": {},
   }
@@ -67,16 +58,6 @@ def summarise(
       ),
     }
   return summary
-
-
-def _processor() -> str:
-  """The processor's name; `platform.processor` is often empty on Linux."""
-  info = Path("/proc/cpuinfo")
-  if info.exists():
-    for line in info.read_text().splitlines():
-      if line.startswith("model name"):
-        return line.split(":", 1)[1].strip()
-  return platform.processor()
 
 
 def table(summary: dict) -> str:
