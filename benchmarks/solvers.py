@@ -27,43 +27,69 @@ SOLVERS = {
 
 
 def main() -> None:
-  """Prints the table and writes ``solvers.json``."""
+  """Prints a table and writes it and all numbers to ``solvers/``."""
   parser = argparse.ArgumentParser(prog="python -m benchmarks.solvers")
-  parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+  parser.add_argument("--out", type=Path, default=Path("benchmarks/results/solvers"))
   args = parser.parse_args()
 
   cases = list(itertools.product(SOLVERS, battery.DECADES, battery.NUM_TASKS))
-  results = []
-  for name, decades, num_tasks in tqdm(cases, unit="case", dynamic_ncols=True):
-    ratios = np.concatenate(
-      [
-        battery.ratios_to_optimum(SOLVERS[name], kind, num_tasks, condition, decades)
-        for kind, condition in itertools.product(
-          battery.KINDS, battery.CONDITION_NUMBERS
-        )
-      ]
-    )
-    results.append(
-      {
-        "solver": name,
-        "decades": decades,
-        "tasks": num_tasks,
-        "problems": len(ratios),
-        "mean": float(ratios.mean()),
-        "standard_deviation": float(ratios.std(ddof=1)),
-        "worst": float(ratios.min()),
-      }
-    )
-
   summary = {
     "command": shlex.join(["python", "-m", "benchmarks.solvers", *sys.argv[1:]]),
     "seeds": battery.NUM_SEEDS,
     "machine": describe_machine(),
-    "fraction_of_optimum": results,
+    "fraction_of_optimum": [
+      measure(*case) for case in tqdm(cases, unit="case", dynamic_ncols=True)
+    ],
   }
   args.out.mkdir(parents=True, exist_ok=True)
-  (args.out / "solvers.json").write_text(json.dumps(summary, indent=1) + "\n")
-  print(tabulate(results, headers="keys", tablefmt="github", floatfmt=".6f"))
+  (args.out / "results.json").write_text(json.dumps(summary, indent=1) + "\n")
+  (args.out / "table.md").write_text(table(summary) + "\n")
+  print(table(summary))
+
+
+def measure(solver: str, decades: int, num_tasks: int) -> dict:
+  """The share of the optimum that a solver reaches, over all kinds of problems."""
+  ratios = np.concatenate(
+    [
+      battery.ratios_to_optimum(SOLVERS[solver], kind, num_tasks, condition, decades)
+      for kind, condition in itertools.product(battery.KINDS, battery.CONDITION_NUMBERS)
+    ]
+  )
+  return {
+    "solver": solver,
+    "decades": decades,
+    "tasks": num_tasks,
+    "problems": len(ratios),
+    "mean": float(ratios.mean()),
+    "standard_deviation": float(ratios.std(ddof=1)),
+    "worst": float(ratios.min()),
+  }
+
+
+def table(summary: dict) -> str:
+  """The part of the results with norms over one decade, as a Markdown table."""
+  found = {
+    (entry["solver"], entry["tasks"]): entry
+    for entry in summary["fraction_of_optimum"]
+    if entry["decades"] == 1
+  }
+  rows = [
+    [
+      num_tasks,
+      f"{found['projected_gradient()', num_tasks]['worst']:.5f}",
+      f"{found['steepest_descent()', num_tasks]['mean']:.2f} "
+      f"± {found['steepest_descent()', num_tasks]['standard_deviation']:.2f}",
+      f"{found['steepest_descent()', num_tasks]['worst']:.5f}",
+    ]
+    for num_tasks in battery.NUM_TASKS
+  ]
+  header = [
+    "K",
+    "`projected_gradient()`, worst",
+    "`steepest_descent()`, mean ± standard deviation",
+    "worst",
+  ]
+  return tabulate(rows, header, tablefmt="github", disable_numparse=True)
 
 
 if __name__ == "__main__":

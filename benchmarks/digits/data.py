@@ -36,12 +36,8 @@ class Digits(NamedTuple):
   label: jax.Array
 
 
-def load() -> tuple[Digits, Batch, Batch]:
-  """Digits to train on, and fixed canvases of other digits to validate and test on.
-
-  The 1,797 digits that scikit-learn carries are split 60/20/20, so that no digit is
-  seen in two of the three parts.
-  """
+def split() -> tuple[Digits, Digits, Digits]:
+  """scikit-learn's 1,797 digits: 60 % to train, 20 % to validate, 20 % to test on."""
   data = load_digits()
   image = (data.images / data.images.max()).astype(np.float32)
   order = np.random.default_rng(0).permutation(len(image))
@@ -49,6 +45,12 @@ def load() -> tuple[Digits, Batch, Batch]:
   train, validation, test = (
     Digits(jnp.asarray(image[part]), jnp.asarray(data.target[part])) for part in parts
   )
+  return train, validation, test
+
+
+def load() -> tuple[Digits, Batch, Batch]:
+  """Digits to train on, and fixed canvases of other digits to validate and test on."""
+  train, validation, test = split()
   return (
     train,
     sample(jax.random.key(1), validation, HELD_OUT),

@@ -95,7 +95,7 @@ def table(summary: dict) -> str:
         f"{entry['learning_rate']:g}",
       ]
     )
-  return tabulate(rows, header, tablefmt="github")
+  return tabulate(rows, header, tablefmt="github", disable_numparse=True)
 
 
 def _mean_and_error(values: list[float], places: int) -> str:
