@@ -42,7 +42,13 @@ def check_gamma(gamma: Any) -> None:
       f"`gamma` must be a number in [0, 1), got {gamma!r}. For a schedule use "
       "`optax.inject_hyperparams(maxgnr)(gamma=schedule)`."
     )
-  if not isinstance(gamma, jax.core.Tracer) and not 0 <= gamma < 1:
+  if isinstance(gamma, jax.core.Tracer):
+    return
+  try:
+    valid = not isinstance(gamma, str) and 0 <= float(gamma) < 1
+  except TypeError:
+    valid = False
+  if not valid:
     raise ValueError(
       f"`gamma`, the decay rate of the momentum, must lie in [0, 1), got {gamma!r}."
     )

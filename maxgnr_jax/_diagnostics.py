@@ -26,7 +26,7 @@ def diagnostics(
     pair: negative where two tasks' noises point against each other.
 
   Raises:
-    ValueError: if the number of names is not that of the tasks.
+    ValueError: if the names are not one per task, all different.
     KeyError: if there is no MaxGNR state in ``opt_state``, or more than one.
 
   Example:
@@ -46,6 +46,8 @@ def diagnostics(
       f"`names` must be one per task, {tasks} here, got {len(names)}: {names}. Before "
       "the first step there are none, unless `maxgnr` was given `num_tasks`."
     )
+  if len(set(names)) != tasks:
+    raise ValueError(f"`names` must differ from each other, got {names}.")
   result: dict[str, jax.Array] = {}
   for field in _PER_TASK:
     values = getattr(state, field, None)

@@ -196,7 +196,8 @@ def _steepest_descent(
     weights, best_weights, best = carry
     gradient = jax.grad(smallest_gnr)(weights)
     gradient = jnp.where(jnp.isfinite(gradient) & present, gradient, 0.0)
-    weights = optax.projections.projection_simplex(weights + learning_rate * gradient)
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes ints and floats
+      weights = optax.projections.projection_simplex(weights + learning_rate * gradient)
     weights = jnp.where(present, weights, 0.0)
     value = smallest_gnr(weights)
     better = value > best

@@ -106,9 +106,9 @@ def task_names(losses: Any) -> list[str]:
     >>> task_names({"right": 0.3, "left": 1.2})
     ['left', 'right']
   """
-  leaves = jax.tree_util.tree_leaves_with_path(losses)
   if _is_vector(losses):
     return [str(task) for task in range(jnp.shape(losses)[0])]
+  leaves = jax.tree_util.tree_leaves_with_path(losses)
   return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
 
 
@@ -116,7 +116,8 @@ def _one_loss_at_a_time(losses: Any) -> tuple[Any, int]:
   """Cotangents that pick one loss each, stacked over the K losses."""
   leaves, treedef = jax.tree.flatten(losses)
   vector = _is_vector(losses)
-  if not leaves or not (vector or all(jnp.ndim(leaf) == 0 for leaf in leaves)):
+  valid = losses.size if vector else all(jnp.ndim(leaf) == 0 for leaf in leaves)
+  if not leaves or not valid:
     shapes = [jnp.shape(leaf) for leaf in leaves]
     raise TypeError(
       "`fun` must return K losses, as a vector of shape [K] or a pytree of scalars, "
@@ -136,7 +137,8 @@ def _one_loss_at_a_time(losses: Any) -> tuple[Any, int]:
 
 
 def _is_vector(losses: Any) -> bool:
-  return not isinstance(losses, (dict, list, tuple)) and jnp.ndim(losses) == 1
+  is_leaf = jax.tree_util.all_leaves([losses])
+  return is_leaf and jnp.ndim(losses) == 1
 
 
 def _check_input(leaf: Any) -> None:

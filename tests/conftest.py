@@ -1,0 +1,40 @@
+"""A strict environment: what JAX would let pass in silence fails here."""
+
+import os
+
+import hypothesis
+import jax
+import pytest
+
+# A property's first example compiles, the others do not: no deadline fits both.
+hypothesis.settings.register_profile("default", deadline=None, max_examples=40)
+hypothesis.settings.register_profile(
+  "ci", hypothesis.settings.get_profile("default"), derandomize=True
+)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+# Of the module, because hypothesis wants no setup per function.
+@pytest.fixture(autouse=True, scope="module")
+def strict_promotion():
+  jax.config.update("jax_numpy_rank_promotion", "raise")
+  jax.config.update("jax_numpy_dtype_promotion", "strict")
+  yield
+  jax.config.update("jax_numpy_rank_promotion", "allow")
+  jax.config.update("jax_numpy_dtype_promotion", "standard")
+
+
+@pytest.fixture
+def float64():
+  """Lets JAX compute in double precision for one test."""
+  jax.config.update("jax_enable_x64", True)
+  yield
+  jax.config.update("jax_enable_x64", False)
+
+
+@pytest.fixture
+def standard_promotion():
+  """JAX's default promotion: parts of optax and flax need it."""
+  jax.config.update("jax_numpy_dtype_promotion", "standard")
+  yield
+  jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -1,0 +1,97 @@
+"""Parameters and gradients that several tests use."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from maxgnr_jax import Solver, maxgnr, steepest_descent
+from tests import reference
+
+
+def papers_solver(*args, **kwargs):
+  """`steepest_descent`; its projection is optax's, which strict promotion refuses."""
+  solver = steepest_descent(*args, **kwargs)
+
+  def solve(stats):
+    with jax.numpy_dtype_promotion("standard"):
+      return solver.solve(stats)
+
+  return Solver(solve)
+
+
+def example_params(dtype=jnp.float32):
+  """A pytree of a matrix, vectors and a scalar, two levels deep."""
+  return {
+    "head": {"bias": jnp.zeros((5,), dtype), "gain": jnp.ones((), dtype)},
+    "trunk": (jnp.ones((3, 4), dtype), jnp.full((2,), 0.5, dtype)),
+  }
+
+
+def random_grads(params, num_tasks, seed=0, scales=None):
+  """Normally distributed gradients, stacked over tasks of the given scales."""
+  rng = np.random.default_rng(seed)
+  scales = np.ones(num_tasks) if scales is None else np.asarray(scales)
+
+  def leaf(p):
+    drawn = rng.normal(size=(num_tasks, *p.shape))
+    drawn = drawn * scales.reshape(-1, *(1,) * p.ndim)
+    return jnp.asarray(drawn, p.dtype)
+
+  return jax.tree.map(leaf, params)
+
+
+def grads_sequence(params, num_tasks, num_steps, scales=None):
+  """One step's gradients after the other."""
+  return [random_grads(params, num_tasks, step, scales) for step in range(num_steps)]
+
+
+@functools.cache
+def default_maxgnr(num_tasks=None):
+  """One transformation, so that the tests share what was compiled."""
+  return maxgnr(num_tasks=num_tasks)
+
+
+def follow(tx, params, sequence):
+  """Updates and states of all steps; the parameters stay."""
+  state, history = tx.init(params), []
+  update = jax.jit(tx.update)
+  for grads in sequence:
+    updates, state = update(grads, state, params)
+    history.append((updates, state))
+  return history
+
+
+def rows(stacked):
+  """A stacked pytree as one float64 matrix, [K, D]."""
+  leaves = [np.asarray(x, np.float64) for x in jax.tree.leaves(stacked)]
+  return np.concatenate([x.reshape(x.shape[0], -1) for x in leaves], axis=1)
+
+
+def algorithm1(sequence, gamma=0.9, **kwargs):
+  """The reference's Algorithm 1 on a sequence of stacked pytrees."""
+  return reference.algorithm1([rows(grads) for grads in sequence], gamma, **kwargs)
+
+
+def flat(tree):
+  """A pytree as one float64 vector."""
+  return np.concatenate(
+    [np.asarray(x, np.float64).ravel() for x in jax.tree.leaves(tree)]
+  )
+
+
+def assert_trees_close(actual, expected, rtol=1e-6, atol=0.0):
+  """As `np.testing.assert_allclose`, leaf by leaf, for equal structures."""
+  assert jax.tree.structure(actual) == jax.tree.structure(expected)
+  for (path, a), e in zip(
+    jax.tree_util.tree_leaves_with_path(actual), jax.tree.leaves(expected), strict=True
+  ):
+    assert a.dtype == e.dtype, jax.tree_util.keystr(path)
+    np.testing.assert_allclose(
+      np.asarray(a, np.float64),
+      np.asarray(e, np.float64),
+      rtol=rtol,
+      atol=atol,
+      err_msg=jax.tree_util.keystr(path),
+    )

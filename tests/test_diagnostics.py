@@ -1,0 +1,111 @@
+"""`diagnostics`: the state as a flat dict for any logger."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from maxgnr_jax import diagnostics, maxgnr
+from tests.examples import example_params, follow, grads_sequence
+
+NAMES = ["depth", "edges", "normals"]
+FIELDS = ("weights", "gnr", "single_task_gnr", "gradient_norm", "noise_norm")
+
+
+@functools.cache
+def state_after_steps(tx=maxgnr(0.5)):  # noqa: B008
+  params = example_params()
+  return follow(tx, params, grads_sequence(params, 3, 3))[-1][1]
+
+
+def test_every_task_has_its_numbers_under_its_name():
+  state = state_after_steps()
+  logged = diagnostics(state, NAMES)
+  for task, name in enumerate(NAMES):
+    assert logged[f"weights/{name}"] == state.weights[task]
+    assert logged[f"gnr/{name}"] == state.gnr[task]
+    assert logged[f"single_task_gnr/{name}"] == state.single_task_gnr[task]
+    assert logged[f"gradient_norm/{name}"] == state.stats.gradient_norm[task]
+    assert logged[f"noise_norm/{name}"] == state.stats.noise_norm[task]
+
+
+def test_every_pair_of_tasks_has_the_cosine_of_its_noises_once():
+  state = state_after_steps()
+  pairs = {
+    key: value
+    for key, value in diagnostics(state, NAMES).items()
+    if key.startswith("noise_cosine/")
+  }
+  cosine = state.stats.noise_cosine
+  assert pairs == {
+    "noise_cosine/depth,edges": cosine[0, 1],
+    "noise_cosine/depth,normals": cosine[0, 2],
+    "noise_cosine/edges,normals": cosine[1, 2],
+  }
+
+
+def test_there_is_nothing_else_and_all_are_scalars():
+  logged = diagnostics(state_after_steps(), NAMES)
+  assert len(logged) == len(FIELDS) * 3 + 3
+  assert all(jnp.shape(value) == () for value in logged.values())
+
+
+def test_tasks_without_names_are_numbered():
+  logged = diagnostics(state_after_steps())
+  assert {key.split("/")[1] for key in logged if key.startswith("weights")} == {
+    "0",
+    "1",
+    "2",
+  }
+
+
+def test_the_state_is_found_inside_a_chain():
+  chained = optax.chain(maxgnr(0.5), optax.sgd(0.1, momentum=0.9))
+  expected = diagnostics(state_after_steps(), NAMES)
+  assert diagnostics(state_after_steps(chained), NAMES) == expected
+
+
+def test_it_can_be_traced_and_logged_from_inside_a_step():
+  state = state_after_steps()
+  traced = jax.jit(lambda s: diagnostics(s, NAMES))(state)
+  np.testing.assert_equal(traced, diagnostics(state, NAMES))
+
+
+def test_before_the_first_step_there_are_tasks_only_with_num_tasks():
+  params = example_params()
+  assert diagnostics(maxgnr().init(params)) == {}
+  logged = diagnostics(maxgnr(num_tasks=3).init(params), NAMES)
+  assert logged["weights/edges"] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("names", [["a"], [], ["a", "b", "c", "d"]])
+def test_names_of_another_number_of_tasks_are_refused(names):
+  with pytest.raises(ValueError, match=rf"one per task, 3 here, got {len(names)}"):
+    diagnostics(state_after_steps(), names)
+
+
+def test_names_given_too_early_say_so():
+  state = maxgnr().init(example_params())
+  with pytest.raises(ValueError, match=r"Before the first step .* `num_tasks`"):
+    diagnostics(state, NAMES)
+
+
+def test_names_that_repeat_are_refused():
+  with pytest.raises(ValueError, match="depth"):
+    diagnostics(state_after_steps(), ["depth", "depth", "edges"])
+
+
+def test_a_state_without_maxgnr_is_refused():
+  state = optax.sgd(0.1, momentum=0.9).init(example_params())
+  with pytest.raises(KeyError, match="one `maxgnr` state in `opt_state`, found none"):
+    diagnostics(state)
+
+
+def test_a_state_with_two_is_refused():
+  params = example_params()
+  state = (maxgnr().init(params), maxgnr().init(params))
+  with pytest.raises(KeyError, match="MaxGNRState"):
+    diagnostics(state)

@@ -1,0 +1,40 @@
+"""The README: its code runs, and its numbers are those of the committed results."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks import solvers
+from benchmarks.digits import report
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+@pytest.mark.filterwarnings("default")  # those of flax are not ours to mend
+def test_python_blocks_run_in_order(standard_promotion):
+  blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+  assert len(blocks) >= 2
+  namespace = {"__name__": "readme"}
+  for block in blocks:
+    exec(block, namespace)
+
+
+@pytest.mark.parametrize(("name", "module"), [("digits", report), ("solvers", solvers)])
+def test_tables_are_the_committed_results(name, module):
+  summary = json.loads((RESULTS / name / "results.json").read_text())
+  table = module.table(summary)
+  assert (RESULTS / name / "table.md").read_text() == table + "\n"
+  assert table in README
+  assert summary["command"].startswith("python -m benchmarks.")
+  assert summary["machine"]["processor"]
+
+
+def test_linked_files_exist():
+  links = re.findall(r"\]\(([^)#]+)\)", README)
+  assert links
+  for link in links:
+    assert (ROOT / link).exists(), link
