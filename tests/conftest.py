@@ -2,6 +2,10 @@
 
 import os
 
+# The workers share the cores; NumPy's own threads would wait for each other. Read
+# when NumPy is imported first.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import hypothesis
 import jax
 import pytest

@@ -6,19 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from maxgnr_jax import Solver, maxgnr, steepest_descent
+from maxgnr_jax import maxgnr
 from tests import reference
-
-
-def papers_solver(*args, **kwargs):
-  """`steepest_descent`; its projection is optax's, which strict promotion refuses."""
-  solver = steepest_descent(*args, **kwargs)
-
-  def solve(stats):
-    with jax.numpy_dtype_promotion("standard"):
-      return solver.solve(stats)
-
-  return Solver(solve)
 
 
 def example_params(dtype=jnp.float32):

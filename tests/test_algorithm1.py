@@ -7,14 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maxgnr_jax import maxgnr
+from maxgnr_jax import maxgnr, steepest_descent
 from tests import reference
 from tests.examples import (
   algorithm1,
   example_params,
   flat,
   follow,
-  papers_solver,
   rows,
 )
 
@@ -91,7 +90,7 @@ def test_the_papers_solver_follows_algorithm_1_with_steepest_descent():
       return np.full(len(noise), 1 / len(noise))
     return reference.steepest_descent_weights(momentum_norm, noise, 1e-2, 30)
 
-  tx = maxgnr(0.5, solver=papers_solver(learning_rate=1e-2, num_steps=30))
+  tx = maxgnr(0.5, solver=steepest_descent(learning_rate=1e-2, num_steps=30))
   expected = algorithm1(sequence, 0.5, choose_weights=descend)
   assert np.ptp([step.weights for step in expected]) > 1e-3
   assert_follows(tx, params, sequence, expected, rtol=1e-7)

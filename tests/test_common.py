@@ -13,14 +13,13 @@ import numpy as np
 import optax
 import pytest
 
-from maxgnr_jax import maxgnr
+from maxgnr_jax import maxgnr, steepest_descent
 from tests.examples import (
   assert_trees_close,
   example_params,
   flat,
   follow,
   grads_sequence,
-  papers_solver,
   random_grads,
 )
 
@@ -46,7 +45,7 @@ METHODS = {
   "maxgnr": Method(maxgnr, ("gamma", 0.9, 0.1)),
   "maxgnr-shared": Method(maxgnr_on_the_trunk, ("gamma", 0.9, 0.1)),
   "maxgnr-paper": Method(
-    functools.partial(maxgnr, solver=papers_solver(1e-2)), ("gamma", 0.9, 0.1)
+    functools.partial(maxgnr, solver=steepest_descent(1e-2)), ("gamma", 0.9, 0.1)
   ),
 }
 NUM_TASKS, NUM_STEPS = 3, 4

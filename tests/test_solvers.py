@@ -7,12 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maxgnr_jax import GradientStats, projected_gradient
+from maxgnr_jax import GradientStats, projected_gradient, steepest_descent
 from tests import reference, solver_battery
-from tests.examples import papers_solver
 from tests.solver_battery import Problem, gradient_stats
 
-SOLVERS = {"optimum": projected_gradient(), "paper": papers_solver()}
+SOLVERS = {"optimum": projected_gradient(), "paper": steepest_descent()}
 every_solver = pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
 seeds = st.integers(0, 2**32 - 1)
 
@@ -254,7 +253,7 @@ def test_steepest_descent_follows_an_independent_one(learning_rate, num_steps):
   expected = reference.steepest_descent_weights(
     momentum_norm, noise, learning_rate, num_steps
   )
-  weights = papers_solver(learning_rate, num_steps).solve(stats)
+  weights = steepest_descent(learning_rate, num_steps).solve(stats)
   assert np.max(np.abs(expected - 1 / 4)) > 1e-5  # there is something to follow
   np.testing.assert_allclose(weights, expected, rtol=1e-9)
 
