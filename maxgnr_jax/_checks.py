@@ -54,6 +54,14 @@ def check_gamma(gamma: Any) -> None:
     )
 
 
+def check_momentum_dtype(dtype: Any) -> None:
+  """Raises unless ``dtype`` is None or real floating point."""
+  if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
+    raise TypeError(
+      f"`momentum_dtype` must be a real floating-point dtype or None, got {dtype!r}."
+    )
+
+
 def check_floating(tree: Any, what: str) -> None:
   """Raises unless every array of ``tree`` is real floating point."""
   for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
@@ -88,7 +96,8 @@ def check_stacked(grads: Any, shapes: Any, what: str) -> int:
     )
   leaves = jax.tree_util.tree_leaves_with_path(grads)
   pairs = [
-    (path, jnp.shape(g), s.shape) for (path, g), s in zip(leaves, expected, strict=True)
+    (path, jnp.shape(g), getattr(s, "shape", ()))
+    for (path, g), s in zip(leaves, expected, strict=True)
   ]
   first, first_shape, _ = pairs[0]
   if all(shape == plain for _, shape, plain in pairs):
@@ -101,7 +110,7 @@ def check_stacked(grads: Any, shapes: Any, what: str) -> int:
     if len(shape) != len(plain) + 1 or shape[1:] != plain:
       raise ValueError(
         "The gradients must be of shape [K, *param.shape], got "
-        f"{_where(path)} of shape {shape} where {what} has {plain}. {HOW_TO_STACK}"
+        f"{_where(path)} of shape {shape} for param.shape {plain} of {what}. {HOW_TO_STACK}"
       )
     if shape[0] != first_shape[0]:
       raise ValueError(

@@ -12,6 +12,7 @@ from maxgnr_jax._checks import (
   check_at_least_one,
   check_floating,
   check_gamma,
+  check_momentum_dtype,
   check_same_tasks,
   check_stacked,
 )
@@ -65,7 +66,9 @@ def maxgnr(
     gamma: Decay rate of each task's momentum, in [0, 1); the paper uses 0.5 to
       0.9. Larger values average the gradient over more steps (about
       1 / (1 - gamma)); 0 sees no noise and weights every task by the inverse of
-      its gradient norm. May be a schedule under :func:`optax.inject_hyperparams`.
+      its gradient norm. May be a schedule under :func:`optax.inject_hyperparams`,
+      which needs ``static_args=("shared", "momentum_dtype")`` if these are given: it
+      takes every callable for a schedule.
     num_tasks: K, at least 1. By default it is taken from the first gradients,
       which changes the shapes of the state at the first step: a jitted step is
       traced once more. Give it for ``lax.scan``, ahead-of-time compilation and
@@ -88,7 +91,7 @@ def maxgnr(
     ValueError: for ``gamma`` outside [0, 1) or ``num_tasks`` < 1; at the trace of
       ``update``, for gradients that are not stacked, of another number of tasks
       or of other parameters than the state, or without any array.
-    TypeError: for integer or complex parameters or gradients.
+    TypeError: for integer or complex parameters, gradients or ``momentum_dtype``.
 
   Example:
     >>> import jax.numpy as jnp
@@ -111,6 +114,7 @@ def maxgnr(
     Gradient-to-Noise Ratio for Multi-Task Learning, Algorithm 1.
   """
   check_gamma(gamma)
+  check_momentum_dtype(momentum_dtype)
   # Traced under `optax.inject_hyperparams`, where only `init` needs to know it.
   if num_tasks is not None and not isinstance(num_tasks, jax.core.Tracer):
     check_at_least_one("num_tasks", num_tasks)
@@ -120,7 +124,7 @@ def maxgnr(
     if num_tasks is not None:
       check_at_least_one("num_tasks", num_tasks)
     tasks = 0 if num_tasks is None else int(num_tasks)
-    dtype = _stacked.k_dtype(params)
+    dtype = _stacked.compute_dtype(params)
     return MaxGNRState(
       count=jnp.zeros((), jnp.int32),
       momentum=_stacked.zeros(_shared.select(shared, params), tasks, momentum_dtype),
@@ -157,7 +161,7 @@ def maxgnr(
     # m_0 = g_0: the first step forgets the zeros that the state began with.
     decay = jnp.where(state.count == 0, 0.0, gamma)
     momentum = _stacked.decay(momentum, measured, decay)  # Eq. 13
-    stats = _stacked.measure(measured, momentum, state.weights.dtype)  # Eq. 16
+    stats = _stacked.measure(measured, momentum, decay, state.weights.dtype)  # Eq. 16
     weights = solver.solve(stats).astype(state.weights.dtype)  # Eq. 17
     updates = _stacked.combine(weights, grads, like)
     return updates, MaxGNRState(

@@ -1,8 +1,7 @@
 """Everything that touches K×D numbers: momentum, norms, Gram matrix, combination.
 
-A *stacked* pytree holds the K tasks on the leading axis of every leaf. Arithmetic
-is in float32, or float64 where the gradients are; only what is stored keeps the
-storage's dtype.
+A *stacked* pytree holds the K tasks on the leading axis of every leaf. Arithmetic is
+in float32 at least, whatever dtype the numbers are stored in.
 """
 
 import functools
@@ -18,7 +17,9 @@ from maxgnr_jax._gnr import GradientStats
 def zeros(params: Any, num_tasks: int, dtype: Any | None) -> Any:
   """A stacked pytree of zeros, ``[num_tasks, *param.shape]`` in every leaf."""
   return jax.tree.map(
-    lambda p: jnp.zeros((num_tasks, *p.shape), p.dtype if dtype is None else dtype),
+    lambda p: jnp.zeros(
+      (num_tasks, *jnp.shape(p)), jnp.result_type(p) if dtype is None else dtype
+    ),
     params,
   )
 
@@ -27,56 +28,62 @@ def decay(momentum: Any, grads: Any, gamma: jax.typing.ArrayLike) -> Any:
   """``γ m + (1 - γ) g`` (Eq. 13), stored in the momentum's dtype."""
 
   def leaf(m, g):
-    wide = _wide(g)
-    before = m.astype(wide.dtype)
-    change = (1 - jnp.asarray(gamma, wide.dtype)) * (wide - before)
+    wide = compute_dtype((m, g))
+    before = m.astype(wide)
+    change = (1 - jnp.asarray(gamma, wide)) * (g.astype(wide) - before)
     return (before + change).astype(m.dtype)
 
   return jax.tree.map(leaf, momentum, grads)
 
 
-def measure(grads: Any, momentum: Any, dtype: Any) -> GradientStats:
+def measure(
+  grads: Any, momentum: Any, gamma: jax.typing.ArrayLike, dtype: Any
+) -> GradientStats:
   """Norms and cosines of the signals m and the noises ``n = g - m`` (Eq. 16).
 
   Args:
     grads: Stacked pytree with at least one array.
-    momentum: Stacked pytree like it.
-    dtype: Of the result.
+    momentum: Stacked pytree like it, made of ``grads`` by :func:`decay`.
+    gamma: The γ it was made with.
+    dtype: Of the arithmetic and the result.
 
   Returns:
     What Eq. 17 needs to know of the K tasks.
   """
-  signal = [_rows(m) for m in jax.tree.leaves(momentum)]
-  noise = [_rows(g) - m for g, m in zip(jax.tree.leaves(grads), signal, strict=True)]
+  signals = [_rows(m, dtype) for m in jax.tree.leaves(momentum)]
+  noises = [
+    _rows(g, dtype) - signal
+    for g, signal in zip(jax.tree.leaves(grads), signals, strict=True)
+  ]
   # Scaled before it is squared: a task's gradients may be of any size.
-  signal_scale, noise_scale = _largest(signal), _largest(noise)
+  signal_scale, noise_scale = _largest(signals), _largest(noises)
   squared_norm = _total(
-    jnp.sum(jnp.square(x / signal_scale[:, None]), 1) for x in signal
+    jnp.sum(jnp.square(x / signal_scale[:, None]), axis=1) for x in signals
   )
-  gram = _total(_gram(x / noise_scale[:, None]) for x in noise)
+  gram = _total(_gram(x / noise_scale[:, None]) for x in noises)
 
   scaled_norm = jnp.sqrt(jnp.diagonal(gram))
-  noisy = scaled_norm > 0
+  # At γ = 0, m is g, and what rounding leaves of their difference is no noise.
+  noisy = (scaled_norm > 0) & (jnp.asarray(gamma) > 0)
   divisor = jnp.where(noisy, scaled_norm, 1.0)
   cosine = jnp.clip(gram / divisor[:, None] / divisor[None, :], -1.0, 1.0)
-  cosine = jnp.where(
-    jnp.eye(len(divisor), dtype=bool), noisy.astype(gram.dtype), cosine
-  )
-  stats = GradientStats(
+  cosine = jnp.where(jnp.eye(noisy.size, dtype=bool), jnp.ones((), dtype), cosine)
+  return GradientStats(
     gradient_norm=signal_scale * jnp.sqrt(squared_norm),
-    noise_norm=noise_scale * scaled_norm,
-    noise_cosine=cosine,
+    noise_norm=jnp.where(noisy, noise_scale * scaled_norm, 0.0),
+    noise_cosine=jnp.where(noisy[:, None] & noisy[None, :], cosine, 0.0),
   )
-  return jax.tree.map(lambda x: x.astype(dtype), stats)
 
 
 def combine(weights: jax.Array, grads: Any, like: Any) -> Any:
   """``Σ_k w_k g_k`` in the dtypes of ``like``, a pytree with the same structure."""
 
   def leaf(g, reference):
-    wide = _wide(g)
-    combined = jnp.tensordot(weights.astype(wide.dtype), wide, 1, precision="highest")
-    return combined.astype(reference.dtype)
+    wide = compute_dtype(g)
+    combined = jnp.tensordot(
+      weights.astype(wide), g.astype(wide), 1, precision="highest"
+    )
+    return combined.astype(jnp.result_type(reference))
 
   return jax.tree.map(leaf, grads, like)
 
@@ -86,18 +93,14 @@ def one_task(stacked: Any) -> Any:
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), stacked)
 
 
-def k_dtype(params: Any) -> Any:
-  """Dtype of K-sized numbers: float32 at least, whatever the parameters are."""
-  wide = any(jnp.result_type(p) == jnp.float64 for p in jax.tree.leaves(params))
+def compute_dtype(tree: Any) -> Any:
+  """Dtype to compute in: float32, or float64 where the tree holds any."""
+  wide = any(jnp.result_type(x) == jnp.float64 for x in jax.tree.leaves(tree))
   return jnp.float64 if wide else jnp.float32
 
 
-def _wide(x: jax.Array) -> jax.Array:
-  return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
-
-
-def _rows(x: jax.Array) -> jax.Array:
-  return _wide(x).reshape(x.shape[0], -1)
+def _rows(x: jax.Array, dtype: Any) -> jax.Array:
+  return x.astype(dtype).reshape(x.shape[0], -1)
 
 
 def _gram(rows: jax.Array) -> jax.Array:

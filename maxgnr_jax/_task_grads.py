@@ -52,8 +52,8 @@ def value_and_task_grads(
     >>> values, grads = value_and_task_grads(losses)(jnp.array(3.0), 1.0)
     >>> {name: float(value) for name, value in values.items()}
     {'fit': 1.0, 'size': 9.0}
-    >>> grads
-    Array([2., 6.], dtype=float32)
+    >>> grads.tolist()
+    [2.0, 6.0]
   """
   if tasks_at_once is not None:
     check_at_least_one("tasks_at_once", tasks_at_once)

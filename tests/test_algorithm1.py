@@ -65,7 +65,7 @@ def test_float64_follows_algorithm_1_to_the_solvers_precision(gamma):
   assert_follows(maxgnr(gamma, num_tasks=4), params, sequence, expected, rtol=1e-7)
 
 
-@pytest.mark.parametrize("gamma", [0.0, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("gamma", [0.0, 0.9])
 def test_float32_follows_algorithm_1(gamma):
   params, sequence = trending_grads(jnp.float32)
   expected = algorithm1(sequence, gamma)

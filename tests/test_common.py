@@ -34,16 +34,8 @@ class Method(NamedTuple):
   exempt: Mapping[str, str] = {}
 
 
-def maxgnr_on_the_trunk(gamma=0.9, num_tasks=None):
-  def shared(params):
-    return {name: name == "trunk" for name in params}
-
-  return maxgnr(gamma, num_tasks=num_tasks, shared=shared)
-
-
 METHODS = {
   "maxgnr": Method(maxgnr, ("gamma", 0.9, 0.1)),
-  "maxgnr-shared": Method(maxgnr_on_the_trunk, ("gamma", 0.9, 0.1)),
   "maxgnr-paper": Method(
     functools.partial(maxgnr, solver=steepest_descent(1e-2)), ("gamma", 0.9, 0.1)
   ),

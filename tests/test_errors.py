@@ -253,3 +253,9 @@ def test_arguments_that_cannot_be_differentiated_are_refused(dtype):
 def test_argnums_beyond_the_arguments_are_refused(argnums):
   with pytest.raises(TypeError, match="`argnums` must name positional arguments"):
     value_and_task_grads(lambda w: w, argnums)(jnp.ones(3))
+
+
+@pytest.mark.parametrize("dtype", [jnp.int32, jnp.complex64, bool])
+def test_a_momentum_dtype_that_is_not_real_floating_point_is_refused(dtype):
+  with pytest.raises(TypeError, match="`momentum_dtype` must be a real floating-point"):
+    maxgnr(momentum_dtype=dtype)

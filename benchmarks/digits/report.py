@@ -35,12 +35,10 @@ def summarise(
 
   names = list(TASKS)
   summary: dict = {
-    "settings": {
-      **settings,
-      "batch_size": BATCH_SIZE,
-      "learning_rates": LEARNING_RATES,
-      "metrics": {name: task.metric for name, task in TASKS.items()},
-    },
+    **settings,
+    "batch_size": BATCH_SIZE,
+    "learning_rates": LEARNING_RATES,
+    "metrics": {name: task.metric for name, task in TASKS.items()},
     "machine": describe_machine(),
     "single_task": {},
     "methods": {},
