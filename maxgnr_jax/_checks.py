@@ -110,7 +110,8 @@ def check_stacked(grads: Any, shapes: Any, what: str) -> int:
     if len(shape) != len(plain) + 1 or shape[1:] != plain:
       raise ValueError(
         "The gradients must be of shape [K, *param.shape], got "
-        f"{_where(path)} of shape {shape} for param.shape {plain} of {what}. {HOW_TO_STACK}"
+        f"{_where(path)} of shape {shape} for param.shape {plain} of {what}. "
+        f"{HOW_TO_STACK}"
       )
     if shape[0] != first_shape[0]:
       raise ValueError(
