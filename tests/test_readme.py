@@ -33,6 +33,15 @@ def test_tables_are_the_committed_results(name, module):
   assert summary["machine"]["processor"]
 
 
+def test_the_captions_ratios_are_the_committed_results():
+  summary = json.loads((RESULTS / "digits" / "results.json").read_text())
+  smallest = {
+    name: min(entry["final_gnr"].values()) for name, entry in summary["methods"].items()
+  }
+  assert f"{smallest['equal-weights']:.5f} with equal weights" in README
+  assert f"and {smallest['maxgnr-0.9']:.3f} with MaxGNR" in README
+
+
 def test_linked_files_exist():
   links = re.findall(r"\]\(([^)#]+)\)", README)
   assert links

@@ -7,6 +7,7 @@ import numpy as np
 from tabulate import tabulate
 
 from benchmarks.digits.experiment import (
+  LAST,
   LEARNING_RATES,
   Result,
   delta_m,
@@ -14,8 +15,11 @@ from benchmarks.digits.experiment import (
   single_task_metrics,
 )
 from benchmarks.digits.model import TASKS
-from benchmarks.digits.train import BATCH_SIZE
+from benchmarks.digits.train import BATCH_SIZE, EVALUATE_EVERY
 from benchmarks.machine import describe_machine
+
+# Steps of the evaluations that a result is the mean of; the median GNR is of these.
+FINAL_STEPS = LAST * EVALUATE_EVERY
 
 
 def summarise(
@@ -51,11 +55,14 @@ def summarise(
     summary["methods"][name] = {
       **entry(result, names, values),
       "delta_m": [delta_m(row, base) for row in values],
-      "mean_weights": dict(
-        zip(names, result.history.weights.mean((0, 1)).tolist(), strict=True)
-      ),
+      "mean_weights": _by_task(result.history.weights.mean((0, 1))),
+      "final_gnr": _by_task(np.median(result.history.gnr[:, -FINAL_STEPS:], (0, 1))),
     }
   return summary
+
+
+def _by_task(values: np.ndarray) -> dict[str, float]:
+  return dict(zip(TASKS, values.tolist(), strict=True))
 
 
 def table(summary: dict) -> str:
