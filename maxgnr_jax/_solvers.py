@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import optax
 
 from maxgnr_jax._checks import check_at_least_one, check_positive
-from maxgnr_jax._gnr import GradientStats, matvec, quadratic_form
+from maxgnr_jax._gnr import GradientStats, quadratic_form
+from maxgnr_jax._quadratic import minimise_above
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,19 +83,7 @@ def _projected_gradient(stats: GradientStats, *, num_steps: int) -> jax.Array:
   largest_bound = jnp.max(bound)
   bound = bound / jnp.where(largest_bound > 0, largest_bound, 1.0)
   cosine = jnp.where(present[:, None] & present[None, :], stats.noise_cosine, 0.0)
-  step_size = 1.0 / jnp.maximum(_largest_eigenvalue(cosine), 1.0)
-
-  def step(_, carry):
-    v, ahead, t = carry
-    v_next = jnp.maximum(bound, ahead - step_size * matvec(cosine, ahead))
-    # Momentum that points uphill has overshot: start it again from here.
-    restart = jnp.vdot(ahead - v_next, v_next - v) > 0
-    t_next = jnp.where(restart, 1.0, (1 + jnp.sqrt(1 + 4 * t * t)) / 2)
-    speed = jnp.where(restart, 0.0, (t - 1) / t_next)
-    return v_next, v_next + speed * (v_next - v), t_next
-
-  one = jnp.ones((), bound.dtype)
-  v, _, _ = jax.lax.fori_loop(0, num_steps, step, (bound, bound, one))
+  v = minimise_above(cosine, bound, num_steps=num_steps)
   # Without noise a task cannot serve to cancel any: its bound u = 1 is optimal.
   u = jnp.where(bound > 0, v / jnp.where(bound > 0, bound, 1.0), 1.0)
   return _normalise(u, stats.gradient_norm)
@@ -112,21 +101,6 @@ def _normalise(u: jax.Array, gradient_norm: jax.Array) -> jax.Array:
   total = jnp.sum(weights)
   equal = 1.0 / weights.size
   return jnp.where(total > 0, weights / jnp.where(total > 0, total, 1.0), equal)
-
-
-def _largest_eigenvalue(matrix: jax.Array) -> jax.Array:
-  """An upper bound of λ_max of a positive semidefinite matrix, K^(1/16) off at most.
-
-  The Schatten norm ``(Σ λ^16)^(1/16)``, by four squarings; a bound, unlike power
-  iteration, cannot make the step too long.
-  """
-  bound = jnp.ones((), matrix.dtype)
-  for squarings in range(4):
-    norm = jnp.sqrt(jnp.sum(matrix * matrix))
-    bound *= norm ** (0.5**squarings)
-    matrix /= jnp.where(norm > 0, norm, 1.0)
-    matrix = jnp.matmul(matrix, matrix, precision="highest")
-  return bound
 
 
 def steepest_descent(learning_rate: float = 1e-3, num_steps: int = 100) -> Solver:
