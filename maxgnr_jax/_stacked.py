@@ -75,6 +75,14 @@ def measure(
   )
 
 
+def gram(stacked: Any, dtype: Any) -> jax.Array:
+  """``⟨g_i, g_j⟩`` of the tasks' gradients, [K, K]. Overflows with norms above 1e19."""
+  rows = [_rows(x, dtype) for x in jax.tree.leaves(stacked)]
+  scale = _largest(rows)
+  scaled = _total(_gram(x / scale[:, None]) for x in rows)
+  return scale[:, None] * scale[None, :] * scaled
+
+
 def combine(weights: jax.Array, grads: Any, like: Any) -> Any:
   """``Σ_k w_k g_k`` in the dtypes of ``like``, a pytree with the same structure."""
 

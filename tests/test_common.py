@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 
-from maxgnr_jax import maxgnr, steepest_descent
+from maxgnr_jax import baselines, maxgnr, steepest_descent
 from tests.examples import (
   assert_trees_close,
   example_params,
@@ -29,7 +29,7 @@ class Method(NamedTuple):
 
   make: Callable[..., optax.GradientTransformationExtraArgs]
   # A numeric argument, its default, and another value that gives other updates.
-  schedulable: tuple[str, float, float]
+  schedulable: tuple[str, float, float] | None = None
   # Name of a test below -> why the method is exempt from it.
   exempt: Mapping[str, str] = {}
 
@@ -39,6 +39,19 @@ METHODS = {
   "maxgnr-paper": Method(
     functools.partial(maxgnr, solver=steepest_descent(1e-2)), ("gamma", 0.9, 0.1)
   ),
+}
+METHODS |= {
+  "equal_weights": Method(baselines.equal_weights),
+  "mgda": Method(
+    baselines.mgda,
+    exempt={
+      "test_one_task_without_gradient_does_no_harm": "zero is the shortest vector"
+    },
+  ),
+  "upgrad": Method(baselines.upgrad),
+  "dualproj": Method(baselines.dualproj),
+  "imtl_g": Method(baselines.imtl_g),
+  "aligned_mtl": Method(baselines.aligned_mtl),
 }
 NUM_TASKS, NUM_STEPS = 3, 4
 PARAMS = example_params()
@@ -160,6 +173,8 @@ def test_the_state_is_known_to_optax_tree_utilities(tx):
 
 
 def test_hyperparameters_may_be_injected(method, tx, standard_promotion):
+  if method.schedulable is None:
+    pytest.skip("no number to schedule")
   name, default, other = method.schedulable
   injected = optax.inject_hyperparams(method.make, static_args=("num_tasks",))(
     num_tasks=NUM_TASKS, **{name: lambda step: jnp.where(step < 2, default, other)}

@@ -1,0 +1,104 @@
+"""UPGrad and DualProj: projections on the dual cone of the gradients."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from maxgnr_jax._quadratic import minimise_above
+from maxgnr_jax.baselines._gramian import cosines, gramian_method, inverse_norms
+
+
+def upgrad(
+  *, num_tasks: int | None = None, shared: Any = None
+) -> optax.GradientTransformationExtraArgs:
+  """The mean of the gradients, each projected so that it conflicts with none.
+
+  Each task's gradient is projected on the dual cone, the vectors of non-negative
+  product with every gradient, so that no task is sacrificed to the mean.
+
+  Args:
+    num_tasks: As in :func:`gramian_method`.
+    shared: Where inner products are measured, likewise.
+
+  Returns:
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`GramianState`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from maxgnr_jax.baselines import upgrad_weights
+    >>> weights = upgrad_weights(jnp.array([[1.0, -0.5], [-0.5, 1.0]]))
+    >>> [f"{weight:.2f}" for weight in weights]
+    ['0.75', '0.75']
+
+  References:
+    Quinton and Rey, Jacobian Descent for Multi-Objective Optimization, 2024, UPGrad.
+  """
+  return gramian_method(upgrad_weights, num_tasks=num_tasks, shared=shared)
+
+
+def upgrad_weights(gramian: jax.Array) -> jax.Array:
+  """The weights of :func:`upgrad` for inner products [K, K].
+
+  Args:
+    gramian: [K, K], ``⟨g_i, g_j⟩``.
+
+  Returns:
+    [K], each at least 1/K; their sum is not fixed.
+
+  """
+  preferences = jnp.eye(len(gramian), dtype=gramian.dtype) / len(gramian)
+  return jnp.sum(jax.vmap(_project, (0, None))(preferences, gramian), axis=0)
+
+
+def dualproj(
+  *, num_tasks: int | None = None, shared: Any = None
+) -> optax.GradientTransformationExtraArgs:
+  """The mean of the gradients, projected so that it conflicts with no task's.
+
+  The nearest vector to the mean whose product with every gradient is not negative.
+
+  Args:
+    num_tasks: As in :func:`gramian_method`.
+    shared: Where inner products are measured, likewise.
+
+  Returns:
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`GramianState`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from maxgnr_jax.baselines import dualproj_weights
+    >>> weights = dualproj_weights(jnp.array([[4.0, -2.0], [-2.0, 1.5]]))
+    >>> [f"{weight:.2f}" for weight in weights]
+    ['0.50', '0.67']
+
+  References:
+    Lopez-Paz and Ranzato, Gradient Episodic Memory for Continual Learning, NeurIPS
+    2017, Eq. 11.
+  """
+  return gramian_method(dualproj_weights, num_tasks=num_tasks, shared=shared)
+
+
+def dualproj_weights(gramian: jax.Array) -> jax.Array:
+  """The weights of :func:`dualproj` for inner products [K, K].
+
+  Args:
+    gramian: [K, K], ``⟨g_i, g_j⟩``.
+
+  Returns:
+    [K], each at least 1/K; their sum is not fixed.
+  """
+  return _project(jnp.full(gramian.shape[:1], 1 / len(gramian), gramian.dtype), gramian)
+
+
+def _project(preference: jax.Array, gramian: jax.Array) -> jax.Array:
+  """Weights of the projection of ``Σ p_k g_k``: ``min wᵀ G w`` over ``w ≥ p``."""
+  inverse = inverse_norms(gramian)
+  present = inverse > 0
+  norm = jnp.where(present, 1.0 / jnp.where(present, inverse, 1.0), 0.0)
+  bound = preference * norm
+  scale = jnp.max(bound)
+  scale = jnp.where(scale > 0, scale, 1.0)
+  v = scale * minimise_above(cosines(gramian), bound / scale)
+  return jnp.where(present, v * inverse, preference)

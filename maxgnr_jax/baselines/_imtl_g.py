@@ -1,0 +1,62 @@
+"""IMTL-G, impartial multi-task learning by gradients."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from maxgnr_jax._gnr import matvec
+from maxgnr_jax.baselines._gramian import cosines, gramian_method, inverse_norms
+
+
+def imtl_g(
+  *, num_tasks: int | None = None, shared: Any = None
+) -> optax.GradientTransformationExtraArgs:
+  """The combination with the same projection on every task's gradient.
+
+  Each task's direction counts alike, whatever the size of its gradient. Weights may be
+  negative.
+
+  Args:
+    num_tasks: As in :func:`gramian_method`.
+    shared: Where inner products are measured, likewise.
+
+  Returns:
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`GramianState`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from maxgnr_jax.baselines import imtl_g_weights
+    >>> weights = imtl_g_weights(jnp.array([[4.0, 0.0], [0.0, 1.0]]))
+    >>> [f"{weight:.2f}" for weight in weights]
+    ['0.33', '0.67']
+
+  References:
+    Liu et al., Towards Impartial Multi-task Learning, ICLR 2021, Section 3.1.
+  """
+  return gramian_method(imtl_g_weights, num_tasks=num_tasks, shared=shared)
+
+
+def imtl_g_weights(gramian: jax.Array) -> jax.Array:
+  """The weights of :func:`imtl_g` for inner products [K, K].
+
+  With the cosines C, ``w_k ∝ (C⁺ 1)_k / ‖g_k‖``. The pseudo-inverse generalises the
+  paper's inverse to gradients that depend on each other.
+
+  Args:
+    gramian: [K, K], ``⟨g_i, g_j⟩``.
+
+  Returns:
+    [K], of sum 1, or all 0 where there is no such combination.
+
+  """
+  inverse = inverse_norms(gramian)
+  largest = jnp.max(inverse)
+  unit = inverse / jnp.where(largest > 0, largest, 1.0)
+  present = (inverse > 0).astype(gramian.dtype)
+  pseudo_inverse = jnp.linalg.pinv(cosines(gramian), hermitian=True)
+  weights = unit * matvec(pseudo_inverse, present)
+  total = jnp.sum(weights)
+  solvable = jnp.abs(total) > 1e-6 * jnp.sum(jnp.abs(weights))
+  return jnp.where(solvable, weights / jnp.where(solvable, total, 1.0), 0.0)
