@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from benchmarks.digits import experiment, plots, report
-from benchmarks.digits.methods import METHODS
+from benchmarks.digits.methods import DEFAULT_METHODS, METHODS
 from benchmarks.digits.train import EVALUATE_EVERY
 
 
@@ -29,7 +29,7 @@ def main() -> None:
     "--methods",
     nargs="+",
     choices=[*METHODS, "all"],
-    default=["all"],
+    default=DEFAULT_METHODS,
     metavar="METHOD",
     help=f"any of {', '.join(METHODS)}; or all. Single-task models are always trained",
   )

@@ -99,6 +99,11 @@ def _best(
   return Result(best, scores, histories[best])
 
 
+def measures_gnr(result: Result) -> bool:
+  """Whether the method's state holds the tasks' GNRs."""
+  return not np.isnan(result.history.gnr).any()
+
+
 def final(metrics: np.ndarray) -> np.ndarray:
   """[S, 4]: each seed's metrics, of evaluations [S, E, 4]."""
   return metrics[:, -LAST:].mean(1)

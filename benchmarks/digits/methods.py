@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import optax
 
 from benchmarks.digits.model import trunk_only
-from maxgnr_jax import GradientStats, Solver, maxgnr, steepest_descent
+from maxgnr_jax import GradientStats, Solver, baselines, maxgnr, steepest_descent
 
 
 def _equal_weights(stats: GradientStats):
@@ -24,10 +24,20 @@ def _maxgnr(gamma: float, **options):
   )
 
 
+def _baseline(method):
+  return lambda num_tasks: method(num_tasks=num_tasks, shared=trunk_only)
+
+
 # Name on the command line and in the table -> transformation for a number of tasks.
 METHODS = {
   "equal-weights": equal_weights,
   "maxgnr-0.5": _maxgnr(0.5),
   "maxgnr-0.9": _maxgnr(0.9),
   "maxgnr-0.9-paper-solver": _maxgnr(0.9, solver=steepest_descent()),
+  "mgda": _baseline(baselines.mgda),
+  "upgrad": _baseline(baselines.upgrad),
+  "dualproj": _baseline(baselines.dualproj),
+  "imtl-g": _baseline(baselines.imtl_g),
+  "aligned-mtl": _baseline(baselines.aligned_mtl),
 }
+DEFAULT_METHODS = [name for name in METHODS if name.startswith(("equal", "maxgnr"))]

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.digits.experiment import Result
+from benchmarks.digits.experiment import Result, measures_gnr
 from benchmarks.digits.model import TASKS
 from benchmarks.digits.train import EVALUATE_EVERY
 
@@ -17,9 +17,11 @@ WIDTHS = (5.0, 3.6, 2.2, 1.0)
 
 
 def write(single: dict[str, Result], joint: dict[str, Result], out: Path) -> None:
-  """Writes ``weights.png``, ``gnr.png`` and ``curves.png``."""
+  """Writes ``weights.png``, ``curves.png`` and, where it was measured, ``gnr.png``."""
   _per_step(joint, "weights", "task weight", out / "weights.png")
-  _per_step(joint, "gnr", "gradient-to-noise ratio", out / "gnr.png")
+  measured = {name: result for name, result in joint.items() if measures_gnr(result)}
+  if measured:
+    _per_step(measured, "gnr", "gradient-to-noise ratio", out / "gnr.png")
   _curves(single, joint, out / "curves.png")
 
 

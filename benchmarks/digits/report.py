@@ -12,6 +12,7 @@ from benchmarks.digits.experiment import (
   Result,
   delta_m,
   final,
+  measures_gnr,
   single_task_metrics,
 )
 from benchmarks.digits.model import TASKS
@@ -56,8 +57,10 @@ def summarise(
       **entry(result, names, values),
       "delta_m": [delta_m(row, base) for row in values],
       "mean_weights": _by_task(result.history.weights.mean((0, 1))),
-      "final_gnr": _by_task(np.median(result.history.gnr[:, -FINAL_STEPS:], (0, 1))),
     }
+    if measures_gnr(result):
+      gnr = np.median(result.history.gnr[:, -FINAL_STEPS:], (0, 1))
+      summary["methods"][name]["final_gnr"] = _by_task(gnr)
   return summary
 
 

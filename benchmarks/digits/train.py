@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import nnx
 
@@ -24,7 +25,8 @@ class History(NamedTuple):
     validation: [E, 4]. Metrics on the validation canvases.
     test: [E, 4]. Metrics on the test canvases.
     weights: [T, K]. Task weights.
-    gnr: [T, K]. Each task's gradient-to-noise ratio under these weights.
+    gnr: [T, K]. Each task's gradient-to-noise ratio under these weights; NaN if the
+      method does not measure it.
   """
 
   validation: Any
@@ -57,8 +59,9 @@ def make_run(
       _, grads = value_and_task_grads(task_losses)(params, batch)
       updates, opt_state = tx.update(grads, opt_state, params)
       params = optax.apply_updates(params, updates)
-      seen = tuple(optax.tree.get(opt_state, name) for name in ("weights", "gnr"))
-      return (params, opt_state), seen
+      weights = optax.tree.get(opt_state, "weights")
+      gnr = optax.tree.get(opt_state, "gnr", jnp.full_like(weights, jnp.nan))
+      return (params, opt_state), (weights, gnr)
 
     def train_and_evaluate(carry, keys):
       carry, (weights, gnr) = jax.lax.scan(train_step, carry, keys)
