@@ -10,7 +10,8 @@ HOW_TO_STACK = (
   "Stack the gradients of the K task losses on a leading axis with "
   "`maxgnr_jax.value_and_task_grads(losses)(params)`, "
   "`jax.vmap(jax.grad(loss), in_axes=(None, 0))(params, tasks)` or "
-  "`jax.jacrev(losses)(params)`."
+  "`jax.jacrev(losses)(params)` of a vector of losses; or, of K gradients, "
+  "`jax.tree.map(lambda *g: jnp.stack(g), *grads)`."
 )
 
 
@@ -62,6 +63,35 @@ def check_momentum_dtype(dtype: Any) -> None:
     )
 
 
+def check_solver(solver: Any) -> None:
+  """Raises unless ``solver`` has a method to solve Eq. 17 with."""
+  if not callable(getattr(solver, "solve", None)):
+    raise TypeError(
+      f"`solver` must be a `Solver`, such as `projected_gradient()`, got {solver!r}. "
+      "Call a function that makes one; wrap a rule of your own in `Solver(rule)`."
+    )
+
+
+def check_weights(weights: Any, num_tasks: int, dtype: Any) -> jax.Array:
+  """``weights`` as an array of ``dtype``; raises unless it holds one per task."""
+  weights = jnp.asarray(weights, dtype)
+  if weights.shape != (num_tasks,):
+    raise ValueError(
+      "The rule for the weights must return one weight per task, shape "
+      f"({num_tasks},), got shape {weights.shape}."
+    )
+  return weights
+
+
+def check_state(state: Any, kind: type) -> None:
+  """Raises unless ``state`` is of the transformation's own kind."""
+  if not isinstance(state, kind):
+    raise TypeError(
+      f"The state must be the {kind.__name__} that this transformation's `init` made, "
+      f"got {type(state).__name__}. The state of an `optax.chain` belongs to the chain."
+    )
+
+
 def check_floating(tree: Any, what: str) -> None:
   """Raises unless every array of ``tree`` is real floating point."""
   for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
@@ -92,7 +122,8 @@ def check_stacked(grads: Any, shapes: Any, what: str) -> int:
     raise ValueError(
       f"The gradients must be a pytree like that of {what}, {treedef}, got "
       f"{jax.tree.structure(grads)}. Pass the state that this transformation's `init` "
-      "made for these parameters, and gradients with respect to the same parameters."
+      "made for these parameters, and gradients with respect to the same parameters. "
+      f"{HOW_TO_STACK}"
     )
   leaves = jax.tree_util.tree_leaves_with_path(grads)
   pairs = [

@@ -60,7 +60,10 @@ def diagnostics(
 
 
 def _only(opt_state: Any) -> Any:
-  found = optax.tree.get(opt_state, "MaxGNRState")
-  if found is None:
-    raise KeyError("There must be one `maxgnr` state in `opt_state`, found none.")
-  return found
+  found = [state for _, state in optax.tree.get_all_with_path(opt_state, "MaxGNRState")]
+  if len(found) != 1:
+    raise KeyError(
+      f"There must be one `maxgnr` state in `opt_state`, found {len(found) or 'none'}. "
+      "Pass the part of the state that holds one MaxGNRState."
+    )
+  return found[0]

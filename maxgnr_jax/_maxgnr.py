@@ -14,7 +14,10 @@ from maxgnr_jax._checks import (
   check_gamma,
   check_momentum_dtype,
   check_same_tasks,
+  check_solver,
   check_stacked,
+  check_state,
+  check_weights,
 )
 from maxgnr_jax._gnr import GradientStats, single_task_gnr, task_gnr
 from maxgnr_jax._solvers import Solver, projected_gradient
@@ -80,7 +83,9 @@ def maxgnr(
     solver: Solver of Eq. 17: :func:`projected_gradient`, the optimum, or
       :func:`steepest_descent`, the paper's approximation.
     momentum_dtype: Dtype of the momentum; by default that of the parameter, which
-      is also its gradient's.
+      is also its gradient's. A bfloat16 momentum stands still where it should move by
+      less than 0.4 % in a step, so that with a gamma near 1 float32 is better. Under
+      ``inject_hyperparams`` give ``hyperparam_dtype=jnp.float32`` with such parameters.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`MaxGNRState`.
@@ -115,6 +120,7 @@ def maxgnr(
   """
   check_gamma(gamma)
   check_momentum_dtype(momentum_dtype)
+  check_solver(solver)
   # Traced under `optax.inject_hyperparams`, where only `init` needs to know it.
   if num_tasks is not None and not isinstance(num_tasks, jax.core.Tracer):
     check_at_least_one("num_tasks", num_tasks)
@@ -145,6 +151,7 @@ def maxgnr(
     **extra_args: Any,
   ) -> tuple[optax.Updates, MaxGNRState]:
     del extra_args
+    check_state(state, MaxGNRState)
     check_floating(grads, "Gradients")
     if not jax.tree.leaves(grads):
       return _shared.nothing_to_measure(grads), state
@@ -162,7 +169,7 @@ def maxgnr(
     decay = jnp.where(state.count == 0, 0.0, gamma)
     momentum = _stacked.decay(momentum, measured, decay)  # Eq. 13
     stats = _stacked.measure(measured, momentum, decay, state.weights.dtype)  # Eq. 16
-    weights = solver.solve(stats).astype(state.weights.dtype)  # Eq. 17
+    weights = check_weights(solver.solve(stats), tasks, state.weights.dtype)  # Eq. 17
     updates = _stacked.combine(weights, grads, like)
     return updates, MaxGNRState(
       count=optax.safe_increment(state.count),

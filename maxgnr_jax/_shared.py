@@ -10,6 +10,8 @@ import jax
 import numpy as np
 import optax
 
+from maxgnr_jax._checks import HOW_TO_STACK
+
 
 def select(shared: Any, params: optax.Params) -> Any:
   """``params`` with :class:`optax.MaskedNode` where ``shared`` is False."""
@@ -48,7 +50,8 @@ def restrict(grads: optax.Updates, momentum: Any) -> Any:
     raise ValueError(
       "The gradients must be a pytree like the state's momentum, "
       f"{jax.tree.structure(momentum)}, got {jax.tree.structure(grads)}. Pass the "
-      "state that this transformation's `init` made for these parameters."
+      "state that this transformation's `init` made for these parameters. "
+      f"{HOW_TO_STACK}"
     ) from error
 
 

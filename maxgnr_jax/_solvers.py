@@ -48,7 +48,7 @@ def projected_gradient(num_steps: int = 300) -> Solver:
   Args:
     num_steps: Steps of the ``lax.fori_loop``, at least 1. 300 reach more than
       0.999 of the optimum on up to 128 tasks whose noise cosines have a
-      condition number of 1,000.
+      condition number of 1,000. Noises that cancel all but exactly need more.
 
   Returns:
     A :class:`Solver`.

@@ -29,8 +29,10 @@ def decay(momentum: Any, grads: Any, gamma: jax.typing.ArrayLike) -> Any:
 
   def leaf(m, g):
     wide = compute_dtype((m, g))
-    before = m.astype(wide)
-    change = (1 - jnp.asarray(gamma, wide)) * (g.astype(wide) - before)
+    g = g.astype(wide)
+    # One step's NaN must not stay for ever: there the momentum starts again.
+    before = jnp.where(jnp.isfinite(m), m.astype(wide), g)
+    change = (1 - jnp.asarray(gamma, wide)) * (g - before)
     return (before + change).astype(m.dtype)
 
   return jax.tree.map(leaf, momentum, grads)
@@ -62,14 +64,18 @@ def measure(
   )
   gram = _total(_gram(x / noise_scale[:, None]) for x in noises)
 
+  gradient_norm = signal_scale * jnp.sqrt(squared_norm)
   scaled_norm = jnp.sqrt(jnp.diagonal(gram))
-  # At γ = 0, m is g, and what rounding leaves of their difference is no noise.
-  noisy = (scaled_norm > 0) & (jnp.asarray(gamma) > 0)
+  # At γ = 0, m is g, and what rounding leaves of their difference is no noise. Nor is
+  # what the rounding of a momentum leaves that moves by 1 - γ of the difference only.
+  gamma = jnp.asarray(gamma, dtype)
+  rounding = _coarsest(momentum) / (1 - gamma) * gradient_norm
+  noisy = (noise_scale * scaled_norm > rounding) & (gamma > 0)
   divisor = jnp.where(noisy, scaled_norm, 1.0)
   cosine = jnp.clip(gram / divisor[:, None] / divisor[None, :], -1.0, 1.0)
   cosine = jnp.where(jnp.eye(noisy.size, dtype=bool), jnp.ones((), dtype), cosine)
   return GradientStats(
-    gradient_norm=signal_scale * jnp.sqrt(squared_norm),
+    gradient_norm=gradient_norm,
     noise_norm=jnp.where(noisy, noise_scale * scaled_norm, 0.0),
     noise_cosine=jnp.where(noisy[:, None] & noisy[None, :], cosine, 0.0),
   )
@@ -113,6 +119,11 @@ def _rows(x: jax.Array, dtype: Any) -> jax.Array:
 
 def _gram(rows: jax.Array) -> jax.Array:
   return jnp.matmul(rows, rows.T, precision="highest")
+
+
+def _coarsest(tree: Any) -> float:
+  """The largest relative rounding error of the tree's dtypes."""
+  return max(float(jnp.finfo(x.dtype).eps) for x in jax.tree.leaves(tree))
 
 
 def _total(terms: Iterable[jax.Array]) -> jax.Array:

@@ -1,6 +1,7 @@
 """From the losses of several tasks to stacked gradients."""
 
 import functools
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -57,7 +58,9 @@ def value_and_task_grads(
   """
   if tasks_at_once is not None:
     check_at_least_one("tasks_at_once", tasks_at_once)
-  positions = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+  several = isinstance(argnums, Sequence)
+  numbers = argnums if isinstance(argnums, Sequence) else (argnums,)
+  positions = tuple(operator.index(number) for number in numbers)
 
   @functools.wraps(fun)
   def value_and_task_grads_fun(*args, **kwargs):
@@ -86,7 +89,7 @@ def value_and_task_grads(
       batch_size = None if tasks_at_once == 1 else tasks_at_once
       grads = jax.lax.map(pullback, cotangents, batch_size=batch_size)
     value = (losses, aux) if has_aux else losses
-    return value, grads[0] if isinstance(argnums, int) else grads
+    return value, grads if several else grads[0]
 
   return value_and_task_grads_fun
 
@@ -122,7 +125,7 @@ def _one_loss_at_a_time(losses: Any) -> tuple[Any, int]:
     raise TypeError(
       "`fun` must return K losses, as a vector of shape [K] or a pytree of scalars, "
       f"got {treedef} with shapes {shapes}. Reduce each task's loss to a scalar, for "
-      "instance by `.mean()`."
+      "instance by `.mean()`; for auxiliary data besides them, pass `has_aux=True`."
     )
   for leaf in leaves:
     if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):

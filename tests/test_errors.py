@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from maxgnr_jax import (
+  Solver,
   maxgnr,
   projected_gradient,
   steepest_descent,
@@ -261,3 +262,31 @@ def test_argnums_beyond_the_arguments_are_refused(argnums):
 def test_a_momentum_dtype_that_is_not_real_floating_point_is_refused(dtype):
   with pytest.raises(TypeError, match="`momentum_dtype` must be a real floating-point"):
     maxgnr(momentum_dtype=dtype)
+
+
+@pytest.mark.parametrize("solver", [projected_gradient, lambda stats: stats, None])
+def test_a_solver_that_is_none_is_refused(solver):
+  with pytest.raises(TypeError, match="`solver` must be a `Solver`"):
+    maxgnr(solver=solver)
+
+
+def test_weights_of_another_length_are_refused():
+  tx = maxgnr(solver=Solver(lambda stats: jnp.ones(3)))
+  params = jnp.ones(4)
+  with pytest.raises(ValueError, match=r"one weight per task, shape \(2,\), got shape"):
+    jax.eval_shape(tx.update, jnp.ones((2, 4)), tx.init(params))
+
+
+def test_the_state_of_a_chain_is_refused():
+  params = jnp.ones(4)
+  state = optax.chain(maxgnr(), optax.sgd(0.1)).init(params)
+  with pytest.raises(TypeError, match=r"must be the MaxGNRState.*got tuple"):
+    maxgnr().update(jnp.ones((2, 4)), state)
+
+
+def test_gradients_in_a_pytree_of_tasks_are_told_how_to_stack():
+  params = {"w": jnp.ones(3)}
+  tx = maxgnr()
+  for grads in ([params, params], {"depth": params, "edges": params}):
+    with pytest.raises(ValueError, match=r"jnp.stack\(g\), \*grads"):
+      tx.update(grads, tx.init(params), params)

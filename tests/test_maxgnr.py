@@ -255,3 +255,33 @@ def test_all_sources_of_task_gradients_give_the_same_updates():
   results = [last(DEFAULT, params, [grads] * 2) for grads in sources]
   assert_trees_close(results[1], results[0])
   assert_trees_close(results[2], results[0])
+
+
+def test_what_rounding_leaves_of_a_constant_gradient_is_no_noise():
+  rng = np.random.default_rng(0)
+  constant = rng.normal(size=200)
+  tx = default_maxgnr()
+  params = jnp.zeros(200)
+  sequence = [
+    jnp.asarray(
+      np.stack(
+        [constant * (1 if step < 10 else 1.37), constant + rng.normal(size=200)]
+      ),
+      jnp.float32,
+    )
+    for step in range(300)
+  ]
+  for _, state in follow(tx, params, sequence)[-50:]:
+    inverse = 1 / np.asarray(state.stats.gradient_norm, np.float64)
+    np.testing.assert_allclose(state.weights, inverse / inverse.sum(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_task_recovers_from_one_step_that_was_not_finite(bad):
+  params = example_params()
+  sequence = grads_sequence(params, 3, 4)
+  sequence[1] = jax.tree.map(lambda g: g.at[1].set(bad), sequence[1])
+  history = follow(default_maxgnr(), params, sequence)
+  for updates, state in history[2:]:
+    assert np.all(np.isfinite(flat(updates)))
+    assert np.all(np.asarray(state.weights) > 0)

@@ -224,3 +224,11 @@ def test_losses_and_parameters_may_differ_in_dtype(dtype):
 def test_a_python_float_can_be_differentiated():
   _, grads = value_and_task_grads(lambda w: (2.0 * w, w**2))(3.0)
   np.testing.assert_allclose(grads, [2, 6])
+
+
+def test_argnums_may_be_a_numpy_integer():
+  losses, grads = value_and_task_grads(lambda a, b: {"a": a, "ab": a * b}, np.int64(1))(
+    jnp.float32(2), jnp.float32(3)
+  )
+  assert losses["ab"] == 6
+  np.testing.assert_array_equal(grads, [0, 2])

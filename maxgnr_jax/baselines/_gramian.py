@@ -13,6 +13,8 @@ from maxgnr_jax._checks import (
   check_floating,
   check_same_tasks,
   check_stacked,
+  check_state,
+  check_weights,
 )
 
 
@@ -84,6 +86,7 @@ def gramian_method(
     **extra_args: Any,
   ) -> tuple[optax.Updates, GramianState]:
     del extra_args
+    check_state(state, GramianState)
     check_floating(grads, "Gradients")
     if not jax.tree.leaves(grads):
       return _shared.nothing_to_measure(grads), state
@@ -95,12 +98,9 @@ def gramian_method(
       check_same_tasks(tasks, state.weights.size, "the state is")
     measured = _shared.restrict(grads, _shared.select(shared, _stacked.one_task(grads)))
     dtype = state.weights.dtype
-    weights = weighting(_stacked.gram(measured, dtype)).astype(dtype)
-    if weights.shape != (tasks,):
-      raise ValueError(
-        f"`weighting` must return one weight per task, shape ({tasks},), got shape "
-        f"{weights.shape}."
-      )
+    weights = check_weights(
+      weighting(_stacked.gram(measured, dtype)), tasks, state.weights.dtype
+    )
     count = optax.safe_increment(state.count)
     return _stacked.combine(weights, grads, like), GramianState(count, weights)
 
