@@ -23,7 +23,9 @@ def test_python_blocks_run_in_order(standard_promotion):
     exec(block, namespace)
 
 
-@pytest.mark.parametrize(("name", "module"), [("digits", report), ("solvers", solvers)])
+@pytest.mark.parametrize(
+  ("name", "module"), [("digits", report), ("digits-all", report), ("solvers", solvers)]
+)
 def test_tables_are_the_committed_results(name, module):
   summary = json.loads((RESULTS / name / "results.json").read_text())
   table = module.table(summary)
