@@ -30,6 +30,21 @@ def check_at_least_one(name: str, value: Any) -> None:
     raise ValueError(f"`{name}` must be an integer of at least 1, got {value!r}.")
 
 
+def check_num_tasks(num_tasks: Any) -> None:
+  """Raises for a wrong number of tasks, if it is given and known already."""
+  # Traced under `optax.inject_hyperparams`, where only `init` needs to know it.
+  if num_tasks is not None and not isinstance(num_tasks, jax.core.Tracer):
+    check_at_least_one("num_tasks", num_tasks)
+
+
+def initial_tasks(num_tasks: Any) -> int:
+  """K of a new state, 0 if it is not given; raises unless it is known by now."""
+  if num_tasks is None:
+    return 0
+  check_at_least_one("num_tasks", num_tasks)
+  return int(num_tasks)
+
+
 def check_positive(name: str, value: Any) -> None:
   """Raises unless ``value`` is positive; a traced value passes unseen."""
   if not isinstance(value, jax.core.Tracer) and not value > 0:
@@ -157,12 +172,12 @@ def check_stacked(grads: Any, shapes: Any, what: str) -> int:
   return first_shape[0]
 
 
-def check_same_tasks(num_tasks: int, expected: int, source: str) -> None:
-  """Raises unless the gradients are of as many tasks as ``source`` says."""
+def check_same_tasks(num_tasks: int, expected: int) -> None:
+  """Raises unless the gradients are of as many tasks as the state."""
   if num_tasks != expected:
     raise ValueError(
-      f"The gradients are of {num_tasks} tasks, but {source} of {expected}. Pass one "
-      "gradient per task, or make a new transformation and a new state for "
+      f"The gradients are of {num_tasks} tasks, but the state is of {expected}. Pass "
+      "one gradient per task, or make a new transformation and a new state for "
       f"{num_tasks} tasks."
     )
 

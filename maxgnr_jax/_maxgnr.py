@@ -9,15 +9,16 @@ import optax
 
 from maxgnr_jax import _shared, _stacked
 from maxgnr_jax._checks import (
-  check_at_least_one,
   check_floating,
   check_gamma,
   check_momentum_dtype,
+  check_num_tasks,
   check_same_tasks,
   check_solver,
   check_stacked,
   check_state,
   check_weights,
+  initial_tasks,
 )
 from maxgnr_jax._gnr import GradientStats, single_task_gnr, task_gnr
 from maxgnr_jax._solvers import Solver, projected_gradient
@@ -121,15 +122,11 @@ def maxgnr(
   check_gamma(gamma)
   check_momentum_dtype(momentum_dtype)
   check_solver(solver)
-  # Traced under `optax.inject_hyperparams`, where only `init` needs to know it.
-  if num_tasks is not None and not isinstance(num_tasks, jax.core.Tracer):
-    check_at_least_one("num_tasks", num_tasks)
+  check_num_tasks(num_tasks)
 
   def init(params: optax.Params) -> MaxGNRState:
     check_floating(params, "Parameters")
-    if num_tasks is not None:
-      check_at_least_one("num_tasks", num_tasks)
-    tasks = 0 if num_tasks is None else int(num_tasks)
+    tasks = initial_tasks(num_tasks)
     dtype = _stacked.compute_dtype(params)
     return MaxGNRState(
       count=jnp.zeros((), jnp.int32),
@@ -163,7 +160,7 @@ def maxgnr(
     if state.weights.size == 0:
       momentum = _stacked.zeros(_stacked.one_task(momentum), tasks, None)
     else:
-      check_same_tasks(tasks, state.weights.size, "the state is")
+      check_same_tasks(tasks, state.weights.size)
 
     # m_0 = g_0: the first step forgets the zeros that the state began with.
     decay = jnp.where(state.count == 0, 0.0, gamma)

@@ -9,12 +9,13 @@ import optax
 
 from maxgnr_jax import _shared, _stacked
 from maxgnr_jax._checks import (
-  check_at_least_one,
   check_floating,
+  check_num_tasks,
   check_same_tasks,
   check_stacked,
   check_state,
   check_weights,
+  initial_tasks,
 )
 
 
@@ -68,14 +69,11 @@ def gramian_method(
     >>> updates.tolist()
     [0.0, 3.0]
   """
-  if num_tasks is not None and not isinstance(num_tasks, jax.core.Tracer):
-    check_at_least_one("num_tasks", num_tasks)
+  check_num_tasks(num_tasks)
 
   def init(params: optax.Params) -> GramianState:
     check_floating(params, "Parameters")
-    if num_tasks is not None:
-      check_at_least_one("num_tasks", num_tasks)
-    tasks = 0 if num_tasks is None else int(num_tasks)
+    tasks = initial_tasks(num_tasks)
     weights = jnp.full((tasks,), 1.0 / max(tasks, 1), _stacked.compute_dtype(params))
     return GramianState(count=jnp.zeros((), jnp.int32), weights=weights)
 
@@ -95,12 +93,10 @@ def gramian_method(
       grads, like, "the gradients" if params is None else "the parameters"
     )
     if state.weights.size:
-      check_same_tasks(tasks, state.weights.size, "the state is")
+      check_same_tasks(tasks, state.weights.size)
     measured = _shared.restrict(grads, _shared.select(shared, _stacked.one_task(grads)))
     dtype = state.weights.dtype
-    weights = check_weights(
-      weighting(_stacked.gram(measured, dtype)), tasks, state.weights.dtype
-    )
+    weights = check_weights(weighting(_stacked.gram(measured, dtype)), tasks, dtype)
     count = optax.safe_increment(state.count)
     return _stacked.combine(weights, grads, like), GramianState(count, weights)
 
