@@ -1,6 +1,9 @@
 """Multi-task training in JAX by the gradient-to-noise ratio."""
 
 from maxgnr_jax._diagnostics import diagnostics as diagnostics
+from maxgnr_jax._flat_task_grads import (
+  value_and_flat_task_grads as value_and_flat_task_grads,
+)
 from maxgnr_jax._gnr import GradientStats as GradientStats
 from maxgnr_jax._gnr import single_task_gnr as single_task_gnr
 from maxgnr_jax._gnr import task_gnr as task_gnr

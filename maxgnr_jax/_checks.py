@@ -1,6 +1,7 @@
 """Errors raised at trace time: what, what it must be, what came, what to do."""
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,17 +18,24 @@ HOW_TO_STACK = (
 
 def check_at_least_one(name: str, value: Any) -> None:
   """Raises unless ``value`` is an integer of at least 1, known at trace time."""
+  check_integer(name, value, 1)
+
+
+def check_integer(name: str, value: Any, minimum: int) -> None:
+  """Raises unless ``value`` is an integer >= ``minimum``, known at trace time."""
   if isinstance(value, jax.core.Tracer):
     raise TypeError(
       f"`{name}` must be known when the step is traced, got a traced value. Under "
       f'`optax.inject_hyperparams` pass `static_args=("{name}",)`.'
     )
   try:
-    valid = operator.index(value) >= 1
+    valid = operator.index(value) >= minimum
   except TypeError:
     valid = False
   if not valid:
-    raise ValueError(f"`{name}` must be an integer of at least 1, got {value!r}.")
+    raise ValueError(
+      f"`{name}` must be an integer of at least {minimum}, got {value!r}."
+    )
 
 
 def check_num_tasks(num_tasks: Any) -> None:
@@ -47,8 +55,31 @@ def initial_tasks(num_tasks: Any) -> int:
 
 def check_positive(name: str, value: Any) -> None:
   """Raises unless ``value`` is positive; a traced value passes unseen."""
-  if not isinstance(value, jax.core.Tracer) and not value > 0:
-    raise ValueError(f"`{name}` must be positive, got {value!r}.")
+  check_range(name, value, "positive", lambda x: x > 0)
+
+
+def check_not_negative(name: str, value: Any) -> None:
+  """Raises unless ``value >= 0``; a traced value passes unseen."""
+  check_range(name, value, "at least 0", lambda x: x >= 0)
+
+
+def check_fraction(name: str, value: Any) -> None:
+  """Raises unless ``0 <= value < 1``; a traced value passes unseen."""
+  check_range(name, value, "in [0, 1)", lambda x: 0 <= x < 1)
+
+
+def check_range(
+  name: str, value: Any, what: str, valid: Callable[[float], bool]
+) -> None:
+  """Raises unless ``value`` is a number that is ``valid``; a traced one passes."""
+  if isinstance(value, jax.core.Tracer):
+    return
+  try:
+    good = not isinstance(value, str) and valid(float(value))
+  except TypeError:
+    good = False
+  if not good:
+    raise ValueError(f"`{name}` must be {what}, got {value!r}.")
 
 
 def check_gamma(gamma: Any) -> None:
@@ -87,6 +118,24 @@ def check_solver(solver: Any) -> None:
     )
 
 
+def check_optimizer(optimizer: Any) -> None:
+  """Raises unless ``optimizer`` is a gradient transformation."""
+  _check_transformation("optimizer", optimizer, "optax.adam(0.025)")
+
+
+def check_aggregator(aggregator: Any) -> None:
+  """Raises unless ``aggregator`` is a gradient transformation."""
+  _check_transformation("aggregator", aggregator, "maxgnr()")
+
+
+def _check_transformation(name: str, value: Any, example: str) -> None:
+  if not callable(getattr(value, "update", None)):
+    raise TypeError(
+      f"`{name}` must be an `optax.GradientTransformation`, such as `{example}`, got "
+      f"{value!r}."
+    )
+
+
 def check_weights(weights: Any, num_tasks: int, dtype: Any) -> jax.Array:
   """``weights`` as an array of ``dtype``; raises unless it holds one per task."""
   weights = jnp.asarray(weights, dtype)
@@ -96,6 +145,41 @@ def check_weights(weights: Any, num_tasks: int, dtype: Any) -> jax.Array:
       f"({num_tasks},), got shape {weights.shape}."
     )
   return weights
+
+
+def check_task_values(name: str, values: Any, num_tasks: int, dtype: Any) -> jax.Array:
+  """An extra argument of ``update`` as [K]; raises unless it holds one per task.
+
+  Args:
+    name: Of the argument, for the message.
+    values: A vector [K] or a pytree of K scalars; None if it was not passed.
+    num_tasks: K.
+    dtype: Of the result.
+  """
+  if values is None:
+    raise TypeError(
+      f"This method needs `{name}`, one number per task: pass "
+      f"`tx.update(grads, opt_state, params, {name}={name})` or, with flax.nnx, "
+      f"`optimizer.update(model, grads, {name}={name})`. The `TrainState` of "
+      "flax.linen passes no extra arguments: call its `tx.update` yourself, as in the "
+      "README."
+    )
+  leaves = jax.tree.leaves(values)
+  shapes = [jnp.shape(leaf) for leaf in leaves]
+  if shapes not in ([(num_tasks,)], [()] * num_tasks):
+    raise ValueError(
+      f"`{name}` must hold one number per task, as a vector [{num_tasks}] or a pytree "
+      f"of {num_tasks} scalars, in the order of the stacked gradients, got "
+      f"{jax.tree.structure(values)} with shapes {shapes}. Pass what "
+      "`value_and_task_grads` returned beside the gradients."
+    )
+  vector = (
+    leaves[0]
+    if shapes == [(num_tasks,)]
+    else jnp.stack([jnp.asarray(leaf, dtype) for leaf in leaves])
+  )
+  # Numbers for the optimiser, not something to differentiate through.
+  return jax.lax.stop_gradient(jnp.asarray(vector, dtype))
 
 
 def check_state(state: Any, kind: type) -> None:
@@ -170,6 +254,18 @@ def check_stacked(grads: Any, shapes: Any, what: str) -> int:
       f"There must be at least one task, got {_where(first)} of shape {first_shape}."
     )
   return first_shape[0]
+
+
+def check_same_shapes(grads: Any, others: Any, name: str) -> None:
+  """Raises unless ``others``, an extra argument, is like the stacked gradients."""
+  structures: list[Any] = [jax.tree.structure(tree) for tree in (grads, others)]
+  shapes = [list(map(jnp.shape, jax.tree.leaves(tree))) for tree in (grads, others)]
+  if structures[0] != structures[1] or shapes[0] != shapes[1]:
+    raise ValueError(
+      f"`{name}` must be stacked gradients of the same tasks and parameters as the "
+      f"gradients, {structures[0]} of shapes {shapes[0]}, got {structures[1]} of shapes "
+      f"{shapes[1]}."
+    )
 
 
 def check_same_tasks(num_tasks: int, expected: int) -> None:

@@ -40,6 +40,16 @@ def select(shared: Any, params: optax.Params) -> Any:
   return selected
 
 
+def as_mask(shared: Any, params: optax.Params) -> Any:
+  """A pytree of bools like ``params``: True where ``shared`` is, or is None."""
+  return jax.tree.map(
+    lambda s, part: jax.tree.map(lambda _: not _is_masked(s), part),
+    select(shared, params),
+    params,
+    is_leaf=_is_masked,
+  )
+
+
 def restrict(grads: optax.Updates, momentum: Any) -> Any:
   """``grads`` with :class:`optax.MaskedNode` where ``momentum`` has it."""
   try:
@@ -53,6 +63,16 @@ def restrict(grads: optax.Updates, momentum: Any) -> Any:
       "state that this transformation's `init` made for these parameters. "
       f"{HOW_TO_STACK}"
     ) from error
+
+
+def replace(updates: optax.Updates, part: Any) -> optax.Updates:
+  """``updates`` with the arrays of ``part``, in its dtypes, where it is not masked."""
+  return jax.tree.map(
+    lambda p, u: u if _is_masked(p) else p.astype(u.dtype),
+    part,
+    updates,
+    is_leaf=_is_masked,
+  )
 
 
 def nothing_to_measure(grads: optax.Updates) -> optax.Updates:

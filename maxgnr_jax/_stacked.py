@@ -5,7 +5,7 @@ in float32 at least, whatever dtype the numbers are stored in.
 """
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -62,7 +62,8 @@ def measure(
   squared_norm = _total(
     jnp.sum(jnp.square(x / signal_scale[:, None]), axis=1) for x in signals
   )
-  gram = _total(_gram(x / noise_scale[:, None]) for x in noises)
+  scaled = [x / noise_scale[:, None] for x in noises]
+  gram = _total(_products(x, x) for x in scaled)
 
   gradient_norm = signal_scale * jnp.sqrt(squared_norm)
   scaled_norm = jnp.sqrt(jnp.diagonal(gram))
@@ -81,12 +82,48 @@ def measure(
   )
 
 
-def gram(stacked: Any, dtype: Any) -> jax.Array:
-  """``⟨g_i, g_j⟩`` of the tasks' gradients, [K, K]. Overflows with norms above 1e19."""
-  rows = [_rows(x, dtype) for x in jax.tree.leaves(stacked)]
-  scale = _largest(rows)
-  scaled = _total(_gram(x / scale[:, None]) for x in rows)
-  return scale[:, None] * scale[None, :] * scaled
+def gram(stacked: Any, dtype: Any, other: Any = None) -> jax.Array:
+  """``⟨g_i, g_j⟩`` of the tasks' gradients, [K, K]. Overflows with norms above 1e19.
+
+  With ``other``, stacked gradients too, ``⟨g_i, other_j⟩``.
+  """
+  rows, scale = _scaled_rows(stacked, dtype)
+  columns, column_scale = (rows, scale) if other is None else _scaled_rows(other, dtype)
+  scaled = _total(_products(x, y) for x, y in zip(rows, columns, strict=True))
+  return scale[:, None] * column_scale[None, :] * scaled
+
+
+def norms(stacked: Any, dtype: Any) -> jax.Array:
+  """``‖g_k‖`` of the tasks' gradients, [K]."""
+  rows, scale = _scaled_rows(stacked, dtype)
+  return scale * jnp.sqrt(_total(jnp.sum(x * x, axis=1) for x in rows))
+
+
+def mix(a: jax.Array, first: Any, b: jax.Array, second: Any) -> Any:
+  """``a_k x_k + b_k y_k`` of every task of two stacked pytrees, in x's dtypes."""
+
+  def leaf(x, y):
+    wide = compute_dtype((x, y))
+
+    def times(factor, z):
+      return factor.astype(wide).reshape(-1, *(1,) * (z.ndim - 1)) * z.astype(wide)
+
+    return (times(a, x) + times(b, y)).astype(x.dtype)
+
+  return jax.tree.map(leaf, first, second)
+
+
+def adagrad_risks(squares: Any, grads: Any, dtype: Any) -> tuple[Any, jax.Array]:
+  """Adds ``g²`` to ``squares``; returns them and ``Σ g² / √squares`` [K]."""
+  squared = jax.tree.map(lambda s, g: jnp.square(g.astype(s.dtype)), squares, grads)
+  squares = jax.tree.map(jnp.add, squares, squared)
+
+  def risks(s, g2):
+    terms = jnp.where(s > 0, g2 / jnp.sqrt(jnp.where(s > 0, s, 1.0)), 0.0)
+    return jnp.sum(_rows(terms, dtype), axis=1)
+
+  pairs = zip(jax.tree.leaves(squares), jax.tree.leaves(squared), strict=True)
+  return squares, _total(risks(s, g2) for s, g2 in pairs)
 
 
 def combine(weights: jax.Array, grads: Any, like: Any) -> Any:
@@ -100,6 +137,21 @@ def combine(weights: jax.Array, grads: Any, like: Any) -> Any:
     return combined.astype(jnp.result_type(reference))
 
   return jax.tree.map(leaf, grads, like)
+
+
+def apply(leaf: Callable[..., jax.Array], stacked: Any, key: Any = None) -> Any:
+  """``leaf`` of every array, [K, *shape] to [*shape], in the arithmetic's dtype.
+
+  Args:
+    leaf: Takes an array, and a PRNG key of its own if ``key`` is given.
+    stacked: Stacked pytree.
+    key: PRNG key.
+  """
+  arrays, treedef = jax.tree.flatten(stacked)
+  wide = [x.astype(compute_dtype(x)) for x in arrays]
+  keys = [()] * len(wide) if key is None else zip(jax.random.split(key, len(wide)))
+  combined = [leaf(x, *k) for x, k in zip(wide, keys, strict=True)]
+  return jax.tree.unflatten(treedef, combined)
 
 
 def one_task(stacked: Any) -> Any:
@@ -117,8 +169,15 @@ def _rows(x: jax.Array, dtype: Any) -> jax.Array:
   return x.astype(dtype).reshape(x.shape[0], -1)
 
 
-def _gram(rows: jax.Array) -> jax.Array:
-  return jnp.matmul(rows, rows.T, precision="highest")
+def _scaled_rows(stacked: Any, dtype: Any) -> tuple[list[jax.Array], jax.Array]:
+  """The arrays as [K, size] in units of each task's largest magnitude, and those."""
+  rows = [_rows(x, dtype) for x in jax.tree.leaves(stacked)]
+  scale = _largest(rows)
+  return [x / scale[:, None] for x in rows], scale
+
+
+def _products(rows: jax.Array, columns: jax.Array) -> jax.Array:
+  return jnp.matmul(rows, columns.T, precision="highest")
 
 
 def _coarsest(tree: Any) -> float:

@@ -77,6 +77,8 @@ def assert_trees_close(actual, expected, rtol=1e-6, atol=0.0):
     jax.tree_util.tree_leaves_with_path(actual), jax.tree.leaves(expected), strict=True
   ):
     assert a.dtype == e.dtype, jax.tree_util.keystr(path)
+    if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+      a, e = jax.random.key_data(a), jax.random.key_data(e)
     np.testing.assert_allclose(
       np.asarray(a, np.float64),
       np.asarray(e, np.float64),

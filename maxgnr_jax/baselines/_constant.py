@@ -19,7 +19,7 @@ def equal_weights(
     num_tasks: As in :func:`gramian_method`.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`GramianState`.
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`.
 
   Example:
     >>> import jax.numpy as jnp
@@ -45,7 +45,7 @@ def constant_weights(
     weights: [K], one finite number per task; one-hot trains a single task.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`GramianState`.
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`.
 
   Raises:
     ValueError: if ``weights`` is not a vector of finite numbers.

@@ -23,7 +23,7 @@ def upgrad(
     shared: Where inner products are measured, likewise.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`GramianState`.
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`.
 
   Example:
     >>> import jax.numpy as jnp
@@ -64,7 +64,7 @@ def dualproj(
     shared: Where inner products are measured, likewise.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`GramianState`.
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`.
 
   Example:
     >>> import jax.numpy as jnp

@@ -1,35 +1,14 @@
 """Methods whose weights depend on the gradients through their inner products only."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from maxgnr_jax import _shared, _stacked
-from maxgnr_jax._checks import (
-  check_floating,
-  check_num_tasks,
-  check_same_tasks,
-  check_stacked,
-  check_state,
-  check_weights,
-  initial_tasks,
-)
-
-
-class GramianState(NamedTuple):
-  """State of a :func:`gramian_method`; read with ``optax.tree.get(opt_state, name)``.
-
-  Attributes:
-    count: [], int32. Number of updates.
-    weights: [K], float32, or float64 where the parameters are. The last step's
-      weights; K is 0 until the first step with ``num_tasks=None``.
-  """
-
-  count: jax.Array  # type: ignore[assignment]
-  weights: jax.Array
+from maxgnr_jax._gnr import matvec
+from maxgnr_jax.baselines._method import Choice, Step, method
 
 
 def gramian_method(
@@ -50,7 +29,7 @@ def gramian_method(
       called with the shapes and dtypes of the parameters.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`GramianState`.
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`.
 
   Raises:
     ValueError: for ``num_tasks`` < 1; at the trace of ``update``, for gradients that
@@ -69,38 +48,11 @@ def gramian_method(
     >>> updates.tolist()
     [0.0, 3.0]
   """
-  check_num_tasks(num_tasks)
 
-  def init(params: optax.Params) -> GramianState:
-    check_floating(params, "Parameters")
-    tasks = initial_tasks(num_tasks)
-    weights = jnp.full((tasks,), 1.0 / max(tasks, 1), _stacked.compute_dtype(params))
-    return GramianState(count=jnp.zeros((), jnp.int32), weights=weights)
+  def choose(step: Step, memory: dict[str, Any]) -> Choice:
+    return Choice(weighting(step.gramian()), memory)
 
-  def update(
-    grads: optax.Updates,
-    state: GramianState,
-    params: optax.Params | None = None,
-    **extra_args: Any,
-  ) -> tuple[optax.Updates, GramianState]:
-    del extra_args
-    check_state(state, GramianState)
-    check_floating(grads, "Gradients")
-    if not jax.tree.leaves(grads):
-      return _shared.nothing_to_measure(grads), state
-    like = _stacked.one_task(grads) if params is None else params
-    tasks = check_stacked(
-      grads, like, "the gradients" if params is None else "the parameters"
-    )
-    if state.weights.size:
-      check_same_tasks(tasks, state.weights.size)
-    measured = _shared.restrict(grads, _shared.select(shared, _stacked.one_task(grads)))
-    dtype = state.weights.dtype
-    weights = check_weights(weighting(_stacked.gram(measured, dtype)), tasks, dtype)
-    count = optax.safe_increment(state.count)
-    return _stacked.combine(weights, grads, like), GramianState(count, weights)
-
-  return optax.GradientTransformationExtraArgs(init, update)
+  return method(choose, num_tasks=num_tasks, shared=shared)
 
 
 def inverse_norms(gramian: jax.Array) -> jax.Array:
@@ -114,3 +66,23 @@ def cosines(gramian: jax.Array) -> jax.Array:
   """The cosines between the gradients; 0 for a task without gradient."""
   inverse = inverse_norms(gramian)
   return gramian * inverse[:, None] * inverse[None, :]
+
+
+def norms(gramian: jax.Array) -> jax.Array:
+  """``‖g_k‖``."""
+  return jnp.sqrt(jnp.diagonal(gramian))
+
+
+def unit_largest(values: jax.Array) -> jax.Array:
+  """Non-negative ``values`` in units of the largest, if that is not 0."""
+  largest = jnp.max(values)
+  return values / jnp.where(largest > 0, largest, 1.0)
+
+
+def equal_cosines(cosine: jax.Array) -> jax.Array:
+  """``C⁺ 1``: combines unit vectors of cosines C to one equally near to all.
+
+  A task without gradient, whose row is 0, gets 0.
+  """
+  present = (jnp.diagonal(cosine) > 0).astype(cosine.dtype)
+  return matvec(jnp.linalg.pinv(cosine, hermitian=True), present)

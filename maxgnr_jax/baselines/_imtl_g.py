@@ -6,8 +6,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from maxgnr_jax._gnr import matvec
-from maxgnr_jax.baselines._gramian import cosines, gramian_method, inverse_norms
+from maxgnr_jax.baselines._gramian import (
+  cosines,
+  equal_cosines,
+  gramian_method,
+  inverse_norms,
+  unit_largest,
+)
 
 
 def imtl_g(
@@ -23,7 +28,7 @@ def imtl_g(
     shared: Where inner products are measured, likewise.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`GramianState`.
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`.
 
   Example:
     >>> import jax.numpy as jnp
@@ -51,12 +56,8 @@ def imtl_g_weights(gramian: jax.Array) -> jax.Array:
     [K], of sum 1, or all 0 where there is no such combination.
 
   """
-  inverse = inverse_norms(gramian)
-  largest = jnp.max(inverse)
-  unit = inverse / jnp.where(largest > 0, largest, 1.0)
-  present = (inverse > 0).astype(gramian.dtype)
-  pseudo_inverse = jnp.linalg.pinv(cosines(gramian), hermitian=True)
-  weights = unit * matvec(pseudo_inverse, present)
+  unit = unit_largest(inverse_norms(gramian))
+  weights = unit * equal_cosines(cosines(gramian))
   total = jnp.sum(weights)
   solvable = jnp.abs(total) > 1e-6 * jnp.sum(jnp.abs(weights))
   return jnp.where(solvable, weights / jnp.where(solvable, total, 1.0), 0.0)

@@ -7,7 +7,12 @@ import jax.numpy as jnp
 import optax
 
 from maxgnr_jax._quadratic import minimise_above
-from maxgnr_jax.baselines._gramian import cosines, gramian_method, inverse_norms
+from maxgnr_jax.baselines._gramian import (
+  cosines,
+  gramian_method,
+  inverse_norms,
+  unit_largest,
+)
 
 
 def mgda(
@@ -23,7 +28,7 @@ def mgda(
     shared: Where inner products are measured, likewise.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`GramianState`.
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`.
 
   Example:
     >>> import jax.numpy as jnp
@@ -57,8 +62,7 @@ def mgda_weights(gramian: jax.Array) -> jax.Array:
 
   """
   inverse = inverse_norms(gramian)
-  largest = jnp.max(inverse)
-  unit = inverse / jnp.where(largest > 0, largest, 1.0)
+  unit = unit_largest(inverse)
   v = minimise_above(cosines(gramian), jnp.zeros_like(unit), unit)
   weights = v * unit
   absent = (inverse == 0).astype(weights.dtype)

@@ -1,0 +1,71 @@
+"""ExcessMTL, robust multi-task learning with excess risks."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from maxgnr_jax import _stacked
+from maxgnr_jax._checks import check_positive
+from maxgnr_jax.baselines._method import Choice, Step, method
+
+
+def excess_mtl(
+  step_size: jax.typing.ArrayLike = 0.01,
+  *,
+  num_tasks: int | None = None,
+  shared: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+  """More weight for the tasks that are farther from their optimum.
+
+  How far a loss is above what the task can reach, its excess risk, is estimated by
+  ``Σ g² / √(Σ_t g²)`` over the parameters, AdaGrad's curvature, in units of its first
+  value. Weights grow as ``w ∝ w exp(η risk)`` and sum to 1: a noisy label, which raises
+  the loss but not the gradient, gets nothing.
+
+  Args:
+    step_size: η, positive. The authors' code has 0.01, their command line 1.
+    num_tasks: As in :func:`gramian_method`.
+    shared: Where risks are estimated, likewise.
+
+  Returns:
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`, whose
+    memory holds the ``squares`` summed over the steps, stacked like the gradients, and
+    the ``first_risks`` [K].
+
+  Raises:
+    ValueError: for ``step_size`` <= 0.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from maxgnr_jax.baselines import excess_mtl
+    >>> tx = excess_mtl(step_size=1.0, num_tasks=2)
+    >>> state = tx.init(jnp.zeros(1))
+    >>> for grads in (jnp.array([[1.0], [1.0]]), jnp.array([[1.0], [0.1]])):
+    ...   _, state = tx.update(grads, state)
+    >>> [f"{weight:.2f}" for weight in state.weights]
+    ['0.67', '0.33']
+
+  References:
+    He et al., Robust Multi-Task Learning with Excess Risks, ICML 2024, Eq. 6 to 9. As
+    in the authors' code the first step sets the unit and leaves the weights equal.
+  """
+  check_positive("step_size", step_size)
+
+  def memory(params, tasks, dtype):
+    squares = _stacked.zeros(params, tasks, _stacked.compute_dtype(params))
+    return {"squares": squares, "first_risks": jnp.zeros((tasks,), dtype)}
+
+  def choose(step: Step, memory: dict[str, Any]) -> Choice:
+    squares, risks = _stacked.adagrad_risks(memory["squares"], step.grads, step.dtype)
+    first = jnp.where(step.count == 0, risks, memory["first_risks"])
+    relative = jnp.where(first > 0, risks / jnp.where(first > 0, first, 1.0), 0.0)
+    relative = jnp.where(jnp.isfinite(relative), relative, 0.0)
+    smallest = jnp.finfo(step.dtype).tiny
+    logits = jnp.log(jnp.maximum(step.weights, smallest))
+    logits += jnp.asarray(step_size, step.dtype) * relative
+    weights = jnp.where(step.count == 0, step.weights, jax.nn.softmax(logits))
+    return Choice(weights, {"squares": squares, "first_risks": first})
+
+  return method(choose, memory, num_tasks=num_tasks, shared=shared)

@@ -1,0 +1,53 @@
+"""Scaling every loss by its gradient's norm."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from maxgnr_jax.baselines._gramian import gramian_method, inverse_norms
+
+
+def gradient_norm_scaling(
+  *, num_tasks: int | None = None, shared: Any = None
+) -> optax.GradientTransformationExtraArgs:
+  """The sum of the gradients after each is scaled to the length of their sum.
+
+  ``w_k = ‖Σ_j g_j‖ / ‖g_k‖``: in direction what MaxGNR does where the tasks' noises are
+  uncorrelated, but with this step's gradient in place of a momentum.
+
+  Args:
+    num_tasks: As in :func:`gramian_method`.
+    shared: Where norms are measured, likewise.
+
+  Returns:
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from maxgnr_jax.baselines import gradient_norm_scaling_weights
+    >>> weights = gradient_norm_scaling_weights(jnp.array([[9.0, 0.0], [0.0, 1.0]]))
+    >>> [f"{weight:.2f}" for weight in weights]
+    ['1.05', '3.16']
+
+  References:
+    Guo et al., Revisit the Imbalance Optimization in Multi-task Learning: An
+    Experimental Analysis, 2025, Section V-F ("AvgNorm"), as notes of its readers give
+    it: the paper's own text was not at hand.
+  """
+  return gramian_method(
+    gradient_norm_scaling_weights, num_tasks=num_tasks, shared=shared
+  )
+
+
+def gradient_norm_scaling_weights(gramian: jax.Array) -> jax.Array:
+  """The weights of :func:`gradient_norm_scaling` for inner products [K, K].
+
+  Args:
+    gramian: [K, K], ``⟨g_i, g_j⟩``.
+
+  Returns:
+    [K], non-negative; 0 for a task without gradient.
+  """
+  return jnp.sqrt(jnp.maximum(jnp.sum(gramian), 0.0)) * inverse_norms(gramian)

@@ -1,0 +1,96 @@
+"""GradNorm, gradient normalization."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from maxgnr_jax._checks import check_not_negative, check_optimizer
+from maxgnr_jax.baselines._gramian import norms
+from maxgnr_jax.baselines._method import Choice, Step, method
+
+
+def gradnorm(
+  alpha: jax.typing.ArrayLike = 1.5,
+  optimizer: optax.GradientTransformation = optax.adam(0.025),
+  *,
+  num_tasks: int | None = None,
+  shared: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+  """Learns weights under which tasks that train more slowly have larger gradients.
+
+  The norm ``w_k ‖g_k‖`` shall be the mean of all norms times ``r_k^α``, where r_k is
+  the task's loss in units of its first one, divided by the mean of these. Weights
+  follow the gradient of ``Σ_k |w_k ‖g_k‖ - mean r_k^α|`` and are then scaled to sum to
+  K. Pass ``losses=`` to ``update``.
+
+  Args:
+    alpha: α, at least 0: how strongly the rates of training are drawn together.
+    optimizer: What learns the weights; they start at 1.
+    num_tasks: As in :func:`gramian_method`.
+    shared: Where norms are measured, likewise. The paper takes the last shared layer.
+
+  Returns:
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`, whose
+    memory holds the ``next_weights`` [K], the ``first_losses`` [K] and the state of
+    ``optimizer``.
+
+  Raises:
+    ValueError: for ``alpha`` < 0.
+    TypeError: if ``optimizer`` is none, or ``update`` is called without ``losses``.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import optax
+    >>> from maxgnr_jax.baselines import gradnorm
+    >>> tx = gradnorm(optimizer=optax.sgd(0.1), num_tasks=2)
+    >>> state = tx.init(jnp.zeros(2))
+    >>> grads = jnp.array([[3.0, 0.0], [0.0, 1.0]])
+    >>> for _ in range(2):
+    ...   _, state = tx.update(grads, state, losses=jnp.ones(2))
+    >>> [f"{weight:.2f}" for weight in state.weights]  # 0.7 and 1.1 of sum 2
+    ['0.78', '1.22']
+
+  References:
+    Chen et al., GradNorm: Gradient Normalization for Adaptive Loss Balancing in Deep
+    Multitask Networks, ICML 2018, Algorithm 1. Weights that would become negative stop
+    at 0, of which the paper does not speak.
+  """
+  check_not_negative("alpha", alpha)
+  check_optimizer(optimizer)
+
+  def memory(params, tasks, dtype):
+    del params
+    weights = jnp.ones((tasks,), dtype)
+    return {
+      "next_weights": weights,
+      "first_losses": jnp.ones((tasks,), dtype),
+      "optimizer": optimizer.init(weights),
+    }
+
+  def choose(step: Step, memory: dict[str, Any]) -> Choice:
+    losses, weights = step.task_values("losses"), memory["next_weights"]
+    first = jnp.where(step.count == 0, losses, memory["first_losses"])
+    known = jnp.isfinite(losses) & jnp.isfinite(first) & (losses >= 0) & (first > 0)
+    remaining = jnp.where(known, losses / jnp.where(known, first, 1.0), 1.0)
+    mean = jnp.mean(remaining)
+    rate = remaining / jnp.where(mean > 0, mean, 1.0)
+
+    norm = norms(step.gramian())
+    weighted = weights * norm
+    wanted = jnp.mean(weighted) * rate ** jnp.asarray(alpha, step.dtype)
+    slope = jnp.sign(weighted - wanted) * norm
+    slope = jnp.where(jnp.isfinite(slope), slope, 0.0)
+    moves, optimizer_state = optimizer.update(slope, memory["optimizer"], weights)
+    moved = jnp.maximum(optax.apply_updates(weights, moves), 0.0)
+    total = jnp.sum(moved)
+    moved = jnp.where(
+      total > 0, step.num_tasks * moved / jnp.where(total > 0, total, 1.0), weights
+    )
+    return Choice(
+      weights,
+      {"next_weights": moved, "first_losses": first, "optimizer": optimizer_state},
+    )
+
+  return method(choose, memory, num_tasks=num_tasks, shared=shared)

@@ -1,0 +1,97 @@
+"""Weights on the simplex, ``w ≥ 0`` and ``Σ w = 1``."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+
+def project_on_simplex(vector: jax.Array) -> jax.Array:
+  """The nearest point of the simplex to ``vector`` [K].
+
+  References:
+    Duchi et al., Efficient Projections onto the l1-Ball for Learning in High
+    Dimensions, ICML 2008, Figure 1.
+  """
+  # Sums are of differences to the largest entry: the vector may be of any size.
+  shifted = vector - jnp.max(vector)
+  descending = jnp.sort(shifted, descending=True)
+  sizes = jnp.arange(1, vector.size + 1, dtype=vector.dtype)
+  thresholds = (jnp.cumsum(descending) - 1.0) / sizes
+  support = jnp.sum(descending > thresholds)
+  weights = jnp.maximum(shifted - thresholds[support - 1], 0.0)
+  return weights / jnp.sum(weights)
+
+
+def minimise_on_simplex(
+  derivatives: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
+  num_tasks: int,
+  dtype: jnp.dtype,
+  *,
+  tolerance: float = 1e-5,
+  max_steps: int = 40,
+) -> jax.Array:
+  """Minimises a smooth convex function over the simplex by a primal-dual Newton method.
+
+  Stops at the relative duality gap ``(wᵀ∇f - min ∇f) / (|w|ᵀ|∇f|) <= tolerance`` or
+  after ``max_steps``. Steps are relative to ``w``, of whose scales the system's
+  condition then does not depend.
+
+  Args:
+    derivatives: From weights [K] to the gradient [K] and the Hessian [K, K].
+    num_tasks: K.
+    dtype: Of the weights.
+    tolerance: Where to stop.
+    max_steps: When to stop at the latest.
+
+  Returns:
+    [K], positive, of sum 1.
+
+  References:
+    Boyd and Vandenberghe, Convex Optimization, 2004, Section 11.7.
+  """
+
+  def gap(w, gradient):
+    scale = jnp.vdot(w, jnp.abs(gradient))
+    below = jnp.vdot(w, gradient) - jnp.min(gradient)
+    return jnp.where(scale > 0, below / jnp.where(scale > 0, scale, 1.0), 0.0)
+
+  def step(carry):
+    count, w, z, level, _ = carry
+    gradient, hessian = derivatives(w)
+    # Slacks `z = ∇f - level` shall fall to a tenth of their product with w.
+    target = 0.1 * jnp.vdot(w, z) / num_tasks
+    matrix = w[:, None] * hessian * w[None, :] + jnp.diag(w * z)
+    right = jnp.stack([w * (level - gradient) + target, w], axis=1)
+    solution = jnp.linalg.solve(matrix, right)
+    level_step = -jnp.vdot(w, solution[:, 0]) / jnp.vdot(w, solution[:, 1])
+    relative = solution[:, 0] + level_step * solution[:, 1]
+    z_relative = target / (w * z) - 1.0 - relative
+    length = 0.95 / jnp.maximum(jnp.max(-jnp.append(relative, z_relative)), 0.95)
+    lengths = length * 0.5 ** jnp.arange(12, dtype=dtype)
+    tried = w * (1.0 + lengths[:, None] * relative)
+    gradients = jax.vmap(lambda v: derivatives(v)[0])(tried)
+    slopes = (gradients - target / tried) @ (w * relative)
+    chosen = jnp.nanargmin(jnp.abs(slopes))
+    length = lengths[chosen]
+    w_next = tried[chosen] / jnp.sum(tried[chosen])
+    z_next = z * (1.0 + length * z_relative)
+    level_next = level + length * level_step
+    relative_gap = gap(w_next, derivatives(w_next)[0])
+    # A system that rounding made singular has no solution: keep what there is.
+    ahead = (w_next, z_next, level_next, relative_gap)
+    solved = jnp.all(jnp.array([jnp.isfinite(x).all() for x in ahead]))
+    stay = (w, z, level, jnp.zeros_like(relative_gap))
+    return count + 1, *jax.tree.map(lambda a, b: jnp.where(solved, a, b), ahead, stay)
+
+  def unsolved(carry):
+    count, *_, relative_gap = carry
+    return (count < max_steps) & (relative_gap > tolerance)
+
+  w = jnp.full((num_tasks,), 1.0 / num_tasks, dtype)
+  gradient, _ = derivatives(w)
+  spread = jnp.maximum(jnp.max(gradient) - jnp.min(gradient), 1e-6)
+  level = jnp.min(gradient) - spread
+  start = (jnp.zeros((), int), w, gradient - level, level, gap(w, gradient))
+  _, w, *_ = jax.lax.while_loop(unsolved, step, start)
+  return w
