@@ -263,8 +263,8 @@ def check_same_shapes(grads: Any, others: Any, name: str) -> None:
   if structures[0] != structures[1] or shapes[0] != shapes[1]:
     raise ValueError(
       f"`{name}` must be stacked gradients of the same tasks and parameters as the "
-      f"gradients, {structures[0]} of shapes {shapes[0]}, got {structures[1]} of shapes "
-      f"{shapes[1]}."
+      f"gradients, {structures[0]} of shapes {shapes[0]}, got {structures[1]} of "
+      f"shapes {shapes[1]}."
     )
 
 

@@ -12,11 +12,11 @@ from maxgnr_jax.baselines._gramian import (
   cosines,
   gramian_method,
   inverse_norms,
+  rounding,
 )
+from maxgnr_jax.baselines._newton import search_line
 
-# Newton's method stops at this relative residual of the equation, or after so many
-# steps; the ridge on the cosines is what float32 leaves of them.
-TOLERANCE, MAX_STEPS, RIDGE = 1e-5, 50, 1e-6
+MAX_STEPS = 50  # of Newton's method; 5 to 15 are usual
 
 
 def nash_mtl(
@@ -54,7 +54,7 @@ def nash_mtl_weights(gramian: jax.Array) -> jax.Array:
 
   The authors solve a sequence of convex approximations to a residual of 1e-3. But the
   equation says that the gradient of ``½ wᵀ G w - Σ log w`` is zero, which is convex:
-  Newton's method solves it, to a relative residual of 1e-5 or what float32 allows.
+  Newton's method solves it, to a relative residual of 1e-6 or what float32 allows.
 
   Args:
     gramian: [K, K], ``⟨g_i, g_j⟩``.
@@ -123,11 +123,12 @@ def fairgrad_weights(gramian: jax.Array, alpha: jax.typing.ArrayLike) -> jax.Arr
   q = 1.0 / jnp.asarray(alpha, gramian.dtype)
   # The scale that all gradients share factors out, here with the mean logarithm.
   log_demand = (1.0 - q) * jnp.log(jnp.where(present, inverse, 1.0))
-  shift = jnp.sum(log_demand) / jnp.maximum(jnp.sum(present), 1)
+  number = jnp.maximum(jnp.sum(present.astype(q.dtype)), 1.0)
+  shift = jnp.sum(log_demand) / number
   log_demand = jnp.where(present, log_demand - shift, 0.0)
   demand = jnp.exp(jnp.clip(log_demand, -40.0, 40.0))
   cosine = cosines(gramian)
-  cosine += jnp.diag(jnp.where(present, RIDGE, 1.0))
+  cosine += jnp.diag(jnp.where(present, rounding(gramian.dtype), 1.0))
   return _solve(cosine, demand, q) * jnp.exp(shift / (1.0 + q)) * inverse
 
 
@@ -147,16 +148,12 @@ def _solve(cosine: jax.Array, demand: jax.Array, q: jax.Array) -> jax.Array:
     hessian = a[:, None] * cosine * a[None, :] + jnp.diag(q * gain)
     relative = jnp.linalg.solve(hessian, -a * gap(a))
     longest = 0.9 / jnp.maximum(jnp.max(-relative), 0.9)
-    lengths = longest * 0.5 ** jnp.arange(12, dtype=a.dtype)
-    tried = a * (1.0 + lengths[:, None] * relative)
-    # f is convex: it is smallest on the line where its slope is nearest to 0.
-    slopes = jax.vmap(gap)(tried) @ (a * relative)
-    a = tried[jnp.argmin(jnp.abs(slopes))]
+    a, _ = search_line(gap, a, relative, longest)
     return count + 1, a, jnp.max(jnp.abs(gap(a)) * a**q / demand)
 
   def unsolved(carry):
     count, _, residual = carry
-    return (count < MAX_STEPS) & (residual > TOLERANCE)
+    return (count < MAX_STEPS) & (residual > rounding(residual.dtype))
 
   # The solution for gradients that are orthogonal.
   start = demand ** (1.0 / (1.0 + q))

@@ -12,12 +12,10 @@ from maxgnr_jax.baselines._gramian import (
   cosines,
   gramian_method,
   norms,
+  rounding,
   unit_largest,
 )
 from maxgnr_jax.baselines._simplex import minimise_on_simplex
-
-# Of the cosines: what float32 leaves of them, where gradients cancel.
-RIDGE = 1e-6
 
 
 def cagrad(
@@ -66,7 +64,7 @@ def cagrad_weights(gramian: jax.Array, c: jax.typing.ArrayLike) -> jax.Array:
 
   The dual problem is ``min ⟨g_w, g_0⟩ + c ‖g_0‖ ‖g_w‖`` over weights w of the simplex,
   where ``g_w = Σ w_k g_k``; then ``d = g_0 + c ‖g_0‖ g_w / ‖g_w‖``. It is solved to a
-  relative duality gap of 1e-5 or what float32 allows.
+  relative duality gap of 1e-6 or what float32 allows.
 
   Args:
     gramian: [K, K], ``⟨g_i, g_j⟩``.
@@ -79,7 +77,7 @@ def cagrad_weights(gramian: jax.Array, c: jax.typing.ArrayLike) -> jax.Array:
   norm = unit_largest(norms(gramian))
   cosine = cosines(gramian)
   products = norm[:, None] * cosine * norm[None, :]
-  ridged = products + RIDGE * jnp.diag(norm * norm)
+  ridged = products + rounding(dtype) * jnp.diag(norm * norm)
   mean = jnp.full((size,), 1.0 / size, dtype)
   with_mean = matvec(products, mean)
   radius = jnp.asarray(c, dtype) * jnp.sqrt(
@@ -96,5 +94,5 @@ def cagrad_weights(gramian: jax.Array, c: jax.typing.ArrayLike) -> jax.Array:
     gradient = with_mean + radius * unit
     return gradient, radius / length * (ridged - unit[:, None] * unit[None, :])
 
-  w = minimise_on_simplex(derivatives, size, dtype)
+  w = minimise_on_simplex(derivatives, size, dtype, tolerance=rounding(dtype))
   return mean + radius / length_of(w) * w

@@ -8,11 +8,14 @@ import optax
 
 from maxgnr_jax._checks import check_range
 from maxgnr_jax._gnr import matvec, quadratic_form
-from maxgnr_jax.baselines._gramian import cosines, gramian_method, norms, unit_largest
+from maxgnr_jax.baselines._gramian import (
+  cosines,
+  gramian_method,
+  norms,
+  rounding,
+  unit_largest,
+)
 from maxgnr_jax.baselines._simplex import minimise_on_simplex
-
-# Of the cosines: what float32 leaves of them, where gradients cancel.
-RIDGE = 1e-6
 
 
 def conicgrad(
@@ -63,7 +66,7 @@ def conicgrad_weights(gramian: jax.Array, c: jax.typing.ArrayLike) -> jax.Array:
   For weights w on the simplex the longest reach of an admissible d along
   ``g_w = Σ w_k g_k`` is its length inside the cone and, outside, its product with the
   nearest direction on the cone's surface. The dual problem is to find the w for which
-  that is shortest, solved to a relative duality gap of 1e-5 or what float32 allows.
+  that is shortest, solved to a relative duality gap of 1e-6 or what float32 allows.
 
   Args:
     gramian: [K, K], ``⟨g_i, g_j⟩``.
@@ -77,7 +80,7 @@ def conicgrad_weights(gramian: jax.Array, c: jax.typing.ArrayLike) -> jax.Array:
   s = jnp.sqrt(1.0 - c * c)
   norm = unit_largest(norms(gramian))
   products = norm[:, None] * cosines(gramian) * norm[None, :]
-  ridged = products + RIDGE * jnp.diag(norm * norm)
+  ridged = products + rounding(dtype) * jnp.diag(norm * norm)
   mean = jnp.full((size,), 1.0 / size, dtype)
   mean_length = jnp.sqrt(jnp.maximum(quadratic_form(ridged, mean), 0.0))
   exists = mean_length > 0
@@ -99,7 +102,7 @@ def conicgrad_weights(gramian: jax.Array, c: jax.typing.ArrayLike) -> jax.Array:
     gradient = unit + jnp.where(inside(w), 0.0, c) * along
     return gradient, (matrix - unit[:, None] * unit[None, :]) / length
 
-  w = minimise_on_simplex(derivatives, size, dtype)
+  w = minimise_on_simplex(derivatives, size, dtype, tolerance=rounding(dtype))
   # In terms of the gradients: w itself, or c of the mean's direction and s across it.
   to_mean = jnp.where(exists, mean / jnp.where(exists, mean_length, 1.0), 0.0)
   sideways = (w - jnp.vdot(along, w) * to_mean) / root(across, w)

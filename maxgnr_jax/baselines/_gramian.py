@@ -86,3 +86,12 @@ def equal_cosines(cosine: jax.Array) -> jax.Array:
   """
   present = (jnp.diagonal(cosine) > 0).astype(cosine.dtype)
   return matvec(jnp.linalg.pinv(cosine, hermitian=True), present)
+
+
+def rounding(dtype: Any) -> float:
+  """The relative error that a float of ``dtype`` leaves in products of gradients.
+
+  Added to the cosines' diagonal, it makes them definite where gradients depend on each
+  other; and no solver needs to be more exact.
+  """
+  return 8 * float(jnp.finfo(dtype).eps)

@@ -55,7 +55,7 @@ def gls_weights(losses: jax.Array) -> jax.Array:
   """
   present = (losses > 0) & jnp.isfinite(losses)
   logarithm = jnp.where(present, jnp.log(jnp.where(present, losses, 1.0)), 0.0)
-  number = jnp.maximum(jnp.sum(present), 1)
+  number = jnp.maximum(jnp.sum(present.astype(losses.dtype)), 1.0)
   mean = jnp.sum(logarithm) / number
   return jnp.where(present, jnp.exp(mean - logarithm) / number, 0.0)
 

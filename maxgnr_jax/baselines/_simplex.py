@@ -5,6 +5,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from maxgnr_jax.baselines._newton import search_line
+
 
 def project_on_simplex(vector: jax.Array) -> jax.Array:
   """The nearest point of the simplex to ``vector`` [K].
@@ -28,8 +30,8 @@ def minimise_on_simplex(
   num_tasks: int,
   dtype: jnp.dtype,
   *,
-  tolerance: float = 1e-5,
-  max_steps: int = 40,
+  tolerance: float,
+  max_steps: int = 30,
 ) -> jax.Array:
   """Minimises a smooth convex function over the simplex by a primal-dual Newton method.
 
@@ -68,13 +70,12 @@ def minimise_on_simplex(
     relative = solution[:, 0] + level_step * solution[:, 1]
     z_relative = target / (w * z) - 1.0 - relative
     length = 0.95 / jnp.maximum(jnp.max(-jnp.append(relative, z_relative)), 0.95)
-    lengths = length * 0.5 ** jnp.arange(12, dtype=dtype)
-    tried = w * (1.0 + lengths[:, None] * relative)
-    gradients = jax.vmap(lambda v: derivatives(v)[0])(tried)
-    slopes = (gradients - target / tried) @ (w * relative)
-    chosen = jnp.nanargmin(jnp.abs(slopes))
-    length = lengths[chosen]
-    w_next = tried[chosen] / jnp.sum(tried[chosen])
+
+    def barrier_gradient(x):
+      return derivatives(x)[0] - target / x
+
+    w_next, length = search_line(barrier_gradient, w, relative, length)
+    w_next /= jnp.sum(w_next)
     z_next = z * (1.0 + length * z_relative)
     level_next = level + length * level_step
     relative_gap = gap(w_next, derivatives(w_next)[0])

@@ -5,12 +5,12 @@ it is a checkout of the GitHub repository median-research-group/LibMTL at commit
 4336804847eaa5e0b924b743d76beec7ac3fdc97, whose place is given by ``--libmtl``. With
 Python 3.11, in the repository's root::
 
-  python -m venv /tmp/golden
-  . /tmp/golden/bin/activate
+  python -m venv golden-env
+  . golden-env/bin/activate
   pip install torch==2.13.0 'torchjd[full]==0.18.0' numpy==2.4.6 scipy==1.17.1
   pip install cvxpy==1.9.3 clarabel==0.11.1 ecos==2.0.14
   pip install qpsolvers==4.13.0 quadprog==0.1.14
-  python tests/golden/generate.py --libmtl /tmp/LibMTL
+  python tests/golden/generate.py --libmtl LibMTL
 """
 
 import argparse
