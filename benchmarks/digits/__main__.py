@@ -51,7 +51,7 @@ def main() -> None:
   }
   summary = report.summarise(single, joint, settings)
   report.write(summary, args.out)
-  plots.write(single, joint, args.out)
+  plots.write(single, joint, summary, args.out)
   print(f"\nTest metrics, mean ± standard error over {args.seeds} seeds:\n")
   print(report.table(summary))
   print(f"\nFigures, table and all numbers are in {args.out}/.")

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.digits import data
-from benchmarks.digits.methods import METHODS, equal_weights
+from benchmarks.digits.methods import METHODS, Method, equal_weights
 from benchmarks.digits.model import TASKS
 from benchmarks.digits.train import History, make_run
 
@@ -43,9 +43,9 @@ def run(
   runs = (len(TASKS) + len(methods)) * len(LEARNING_RATES) * seeds
   with tqdm(total=runs, unit="run", dynamic_ncols=True) as progress:
 
-    def train(label, aggregator, tasks, score):
+    def train(label, method, tasks, score):
       progress.set_description(label)
-      run = make_run(aggregator, tasks, num_steps, splits)
+      run = make_run(method, tasks, num_steps, splits)
       return _best(run, seeds, score, progress.update)
 
     single = {}
@@ -55,13 +55,11 @@ def run(
         return SIGNS[index] * metrics[index]
 
       single[task] = train(
-        f"single-task model: {task}", equal_weights(1), [task], own_metric
+        f"single-task model: {task}", Method(equal_weights), [task], own_metric
       )
     base = single_task_metrics(single, "validation")
     joint = {
-      name: train(
-        name, METHODS[name](len(TASKS)), list(TASKS), lambda m: delta_m(m, base)
-      )
+      name: train(name, METHODS[name], list(TASKS), lambda m: delta_m(m, base))
       for name in methods
     }
   return single, joint

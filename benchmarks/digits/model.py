@@ -72,6 +72,21 @@ def losses(outputs: dict[str, jax.Array], batch: Batch) -> dict[str, jax.Array]:
   }
 
 
+def kpis(outputs: dict[str, jax.Array], batch: Batch) -> dict[str, jax.Array]:
+  """How well each task does, in [0, 1]: its accuracy, or the R² of a regression."""
+
+  def explained(output, target):
+    error = jnp.mean((output - target) ** 2)
+    return jnp.clip(1 - error / jnp.mean((target - target.mean(0)) ** 2), 0, 1)
+
+  return {
+    "canvas": explained(outputs["canvas"], batch.canvas),
+    "ink": explained(outputs["ink"][:, 0], batch.ink),
+    "left": jnp.mean(outputs["left"].argmax(1) == batch.left),
+    "right": jnp.mean(outputs["right"].argmax(1) == batch.right),
+  }
+
+
 def metrics(outputs: dict[str, jax.Array], batch: Batch) -> jax.Array:
   """The metric of each task, [4], in the order of ``TASKS``; accuracy in percent."""
   loss = losses(outputs, batch)

@@ -16,20 +16,50 @@ COLOURS = mpl.color_sequences["tab10"]
 WIDTHS = (5.0, 3.6, 2.2, 1.0)
 
 
-def write(single: dict[str, Result], joint: dict[str, Result], out: Path) -> None:
-  """Writes ``weights.png``, ``curves.png`` and, where it was measured, ``gnr.png``."""
+def write(
+  single: dict[str, Result], joint: dict[str, Result], summary: dict, out: Path
+) -> None:
+  """Writes the figures: ``delta_m.png``, ``weights.png`` and two more.
+
+  ``gnr.png`` where it was measured; ``curves.png`` while the lines can be told apart.
+  """
+  _delta_m(summary, out / "delta_m.png")
   _per_step(joint, "weights", "task weight", out / "weights.png")
   measured = {name: result for name, result in joint.items() if measures_gnr(result)}
   if measured:
     _per_step(measured, "gnr", "gradient-to-noise ratio", out / "gnr.png")
-  _curves(single, joint, out / "curves.png")
+  if len(joint) <= len(COLOURS):
+    _curves(single, joint, out / "curves.png")
+
+
+def _delta_m(summary: dict, path: Path) -> None:
+  """One row per method, the best on top: every seed, and their mean."""
+  values = {name: entry["delta_m"] for name, entry in summary["methods"].items()}
+  names = sorted(values, key=lambda name: np.mean(values[name]))
+  figure = Figure(figsize=(7, 1.2 + 0.2 * len(names)), layout="constrained")
+  ax = figure.add_subplot()
+  for row, name in enumerate(names):
+    colour = "tab:red" if name.startswith("maxgnr") else "tab:blue"
+    ax.plot(values[name], [row] * len(values[name]), ".", color=colour, alpha=0.5)
+    ax.plot(np.mean(values[name]), row, "|", color=colour, ms=12, mew=2)
+  ax.axvline(0, color="black", ls="--", lw=1)
+  # What falls far behind would press all others into a corner.
+  ax.set_xscale("symlog", linthresh=100)
+  ax.set(yticks=range(len(names)), yticklabels=names, ylim=(-1, len(names)))
+  ax.set_xlabel("Δm % against single-task models, test (dots: seeds; bar: mean)")
+  ax.grid(alpha=0.3)
+  figure.savefig(path, dpi=110)
 
 
 def _per_step(joint: dict[str, Result], field: str, label: str, path: Path) -> None:
   """One panel per method, one line per task; the median of each stretch of steps."""
-  figure = Figure(figsize=(1 + 3 * len(joint), 3.2), layout="constrained")
-  axes = figure.subplots(1, len(joint), sharex=True, sharey=True, squeeze=False)[0]
-  for ax, (name, result) in zip(axes, joint.items(), strict=True):
+  columns = min(len(joint), 6)
+  rows = -(-len(joint) // columns)
+  figure = Figure(figsize=(1 + 3 * columns, 0.4 + 2.8 * rows), layout="constrained")
+  axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+  for ax in axes.flat[len(joint) :]:
+    ax.set_axis_off()
+  for ax, (name, result) in zip(axes.flat, joint.items(), strict=False):
     values = getattr(result.history, field)  # [seeds, steps, tasks]
     values = values.reshape(len(values), -1, EVALUATE_EVERY, len(TASKS))
     steps = EVALUATE_EVERY * (np.arange(values.shape[1]) + 0.5)
@@ -39,9 +69,10 @@ def _per_step(joint: dict[str, Result], field: str, label: str, path: Path) -> N
       _line(ax, steps, median, task_name, style)
     ax.set(title=name, xlabel="step", yscale="log")
     ax.grid(alpha=0.3)
-  axes[0].set_ylabel(label)
-  axes[-1].legend(fontsize="small")
-  figure.savefig(path, dpi=110)
+  for ax in axes[:, 0]:
+    ax.set_ylabel(label)
+  axes.flat[len(joint) - 1].legend(fontsize="small")
+  figure.savefig(path, dpi=110 if rows == 1 else 55)
 
 
 def _curves(single: dict[str, Result], joint: dict[str, Result], path: Path) -> None:

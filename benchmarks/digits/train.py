@@ -9,8 +9,9 @@ import optax
 from flax import nnx
 
 from benchmarks.digits.data import Batch, Digits, sample
-from benchmarks.digits.model import Network, losses, metrics
-from maxgnr_jax import value_and_task_grads
+from benchmarks.digits.methods import Method
+from benchmarks.digits.model import Network, kpis, losses, metrics
+from maxgnr_jax import value_and_flat_task_grads, value_and_task_grads
 
 BATCH_SIZE = 64
 EVALUATE_EVERY = 100  # steps
@@ -36,13 +37,14 @@ class History(NamedTuple):
 
 
 def make_run(
-  aggregator: optax.GradientTransformation,
+  method: Method,
   tasks: Sequence[str],
   num_steps: int,
   data: tuple[Digits, Batch, Batch],
 ) -> Callable[[jax.Array, jax.Array], History]:
   """A jitted function from a PRNG key and a learning rate to a run's history."""
   train_digits, validation, test = data
+  aggregator = method.make(len(tasks))
   graphdef = nnx.graphdef(nnx.eval_shape(lambda: Network(nnx.Rngs(0))))
 
   @jax.jit
@@ -50,16 +52,30 @@ def make_run(
     tx = optax.chain(aggregator, optax.adam(learning_rate))
 
     def task_losses(params, batch):
-      all_losses = losses(nnx.merge(graphdef, params)(batch.canvas), batch)
-      return {task: all_losses[task] for task in tasks}
+      outputs = nnx.merge(graphdef, params)(batch.canvas)
+      every = (losses(outputs, batch), kpis(outputs, batch))
+      return tuple({task: values[task] for task in tasks} for values in every)
+
+    def gradients(params, batch):
+      """The gradients, and what a method may ask for besides."""
+      if method.flat_radius is None:
+        differentiated = value_and_task_grads(task_losses, has_aux=True)
+        (values, indicators), grads = differentiated(params, batch)
+        return grads, {"losses": values, "kpis": indicators}
+      differentiated = value_and_flat_task_grads(
+        task_losses, method.flat_radius, has_aux=True
+      )
+      (values, _), (grads, flat_grads) = differentiated(params, batch)
+      return grads, {"losses": values, "flat_grads": flat_grads}
 
     def train_step(carry, key):
       params, opt_state = carry
       batch = sample(key, train_digits, BATCH_SIZE)
-      _, grads = value_and_task_grads(task_losses)(params, batch)
-      updates, opt_state = tx.update(grads, opt_state, params)
+      grads, extra_args = gradients(params, batch)
+      updates, opt_state = tx.update(grads, opt_state, params, **extra_args)
       params = optax.apply_updates(params, updates)
-      weights = optax.tree.get(opt_state, "weights")
+      # Of two aggregates, as of flat regions, the first.
+      _, weights = optax.tree.get_all_with_path(opt_state, "weights")[0]
       gnr = optax.tree.get(opt_state, "gnr", jnp.full_like(weights, jnp.nan))
       return (params, opt_state), (weights, gnr)
 

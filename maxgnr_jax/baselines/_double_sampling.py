@@ -14,7 +14,6 @@ import optax
 from maxgnr_jax import _shared, _stacked
 from maxgnr_jax._checks import (
   check_fraction,
-  check_integer,
   check_not_negative,
   check_positive,
   check_same_shapes,
@@ -109,7 +108,6 @@ def sdmgrad(
 
   Raises:
     ValueError: for numbers out of range, or ``independent_grads`` of other shapes.
-    TypeError: for a traced ``num_steps``.
 
   Example:
     >>> import jax.numpy as jnp
@@ -128,7 +126,7 @@ def sdmgrad(
   check_not_negative("direction", direction)
   check_positive("learning_rate", learning_rate)
   check_fraction("momentum", momentum)
-  check_integer("num_steps", num_steps, 1)
+  check_positive("num_steps", num_steps)
 
   def memory(params, tasks, dtype):
     del params
