@@ -116,7 +116,9 @@ def fairgrad_weights(gramian: jax.Array, alpha: jax.typing.ArrayLike) -> jax.Arr
     alpha: α, positive.
 
   Returns:
-    [K], positive; 0 for a task without gradient.
+    [K], positive; 0 for a task without gradient. With α above about 5, weights of tasks
+    that gain anyhow fall by many orders of magnitude, where float32 leaves their
+    equations, not the update, inexact.
   """
   inverse = inverse_norms(gramian)
   present = inverse > 0
@@ -128,7 +130,9 @@ def fairgrad_weights(gramian: jax.Array, alpha: jax.typing.ArrayLike) -> jax.Arr
   log_demand = jnp.where(present, log_demand - shift, 0.0)
   demand = jnp.exp(jnp.clip(log_demand, -40.0, 40.0))
   cosine = cosines(gramian)
-  cosine += jnp.diag(jnp.where(present, rounding(gramian.dtype), 1.0))
+  # Gradients that cancel have no solution: one rounding error makes it a large one.
+  ridge = float(jnp.finfo(gramian.dtype).eps)
+  cosine += jnp.diag(jnp.where(present, ridge, 1.0))
   return _solve(cosine, demand, q) * jnp.exp(shift / (1.0 + q)) * inverse
 
 

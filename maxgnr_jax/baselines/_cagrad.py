@@ -77,6 +77,7 @@ def cagrad_weights(gramian: jax.Array, c: jax.typing.ArrayLike) -> jax.Array:
   norm = unit_largest(norms(gramian))
   cosine = cosines(gramian)
   products = norm[:, None] * cosine * norm[None, :]
+  # So that no length is 0 where gradients cancel: there it would have no derivative.
   ridged = products + rounding(dtype) * jnp.diag(norm * norm)
   mean = jnp.full((size,), 1.0 / size, dtype)
   with_mean = matvec(products, mean)

@@ -80,6 +80,7 @@ def conicgrad_weights(gramian: jax.Array, c: jax.typing.ArrayLike) -> jax.Array:
   s = jnp.sqrt(1.0 - c * c)
   norm = unit_largest(norms(gramian))
   products = norm[:, None] * cosines(gramian) * norm[None, :]
+  # So that no length is 0 where gradients cancel: there it would have no derivative.
   ridged = products + rounding(dtype) * jnp.diag(norm * norm)
   mean = jnp.full((size,), 1.0 / size, dtype)
   mean_length = jnp.sqrt(jnp.maximum(quadratic_form(ridged, mean), 0.0))

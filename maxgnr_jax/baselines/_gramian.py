@@ -89,9 +89,5 @@ def equal_cosines(cosine: jax.Array) -> jax.Array:
 
 
 def rounding(dtype: Any) -> float:
-  """The relative error that a float of ``dtype`` leaves in products of gradients.
-
-  Added to the cosines' diagonal, it makes them definite where gradients depend on each
-  other; and no solver needs to be more exact.
-  """
+  """The relative error that ``dtype`` leaves in a Gram matrix: what solvers stop at."""
   return 8 * float(jnp.finfo(dtype).eps)
