@@ -15,19 +15,21 @@ def diagnostics(
   """The last step's weights, GNRs and norms as a flat dict of scalars.
 
   Args:
-    opt_state: Optimiser state with one :class:`MaxGNRState` in it, after the first
-      step (or made with ``num_tasks``). May be traced.
+    opt_state: Optimiser state with one :class:`MaxGNRState` in it, or one
+      :class:`baselines.BaselineState`, after the first step (or made with
+      ``num_tasks``). May be traced.
     names: K names of the tasks, in their order (see :func:`task_names`). Default:
       their numbers.
 
   Returns:
     ``weights/NAME``, ``gnr/NAME``, ``single_task_gnr/NAME``, ``gradient_norm/NAME``
     and ``noise_norm/NAME`` for each task, and ``noise_cosine/NAME,NAME`` for each
-    pair: negative where two tasks' noises point against each other.
+    pair: negative where two tasks' noises point against each other. Of a baseline
+    ``weights/NAME`` and whatever number per task it remembers, by its name.
 
   Raises:
     ValueError: if the names are not one per task, all different.
-    KeyError: if there is no MaxGNR state in ``opt_state``, or more than one.
+    KeyError: if there is no such state in ``opt_state``, or more than one.
 
   Example:
     >>> import jax.numpy as jnp
@@ -49,21 +51,37 @@ def diagnostics(
   if len(set(names)) != tasks:
     raise ValueError(f"`names` must differ from each other, got {names}.")
   result: dict[str, jax.Array] = {}
-  for field in _PER_TASK:
-    values = getattr(state, field, None)
-    values = getattr(state.stats, field) if values is None else values
+  for field, values in _per_task(state).items():
     result |= {f"{field}/{name}": values[k] for k, name in enumerate(names)}
-  for i, first in enumerate(names):
-    for j, second in enumerate(names[:i]):
-      result[f"noise_cosine/{second},{first}"] = state.stats.noise_cosine[j, i]
+  if hasattr(state, "stats"):
+    for i, first in enumerate(names):
+      for j, second in enumerate(names[:i]):
+        result[f"noise_cosine/{second},{first}"] = state.stats.noise_cosine[j, i]
   return result
 
 
+def _per_task(state: Any) -> dict[str, jax.Array]:
+  """Everything [K] in the state, by name."""
+  if hasattr(state, "stats"):
+    fields = state._asdict() | state.stats._asdict()
+    return {name: fields[name] for name in _PER_TASK}
+  remembered = {
+    name: values
+    for name, values in state.memory.items()
+    if getattr(values, "shape", None) == state.weights.shape
+  }
+  return {"weights": state.weights} | remembered
+
+
 def _only(opt_state: Any) -> Any:
-  found = [state for _, state in optax.tree.get_all_with_path(opt_state, "MaxGNRState")]
+  found = [
+    state
+    for kind in ("MaxGNRState", "BaselineState")
+    for _, state in optax.tree.get_all_with_path(opt_state, kind)
+  ]
   if len(found) != 1:
     raise KeyError(
-      f"There must be one `maxgnr` state in `opt_state`, found {len(found) or 'none'}. "
-      "Pass the part of the state that holds one MaxGNRState."
+      "There must be one state of `maxgnr` or of a baseline in `opt_state`, found "
+      f"{len(found) or 'none'}. Pass the part of the state that holds one."
     )
   return found[0]

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from maxgnr_jax import diagnostics, maxgnr
+from maxgnr_jax import baselines, diagnostics, maxgnr, task_names
 from tests.examples import example_params, follow, grads_sequence
 
 NAMES = ["depth", "edges", "normals"]
@@ -100,12 +100,25 @@ def test_names_that_repeat_are_refused():
 
 def test_a_state_without_maxgnr_is_refused():
   state = optax.sgd(0.1, momentum=0.9).init(example_params())
-  with pytest.raises(KeyError, match="one `maxgnr` state in `opt_state`, found none"):
+  with pytest.raises(KeyError, match="one state of `maxgnr` or .*, found none"):
     diagnostics(state)
 
 
 def test_a_state_with_two_is_refused():
   params = example_params()
   state = (maxgnr().init(params), maxgnr().init(params))
-  with pytest.raises(KeyError, match="MaxGNRState"):
+  with pytest.raises(KeyError, match="part of the state that holds one"):
     diagnostics(state)
+
+
+def test_of_a_baseline_it_holds_every_number_per_task():
+  tx = optax.chain(baselines.slaw(num_tasks=2), optax.sgd(0.1))
+  state = tx.init(jnp.zeros(3))
+  losses = {"depth": jnp.ones(()), "edges": jnp.zeros(())}
+  _, state = tx.update(jnp.ones((2, 3)), state, losses=losses)
+  log = diagnostics(state, task_names(losses))
+  tasks = ("depth", "edges")
+  assert set(log) == {
+    f"{x}/{t}" for x in ("weights", "mean", "variance") for t in tasks
+  }
+  assert float(log["mean/depth"]) == 1

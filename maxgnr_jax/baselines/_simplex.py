@@ -9,13 +9,15 @@ from maxgnr_jax.baselines._newton import search_line
 
 
 def project_on_simplex(vector: jax.Array) -> jax.Array:
-  """The nearest point of the simplex to ``vector`` [K].
+  """The nearest point of the simplex to ``vector`` [K], of whatever size it is.
+
+  `optax.projections.projection_simplex` needs entries that 1 is not lost beside, and
+  JAX's default promotion of dtypes.
 
   References:
     Duchi et al., Efficient Projections onto the l1-Ball for Learning in High
     Dimensions, ICML 2008, Figure 1.
   """
-  # Sums are of differences to the largest entry: the vector may be of any size.
   shifted = vector - jnp.max(vector)
   descending = jnp.sort(shifted, descending=True)
   sizes = jnp.arange(1, vector.size + 1, dtype=vector.dtype)
