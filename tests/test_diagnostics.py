@@ -100,7 +100,7 @@ def test_names_that_repeat_are_refused():
 
 def test_a_state_without_maxgnr_is_refused():
   state = optax.sgd(0.1, momentum=0.9).init(example_params())
-  with pytest.raises(KeyError, match="one state of `maxgnr` or .*, found none"):
+  with pytest.raises(KeyError, match=r"one state of `maxgnr` or .*, found none"):
     diagnostics(state)
 
 
@@ -117,8 +117,7 @@ def test_of_a_baseline_it_holds_every_number_per_task():
   losses = {"depth": jnp.ones(()), "edges": jnp.zeros(())}
   _, state = tx.update(jnp.ones((2, 3)), state, losses=losses)
   log = diagnostics(state, task_names(losses))
-  tasks = ("depth", "edges")
-  assert set(log) == {
-    f"{x}/{t}" for x in ("weights", "mean", "variance") for t in tasks
-  }
+  for name in ("weights", "mean", "variance"):
+    assert {f"{name}/depth", f"{name}/edges"} <= set(log)
+  assert len(log) == 6
   assert float(log["mean/depth"]) == 1
