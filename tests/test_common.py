@@ -72,7 +72,7 @@ METHODS = {
   ),
   "gradient_norm_scaling": Method(baselines.gradient_norm_scaling),
   "gradnorm": Method(functools.partial(baselines.gradnorm, optimizer=SGD)),
-  "gradvac": Method(functools.partial(baselines.gradvac, beta=0.5), ("beta", 0.5, 0.0)),
+  "gradvac": Method(baselines.gradvac),
   "imtl_g": Method(baselines.imtl_g),
   "imtl_l": Method(functools.partial(baselines.imtl_l, SGD)),
   "krum": Method(baselines.krum, exempt=TOO_FEW | NEAREST),

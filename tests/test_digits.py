@@ -7,13 +7,15 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
 from benchmarks.digits import data, experiment
 from benchmarks.digits.methods import METHODS
-from benchmarks.digits.model import TASKS
+from benchmarks.digits.model import TASKS, kpis
+from maxgnr_jax import baselines
 
 ROOT = Path(__file__).parent.parent
 
@@ -60,15 +62,16 @@ def test_command_writes_table_figures_and_results(tmp_path):
     "--steps",
     "200",
   ]
-  command += ["--methods", "equal-weights", "maxgnr-0.9", "--out", str(tmp_path)]
+  methods = ["equal-weights", "maxgnr-0.9", "dtp", "flat-mgda"]
+  command += ["--methods", *methods, "--out", str(tmp_path)]
   done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
   assert done.returncode == 0, done.stderr
   assert (tmp_path / "table.md").read_text() in done.stdout
-  for figure in ("weights", "gnr", "curves"):
+  for figure in ("delta_m", "weights", "gnr", "curves"):
     assert (tmp_path / f"{figure}.png").stat().st_size > 10_000
   results = json.loads((tmp_path / "results.json").read_text())
   assert set(results["single_task"]) == set(TASKS)
-  assert list(results["methods"]) == ["equal-weights", "maxgnr-0.9"]
+  assert list(results["methods"]) == methods
   for entry in results["methods"].values():
     assert len(entry["delta_m"]) == 2
     assert np.isfinite(entry["delta_m"]).all()
@@ -88,5 +91,39 @@ def test_command_refuses_senseless_options(options):
 
 
 def test_every_method_has_a_transformation_for_the_tasks():
-  for make in METHODS.values():
-    assert hasattr(make(len(TASKS)), "update")
+  for method in METHODS.values():
+    assert hasattr(method.make(len(TASKS)), "update")
+
+
+def test_the_table_holds_every_baseline():
+  factories = {
+    name
+    for name in dir(baselines)
+    if callable(getattr(baselines, name))
+    and not name.endswith(("_weights", "State", "_method"))
+  }
+  shown = {"flat_regions" if name.startswith("flat-") else name for name in METHODS}
+  shown = {name.replace("-", "_").removesuffix("_2") for name in shown}
+  assert factories <= shown
+
+
+def test_indicators_are_shares_of_what_there_is_to_explain():
+  _, batch, _ = data.load()
+  perfect = {
+    "canvas": batch.canvas,
+    "ink": batch.ink[:, None],
+    "left": jax.nn.one_hot(batch.left, 10),
+    "right": jax.nn.one_hot(batch.right, 10),
+  }
+  constant = {
+    "canvas": jnp.broadcast_to(batch.canvas.mean(0), batch.canvas.shape),
+    "ink": jnp.full((len(batch.ink), 1), batch.ink.mean()),
+    "left": jax.nn.one_hot(jnp.zeros(len(batch.left), int), 10),
+    "right": jax.nn.one_hot(jnp.zeros(len(batch.right), int), 10),
+  }
+  for value in kpis(perfect, batch).values():
+    assert float(value) == pytest.approx(1)
+  for name, value in kpis(constant, batch).items():
+    share = np.mean(np.asarray(getattr(batch, name)) == 0)
+    expected = share if name in ("left", "right") else 0
+    assert float(value) == pytest.approx(expected, abs=1e-5)

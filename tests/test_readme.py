@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import solvers
+from benchmarks import residuals, solvers
 from benchmarks.digits import report
+from maxgnr_jax import baselines
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -24,7 +25,13 @@ def test_python_blocks_run_in_order(standard_promotion):
 
 
 @pytest.mark.parametrize(
-  ("name", "module"), [("digits", report), ("digits-all", report), ("solvers", solvers)]
+  ("name", "module"),
+  [
+    ("digits", report),
+    ("digits-all", report),
+    ("residuals", residuals),
+    ("solvers", solvers),
+  ],
 )
 def test_tables_are_the_committed_results(name, module):
   summary = json.loads((RESULTS / name / "results.json").read_text())
@@ -49,3 +56,16 @@ def test_linked_files_exist():
   assert links
   for link in links:
     assert (ROOT / link).exists(), link
+
+
+def test_every_baseline_is_in_the_table_of_methods():
+  listed = set(re.findall(r"^\| `(\w+)\(", README, re.MULTILINE))
+  exported = {name for name in dir(baselines) if not name.startswith("_")}
+  factories = {
+    name
+    for name in exported
+    if callable(getattr(baselines, name)) and not name.endswith("State")
+  }
+  weightings = {name for name in factories if name.removesuffix("_weights") in listed}
+  assert factories - weightings <= listed
+  assert listed <= factories
