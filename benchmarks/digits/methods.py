@@ -55,8 +55,10 @@ def _unit_gradients(num_tasks: int) -> optax.GradientTransformation:
   return baselines.ngdiff([1] * num_tasks, shared=trunk_only)
 
 
-def _flat_mgda(num_tasks: int) -> optax.GradientTransformation:
-  return baselines.flat_regions(baselines.mgda(num_tasks=num_tasks, shared=trunk_only))
+def _flat_imtl_g(num_tasks: int) -> optax.GradientTransformation:
+  return baselines.flat_regions(
+    baselines.imtl_g(num_tasks=num_tasks, shared=trunk_only)
+  )
 
 
 # Name on the command line and in the table -> method.
@@ -83,7 +85,7 @@ METHODS = {
   "slaw": _everywhere(baselines.slaw),
   "bmtl": _everywhere(baselines.bmtl),
   "gradient-dropout": _everywhere(baselines.gradient_dropout),
-  "flat-mgda": Method(_flat_mgda, flat_radius=0.05),
+  "flat-imtl-g": Method(_flat_imtl_g, flat_radius=0.05),
   "upgrad": _on_trunk(baselines.upgrad),
   "dualproj": _on_trunk(baselines.dualproj),
   "aligned-mtl": _on_trunk(baselines.aligned_mtl),

@@ -30,9 +30,8 @@ def db_mtl(
     beta: Decay rate of the average, in [0, 1); at step t it is ``beta / t^beta_decay``.
     beta_decay: At least 0. The paper chooses between 0 and 0.5.
     num_tasks: As in :func:`gramian_method`.
-    shared: Where gradients are averaged and made equally long, likewise. Elsewhere
-      each task's gradient has its weight; the paper's heads take that of the logarithm
-      alone, which to an optimiser such as Adam is the same.
+    shared: Where gradients are averaged and made equally long, likewise. Elsewhere the
+      update is the sum of the gradients of the logarithms, as the paper has it.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`, whose
@@ -81,6 +80,7 @@ def db_mtl(
     present = length > 0
     scale = jnp.where(present, jnp.max(length) / jnp.where(present, length, 1.0), 0.0)
     combined = _stacked.combine(scale, average, step.one_task)
-    return Choice(scale * of_logarithm, {"average": average}, combined)
+    weights, memory = scale * of_logarithm, {"average": average}
+    return Choice(weights, memory, combined, weights_elsewhere=of_logarithm)
 
   return method(choose, memory, num_tasks=num_tasks, shared=shared)

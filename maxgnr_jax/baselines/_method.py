@@ -86,11 +86,13 @@ class Choice(NamedTuple):
     memory: For the next step, of the same structure as in this one.
     combined: Pytree like one task's ``Step.grads``: the update, if it is not the
       weighted sum. The weights apply to the other parameters still.
+    weights_elsewhere: [K], for those other parameters, if they are not ``weights``.
   """
 
   weights: jax.Array
   memory: dict[str, Any] = {}  # noqa: RUF012 - never written to
   combined: optax.Updates | None = None
+  weights_elsewhere: jax.Array | None = None
 
 
 def no_memory(params: Any, num_tasks: int, dtype: Any) -> dict[str, Any]:
@@ -155,7 +157,8 @@ def method(
     measured = _shared.restrict(grads, selected)
     choice = choose(Step(state.count, weights, measured, extra_args), remembered)
     weights = check_weights(choice.weights, tasks, dtype)
-    updates = _stacked.combine(weights, grads, like)
+    elsewhere = choice.weights_elsewhere
+    updates = _stacked.combine(weights if elsewhere is None else elsewhere, grads, like)
     if choice.combined is not None:
       updates = _shared.replace(updates, choice.combined)
     count = optax.safe_increment(state.count)
