@@ -31,6 +31,20 @@ def random_grads(params, num_tasks, seed=0, scales=None):
   return jax.tree.map(leaf, params)
 
 
+def task_gradients(seed, num_tasks, decades=2, size=None):
+  """[K, D], correlated, of norms over ``decades`` orders of magnitude; D = 2 K."""
+  rng = np.random.default_rng(seed)
+  size = 2 * num_tasks if size is None else size
+  common = rng.normal() * rng.normal(size=size)
+  drawn = rng.normal(size=(num_tasks, size)) + common
+  return drawn * 10 ** rng.uniform(-decades / 2, decades / 2, (num_tasks, 1))
+
+
+def relative_error(actual, expected):
+  """The distance of two arrays in units of the expected one's length."""
+  return np.linalg.norm(actual - expected) / np.linalg.norm(expected)
+
+
 def grads_sequence(params, num_tasks, num_steps, scales=None):
   """One step's gradients after the other."""
   return [random_grads(params, num_tasks, step, scales) for step in range(num_steps)]

@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maxgnr_jax import baselines
-from tests.examples import example_params, flat, follow, grads_sequence, rows
+from tests.examples import (
+  example_params,
+  flat,
+  follow,
+  grads_sequence,
+  relative_error,
+  rows,
+  task_gradients,
+)
 
 seeds = st.integers(0, 2**32 - 1)
 sizes = st.sampled_from([2, 3, 5, 10])
@@ -19,14 +27,6 @@ compiled = {
 }
 
 
-def gradients(seed, num_tasks, decades=2):
-  """[K, D], correlated, of norms over ``decades`` orders of magnitude."""
-  rng = np.random.default_rng(seed)
-  common = rng.normal() * rng.normal(size=2 * num_tasks)
-  drawn = rng.normal(size=(num_tasks, 2 * num_tasks)) + common
-  return drawn * 10 ** rng.uniform(-decades / 2, decades / 2, (num_tasks, 1))
-
-
 def weigh(name, jacobian):
   gramian = jnp.asarray(jacobian @ jacobian.T, jnp.float32)
   return np.asarray(compiled[name](gramian), np.float64)
@@ -34,7 +34,7 @@ def weigh(name, jacobian):
 
 @given(seed=seeds, num_tasks=sizes)
 def test_mgda_is_the_shortest_vector_in_the_convex_hull(seed, num_tasks):
-  jacobian = gradients(seed, num_tasks)
+  jacobian = task_gradients(seed, num_tasks)
   unit = np.linalg.norm(jacobian, axis=1).min()
   # min ‖Jᵀ x‖² + (Σ x - 1)² over x ≥ 0 is a multiple of the solution.
   system = np.vstack([jacobian.T / unit, np.ones(num_tasks)])
@@ -62,13 +62,9 @@ def projected(jacobian, preference):
   return preference + excess
 
 
-def relative_error(actual, expected):
-  return np.linalg.norm(actual - expected) / np.linalg.norm(expected)
-
-
 @given(seed=seeds, num_tasks=sizes)
 def test_dualproj_is_the_projection_of_the_mean(seed, num_tasks):
-  jacobian = gradients(seed, num_tasks)
+  jacobian = task_gradients(seed, num_tasks)
   expected = projected(jacobian, np.full(num_tasks, 1 / num_tasks))
   error = relative_error(
     jacobian.T @ weigh("dualproj", jacobian), jacobian.T @ expected
@@ -78,7 +74,7 @@ def test_dualproj_is_the_projection_of_the_mean(seed, num_tasks):
 
 @given(seed=seeds, num_tasks=sizes)
 def test_upgrad_is_the_mean_of_the_projections(seed, num_tasks):
-  jacobian = gradients(seed, num_tasks)
+  jacobian = task_gradients(seed, num_tasks)
   expected = sum(projected(jacobian, p) for p in np.eye(num_tasks) / num_tasks)
   error = relative_error(jacobian.T @ weigh("upgrad", jacobian), jacobian.T @ expected)
   assert error < 1e-2
@@ -87,7 +83,7 @@ def test_upgrad_is_the_mean_of_the_projections(seed, num_tasks):
 @given(seed=seeds, num_tasks=sizes)
 @pytest.mark.parametrize("name", ["upgrad", "dualproj", "mgda"])
 def test_the_update_conflicts_with_no_task(name, seed, num_tasks):
-  jacobian = gradients(seed, num_tasks)
+  jacobian = task_gradients(seed, num_tasks)
   update = jacobian.T @ weigh(name, jacobian)
   lengths = np.linalg.norm(jacobian, axis=1) * np.linalg.norm(update)
   assert np.min(jacobian @ update / lengths) > -1e-2
@@ -95,7 +91,7 @@ def test_the_update_conflicts_with_no_task(name, seed, num_tasks):
 
 @given(seed=seeds, num_tasks=sizes)
 def test_imtl_g_has_the_same_projection_on_every_gradient(seed, num_tasks):
-  jacobian = gradients(seed, num_tasks)
+  jacobian = task_gradients(seed, num_tasks)
   weights = weigh("imtl_g", jacobian)
   update = jacobian.T @ weights
   projections = jacobian @ update / np.linalg.norm(jacobian, axis=1)
@@ -106,7 +102,7 @@ def test_imtl_g_has_the_same_projection_on_every_gradient(seed, num_tasks):
 
 @given(seed=seeds, num_tasks=sizes)
 def test_aligned_mtl_makes_the_principal_components_equally_long(seed, num_tasks):
-  jacobian = gradients(seed, num_tasks, decades=1)
+  jacobian = task_gradients(seed, num_tasks, decades=1)
   left, singular, right = np.linalg.svd(jacobian, full_matrices=False)
   expected = singular.min() * (left @ right).mean(0)
   error = np.linalg.norm(jacobian.T @ weigh("aligned_mtl", jacobian) - expected)
