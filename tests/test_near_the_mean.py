@@ -56,7 +56,7 @@ def test_cagrad_is_the_best_in_its_ball(seed, shape, c):
 
 @pytest.mark.xfail(strict=True, reason="the solver gives up where gradients cancel")
 def test_cagrad_of_more_tasks_than_parameters_is_the_best_in_its_ball(float64):
-  jacobians = np.stack([task_gradients(seed, 10, size=4) for seed in range(300)])
+  jacobians = np.stack([task_gradients(seed, 6, size=3) for seed in range(300)])
   gramians = jnp.asarray(jacobians @ jacobians.mT)
   weighting = jax.vmap(baselines.cagrad_weights, (0, None))
   for jacobian, weights in zip(jacobians, weighting(gramians, 0.7), strict=True):
