@@ -66,6 +66,24 @@ def follow(tx, params, sequence):
   return history
 
 
+def scanned(tx, jacobians, **extra_args):
+  """Weights [T, K] and updates [T, D] of T steps, and the state after them.
+
+  Args:
+    tx: Transformation with ``num_tasks``.
+    jacobians: [T, K, D], the gradients of a vector of parameters.
+    extra_args: Of ``update``, with the steps on the leading axis.
+  """
+  inputs = jax.tree.map(jnp.asarray, (jacobians, extra_args))
+
+  def step(state, now):
+    updates, state = tx.update(now[0], state, **now[1])
+    return state, (state.weights, updates)
+
+  state, (weights, updates) = jax.lax.scan(step, tx.init(inputs[0][0, 0]), inputs)
+  return np.asarray(weights), np.asarray(updates), state
+
+
 def rows(stacked):
   """A stacked pytree as one float64 matrix, [K, D]."""
   leaves = [np.asarray(x, np.float64) for x in jax.tree.leaves(stacked)]
