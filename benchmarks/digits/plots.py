@@ -45,6 +45,7 @@ def _delta_m(summary: dict, path: Path) -> None:
   ax.axvline(0, color="black", ls="--", lw=1)
   # What falls far behind would press all others into a corner.
   ax.set_xscale("symlog", linthresh=100)
+  ax.set_xlim(right=max(10.0, 1.2 * max(map(max, values.values()))))
   ax.set(yticks=range(len(names)), yticklabels=names, ylim=(-1, len(names)))
   ax.set_xlabel("Δm % against single-task models, test (dots: seeds; bar: mean)")
   ax.grid(alpha=0.3)
