@@ -39,10 +39,25 @@ class Method(NamedTuple):
 FOLLOWED = ("test_a_single_task_is_followed", "test_equal_gradients_are_followed")
 AVERAGE = dict.fromkeys(FOLLOWED, "its update is an average over steps")
 RANDOM = dict.fromkeys(FOLLOWED, "coordinates are dropped at random")
+FIXED = {"test_steps_are_not_traced_again": "its arguments say how many tasks"}
 SGD = optax.sgd(0.1)  # `optax.adam` needs JAX's default promotion of dtypes
 TOO_FEW = {"test_a_single_task_is_followed": "needs three tasks"}
 NEAREST = {"test_one_task_without_gradient_does_no_harm": "zero is nearest to all"}
 ZERO = {"test_one_task_without_gradient_does_no_harm": "zero is the shortest vector"}
+
+
+def constant_weights(num_tasks=3):
+  return baselines.constant_weights([1.0, 0.5, 2.0][:num_tasks])
+
+
+def flat_regions(num_tasks=None):
+  return baselines.flat_regions(baselines.excess_mtl(0.1, num_tasks=num_tasks))
+
+
+def ngdiff(num_tasks=3):
+  return baselines.ngdiff([1, 1, -1][:num_tasks])
+
+
 METHODS = {
   "maxgnr": Method(maxgnr, ("gamma", 0.9, 0.1)),
   "maxgnr-paper": Method(
@@ -53,6 +68,7 @@ METHODS = {
   "cagrad": Method(baselines.cagrad, ("c", 0.5, 0.1)),
   "config": Method(baselines.config),
   "conicgrad": Method(baselines.conicgrad, ("c", 0.5, 0.99)),
+  "constant_weights": Method(constant_weights, exempt=FIXED),
   "db_mtl": Method(baselines.db_mtl, ("beta", 0.9, 0.1), exempt=AVERAGE),
   "dtp": Method(baselines.dtp, ("gamma", 1.0, 3.0)),
   "dualproj": Method(baselines.dualproj),
@@ -65,6 +81,7 @@ METHODS = {
   ),
   "fairgrad": Method(baselines.fairgrad, ("alpha", 1.0, 2.0), degree=0.0),
   "famo": Method(functools.partial(baselines.famo, SGD), ("min_losses", 0.0, 0.2)),
+  "flat_regions": Method(flat_regions),
   "gls": Method(baselines.gls),
   "graddrop": Method(baselines.graddrop, ("leak", 0.0, 0.5)),
   "gradient_dropout": Method(
@@ -80,6 +97,7 @@ METHODS = {
   "moco": Method(baselines.moco, ("gamma", 0.1, 0.5), exempt=AVERAGE),
   "modo": Method(baselines.modo, ("gamma", 0.1, 0.5)),
   "nash_mtl": Method(baselines.nash_mtl, degree=0.0),
+  "ngdiff": Method(ngdiff, exempt=FIXED, degree=0.0),
   "pcgrad": Method(baselines.pcgrad),
   "random_weights": Method(baselines.random_weights),
   "sdmgrad": Method(baselines.sdmgrad, ("direction", 0.3, 3.0), exempt=ZERO),
@@ -128,6 +146,7 @@ def with_task_values(tx):
     size = jnp.max(jnp.abs(rows))
     drawn = jnp.mean(rows, axis=1) / jnp.where(size > 0, size, 1.0)
     values = {"losses": 1.0 + 0.8 * drawn, "kpis": 0.5 + 0.4 * drawn}
+    values["flat_grads"] = jax.tree.map(lambda g: 0.5 * g[::-1], grads)
     return tx.update(grads, state, params, **(values | extra_args))
 
   return optax.GradientTransformationExtraArgs(tx.init, update)
@@ -222,7 +241,7 @@ def test_the_state_is_known_to_optax_tree_utilities(tx):
   )
   for leaf in jax.tree.leaves(like_params):
     assert leaf.shape[0] == NUM_TASKS
-  assert int(state.count) == NUM_STEPS
+  assert int(getattr(state, "plain", state).count) == NUM_STEPS
 
 
 def test_hyperparameters_may_be_injected(method, tx, standard_promotion):
