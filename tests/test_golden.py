@@ -26,10 +26,21 @@ WEIGHTS_ONLY = ("modo", "sdmgrad")
 TOLERANCES = {"excess_mtl": 1e-5}  # LibMTL adds 1e-7 to the squares under the root
 
 
-@functools.cache
-def transformation(method, kwargs, num_tasks):
-  """One per method, arguments (as JSON) and K, with a compiled `update`."""
-  kwargs = json.loads(kwargs)
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation():
+  """Nearly all the time goes into compiling for a few steps of small arrays."""
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", False)
+
+
+# Arguments that may be traced, so that their values share what is compiled.
+TRACED = ("alpha", "c", "mu")
+
+
+def make(method, num_tasks, kwargs):
+  """The transformation, of arguments as the file has them."""
+  kwargs = dict(kwargs)
   if "optimizer" in kwargs:
     name, rate = kwargs["optimizer"]
     kwargs["optimizer"] = OPTIMIZERS[name](rate)
@@ -38,8 +49,21 @@ def transformation(method, kwargs, num_tasks):
     kwargs["optimizer"] = optax.chain(decay, optax.adam(kwargs.pop("learning_rate")))
   if method == "db_mtl":
     kwargs["beta_decay"] = kwargs.pop("beta_sigma")
-  tx = getattr(baselines, method)(**kwargs, num_tasks=num_tasks)
-  return optax.GradientTransformationExtraArgs(tx.init, jax.jit(tx.update))
+  return getattr(baselines, method)(**kwargs, num_tasks=num_tasks)
+
+
+@functools.cache
+def update_of(method, num_tasks, fixed):
+  """Compiled once per method, K and the arguments (as JSON) that are not traced."""
+  fixed = json.loads(fixed)
+  untraced = make(method, num_tasks, fixed)
+
+  @jax.jit
+  def update(traced, grads, state, params, extra):
+    tx = make(method, num_tasks, fixed | traced) if traced else untraced
+    return tx.update(grads, state, params, **extra)
+
+  return update
 
 
 def stacked(rows, dtype):
@@ -55,9 +79,11 @@ def compare(actual, expected, tolerance):
 
 def assert_agrees(case, dtype, tolerance):
   method, num_tasks = case["method"], len(case["steps"][0]["jacobian"])
-  tx = transformation(method, json.dumps(case["kwargs"]), num_tasks)
+  traced = {name: x for name, x in case["kwargs"].items() if name in TRACED}
+  fixed = {name: x for name, x in case["kwargs"].items() if name not in TRACED}
+  update = update_of(method, num_tasks, json.dumps(fixed))
   params = jnp.zeros(SIZE, dtype)
-  state, after = tx.init(params), None
+  state, after = make(method, num_tasks, case["kwargs"]).init(params), None
   for step in case["steps"]:
     extra = {}
     if step["losses"] is not None:
@@ -69,7 +95,7 @@ def assert_agrees(case, dtype, tolerance):
       extra["losses_after_step"] = extra["losses"] if after is None else after
       after = jnp.asarray(step["losses_after_step"], dtype)
     grads = stacked(step["jacobian"], dtype)
-    updates, state = tx.update(grads, state, params, **extra)
+    updates, state = update(traced, grads, state, params, extra)
     if method not in WEIGHTS_ONLY:
       compare(updates[: len(step["update"])], step["update"], tolerance)
     if step["weights"] is not None:
