@@ -10,12 +10,12 @@ import pytest
 
 from maxgnr_jax import (
   baselines,
-  maxgnr,
   value_and_flat_task_grads,
   value_and_task_grads,
 )
 from tests.examples import assert_trees_close, flat, rows
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 PARAMS = {
   "head": jnp.array([[0.5, -1.0, 2.0], [0.1, 0.4, -0.3]]),
   "trunk": (jnp.array([1.5, -0.7]), jnp.array([[2.0, 0.2], [-0.4, 1.0]])),
@@ -94,7 +94,7 @@ def test_on_a_quadratic_loss_the_flat_part_is_the_curvature_along_the_gradient()
       "kij,i,j->k", jnp.asarray(matrices, params.dtype), params, params
     )
 
-  _, (grads, flat_grads) = value_and_flat_task_grads(quadratic, 0.3)(
+  _, (grads, flat_grads) = jax.jit(value_and_flat_task_grads(quadratic, 0.3))(
     jnp.asarray(point, jnp.float32)
   )
   expected = matrices @ point
@@ -108,13 +108,14 @@ def test_a_task_without_gradient_stays_where_it_is():
   def fun(params):
     return jnp.sum(params**2), 0.0 * jnp.sum(params), jnp.sum(params**4)
 
-  _, (_, flat_grads) = value_and_flat_task_grads(fun, 0.5)(jnp.array([0.0, 2.0]))
+  task_grads = jax.jit(value_and_flat_task_grads(fun, 0.5))
+  _, (_, flat_grads) = task_grads(jnp.array([0.0, 2.0]))
   np.testing.assert_allclose(flat_grads[0], [0, 1], atol=1e-6)
   np.testing.assert_array_equal(flat_grads[1], 0)
   np.testing.assert_allclose(flat_grads[2], [0, 4 * 2.5**3 - 4 * 2**3], rtol=1e-5)
 
 
-@pytest.mark.parametrize("tasks_at_once", [1, 2, 5])
+@pytest.mark.parametrize("tasks_at_once", [1, 2])
 def test_any_number_of_tasks_at_once_gives_the_same_with_aux_and_arguments(
   tasks_at_once,
 ):
@@ -176,7 +177,7 @@ def sequence(num_steps=3):
 
 
 AGGREGATORS = {
-  "maxgnr": maxgnr(num_tasks=3),
+  "moco": baselines.moco(num_tasks=3),
   "mgda": baselines.mgda(num_tasks=3),
   "slaw": baselines.slaw(0.5, num_tasks=3),
 }
@@ -208,7 +209,9 @@ def test_both_parts_are_aggregated_by_themselves_in_a_scan(name):
 
 
 def test_training_for_flat_regions_in_a_jitted_step_equals_the_written_out_one():
-  tx = optax.chain(baselines.flat_regions(baselines.upgrad()), optax.sgd(0.01))
+  tx = optax.chain(
+    baselines.flat_regions(baselines.gradient_norm_scaling()), optax.sgd(0.01)
+  )
 
   @jax.jit
   def train_step(params, opt_state, x):
@@ -222,7 +225,9 @@ def test_training_for_flat_regions_in_a_jitted_step_equals_the_written_out_one()
   expected = flat(PARAMS)
   for part in (rows(grads), rows(by_hand(0.1))):
     gramian = jnp.asarray(part @ part.T, jnp.float32)
-    expected -= 0.01 * np.asarray(baselines.upgrad_weights(gramian)) @ part
+    expected -= (
+      0.01 * np.asarray(baselines.gradient_norm_scaling_weights(gramian)) @ part
+    )
   np.testing.assert_allclose(flat(params), expected, rtol=1e-4, atol=1e-5)
   params, opt_state, later = train_step(params, opt_state, X)
   assert later["far"] < values["far"]

@@ -12,6 +12,7 @@ import pytest
 
 from maxgnr_jax import baselines
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 GOLDEN = json.loads(
   pathlib.Path(__file__).with_name("golden").joinpath("golden.json").read_text()
 )
@@ -24,16 +25,6 @@ OPTIMIZERS = {"sgd": optax.sgd, "adam": optax.adam}
 # Their update is the mean over two batches, the source's that of the first.
 WEIGHTS_ONLY = ("modo", "sdmgrad")
 TOLERANCES = {"excess_mtl": 1e-5}  # LibMTL adds 1e-7 to the squares under the root
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-  """Nearly all the time goes into compiling for a few steps of small arrays."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 # Arguments that may be traced, so that their values share what is compiled.
 TRACED = ("alpha", "c", "mu")
 

@@ -12,6 +12,7 @@ from maxgnr_jax import baselines
 from maxgnr_jax.baselines._simplex import project_on_simplex
 from tests.examples import scanned
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 NUM_TASKS, NUM_STEPS, SIZE = 3, 6, 5
 RNG = np.random.default_rng(0)
 SCALES = np.array([[0.3], [1.0], [2.0]])

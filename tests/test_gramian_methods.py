@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from maxgnr_jax import baselines
 from tests.examples import relative_error, task_gradients
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 seeds = st.integers(0, 2**32 - 1)
 sizes = st.sampled_from([2, 5])  # few, because each is compiled
 NAMES = ("nash_mtl", "fairgrad", "config", "imtl_g", "gradient_norm_scaling")

@@ -9,7 +9,7 @@ import scipy.optimize
 from maxgnr_jax import baselines
 from tests.examples import scanned
 
-pytestmark = pytest.mark.usefixtures("float64")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "float64")
 NUM_TASKS, NUM_STEPS = 3, 9
 RNG = np.random.default_rng(0)
 LOSSES = np.array([0.1, 1.0, 20.0]) * np.exp(

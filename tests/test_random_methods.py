@@ -10,6 +10,7 @@ import pytest
 from maxgnr_jax import baselines
 from tests.examples import task_gradients
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 SIZE = 20_000
 # Per task one number, the same for all parameters: each of these is drawn for anew.
 COLUMN = np.array([3.0, -1.0, 0.5])

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from maxgnr_jax import baselines
 from tests.examples import relative_error, task_gradients
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 seeds = st.integers(0, 2**31 - 1)
 sizes = st.sampled_from([2, 3, 5])  # few, because each is compiled
 pcgrad_weights = jax.jit(baselines.pcgrad_weights)

@@ -14,6 +14,7 @@ from flax.training.train_state import TrainState
 from maxgnr_jax import baselines, value_and_task_grads
 from tests.examples import flat, scanned, task_gradients
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 NUM_TASKS = 3
 SGD = optax.sgd(0.1)
 OF_LOSSES = {
