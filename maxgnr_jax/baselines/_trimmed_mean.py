@@ -1,5 +1,6 @@
 """The mean without the extremes, coordinate by coordinate."""
 
+import functools
 from typing import Any
 
 import jax.numpy as jnp
@@ -55,8 +56,8 @@ def trimmed_mean(
       )
 
     def leaf(grads):
-      ascending = jnp.sort(grads, axis=0)
-      return jnp.mean(ascending[trim : trim + kept], axis=0)
+      ascending = _stacked.sorted_over_tasks(grads)[trim : trim + kept]
+      return functools.reduce(jnp.add, ascending) / kept
 
     return Choice(step.weights, memory, _stacked.apply(leaf, step.grads))
 
