@@ -145,8 +145,7 @@ def combine(weights: jax.Array, grads: Any, like: Any) -> Any:
     wide = compute_dtype(g)
     w = weights.astype(wide)
     if g.shape[0] <= MOST_TERMS:  # one fused loop; else a matrix product is no slower
-      terms = (w[k] * g[k].astype(wide) for k in range(g.shape[0]))
-      combined = functools.reduce(jnp.add, terms)
+      combined = add([w[k] * g[k].astype(wide) for k in range(g.shape[0])])
     else:
       combined = jnp.tensordot(w, g.astype(wide), 1, precision="highest")
     return combined.astype(jnp.result_type(reference))
@@ -167,6 +166,11 @@ def apply(leaf: Callable[..., jax.Array], stacked: Any, key: Any = None) -> Any:
   keys = [()] * len(wide) if key is None else zip(jax.random.split(key, len(wide)))
   combined = [leaf(x, *k) for x, k in zip(wide, keys, strict=True)]
   return jax.tree.unflatten(treedef, combined)
+
+
+def add(rows: Sequence[jax.Array] | jax.Array) -> jax.Array:
+  """The sum over the tasks, one by one: XLA fuses that, but not a sum over an axis."""
+  return functools.reduce(jnp.add, list(rows))
 
 
 def sorted_over_tasks(stacked: jax.Array) -> list[jax.Array]:

@@ -1,9 +1,7 @@
 """The mean without the extremes, coordinate by coordinate."""
 
-import functools
 from typing import Any
 
-import jax.numpy as jnp
 import optax
 
 from maxgnr_jax import _stacked
@@ -57,7 +55,7 @@ def trimmed_mean(
 
     def leaf(grads):
       ascending = _stacked.sorted_over_tasks(grads)[trim : trim + kept]
-      return functools.reduce(jnp.add, ascending) / kept
+      return _stacked.add(ascending) / kept
 
     return Choice(step.weights, memory, _stacked.apply(leaf, step.grads))
 
