@@ -5,13 +5,18 @@ in float32 at least, whatever dtype the numbers are stored in.
 """
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from maxgnr_jax._gnr import GradientStats
+from maxgnr_jax._sums import sums_of_products, sums_of_squares
+
+# Numbers of each parameter, and parameters, that tell how large a gradient is.
+SAMPLE, SAMPLED_LEAVES = 64, 8
+MOST_TERMS = 16  # tasks for which combinations and comparisons are written out
 
 
 def zeros(params: Any, num_tasks: int, dtype: Any | None) -> Any:
@@ -52,32 +57,30 @@ def measure(
   Returns:
     What Eq. 17 needs to know of the K tasks.
   """
-  signals = [_rows(m, dtype) for m in jax.tree.leaves(momentum)]
-  noises = [
-    _rows(g, dtype) - signal
-    for g, signal in zip(jax.tree.leaves(grads), signals, strict=True)
-  ]
+  pairs = list(zip(jax.tree.leaves(grads), jax.tree.leaves(momentum), strict=True))
   # Scaled before it is squared: a task's gradients may be of any size.
-  signal_scale, noise_scale = _largest(signals), _largest(noises)
-  squared_norm = _total(
-    jnp.sum(jnp.square(x / signal_scale[:, None]), axis=1) for x in signals
-  )
-  scaled = [x / noise_scale[:, None] for x in noises]
-  gram = _total(_products(x, x) for x in scaled)
+  inverse, scale = _scales(pairs, dtype)
 
-  gradient_norm = signal_scale * jnp.sqrt(squared_norm)
+  def noise(k, g, m):
+    difference = g.astype(dtype) - m.astype(dtype)
+    return difference * _along(inverse[k], difference)
+
+  gram, squared_norm = sums_of_products(
+    pairs, noise, squared=_scaled_row(1, inverse, dtype)
+  )
+  gradient_norm = scale * jnp.sqrt(squared_norm)
   scaled_norm = jnp.sqrt(jnp.diagonal(gram))
   # At γ = 0, m is g, and what rounding leaves of their difference is no noise. Nor is
   # what the rounding of a momentum leaves that moves by 1 - γ of the difference only.
   gamma = jnp.asarray(gamma, dtype)
   rounding = _coarsest(momentum) / (1 - gamma) * gradient_norm
-  noisy = (noise_scale * scaled_norm > rounding) & (gamma > 0)
+  noisy = (scale * scaled_norm > rounding) & (gamma > 0)
   divisor = jnp.where(noisy, scaled_norm, 1.0)
   cosine = jnp.clip(gram / divisor[:, None] / divisor[None, :], -1.0, 1.0)
   cosine = jnp.where(jnp.eye(noisy.size, dtype=bool), jnp.ones((), dtype), cosine)
   return GradientStats(
     gradient_norm=gradient_norm,
-    noise_norm=jnp.where(noisy, noise_scale * scaled_norm, 0.0),
+    noise_norm=jnp.where(noisy, scale * scaled_norm, 0.0),
     noise_cosine=jnp.where(noisy[:, None] & noisy[None, :], cosine, 0.0),
   )
 
@@ -87,16 +90,26 @@ def gram(stacked: Any, dtype: Any, other: Any = None) -> jax.Array:
 
   With ``other``, stacked gradients too, ``⟨g_i, other_j⟩``.
   """
-  rows, scale = _scaled_rows(stacked, dtype)
-  columns, column_scale = (rows, scale) if other is None else _scaled_rows(other, dtype)
-  scaled = _total(_products(x, y) for x, y in zip(rows, columns, strict=True))
-  return scale[:, None] * column_scale[None, :] * scaled
+  leaves = [(x,) for x in jax.tree.leaves(stacked)]
+  inverse, scale = _scales(leaves, dtype)
+  if other is None:
+    scaled, _ = sums_of_products(leaves, _scaled_row(0, inverse, dtype))
+    return scale[:, None] * scale[None, :] * scaled
+  others = [(y,) for y in jax.tree.leaves(other)]
+  other_inverse, other_scale = _scales(others, dtype)
+  scaled, _ = sums_of_products(
+    [x + y for x, y in zip(leaves, others, strict=True)],
+    _scaled_row(0, inverse, dtype),
+    _scaled_row(1, other_inverse, dtype),
+  )
+  return scale[:, None] * other_scale[None, :] * scaled
 
 
 def norms(stacked: Any, dtype: Any) -> jax.Array:
   """``‖g_k‖`` of the tasks' gradients, [K]."""
-  rows, scale = _scaled_rows(stacked, dtype)
-  return scale * jnp.sqrt(_total(jnp.sum(x * x, axis=1) for x in rows))
+  leaves = [(x,) for x in jax.tree.leaves(stacked)]
+  inverse, scale = _scales(leaves, dtype)
+  return scale * jnp.sqrt(sums_of_squares(leaves, _scaled_row(0, inverse, dtype)))
 
 
 def mix(a: jax.Array, first: Any, b: jax.Array, second: Any) -> Any:
@@ -115,15 +128,14 @@ def mix(a: jax.Array, first: Any, b: jax.Array, second: Any) -> Any:
 
 def adagrad_risks(squares: Any, grads: Any, dtype: Any) -> tuple[Any, jax.Array]:
   """Adds ``g²`` to ``squares``; returns them and ``Σ g² / √squares`` [K]."""
-  squared = jax.tree.map(lambda s, g: jnp.square(g.astype(s.dtype)), squares, grads)
-  squares = jax.tree.map(jnp.add, squares, squared)
+  squares = jax.tree.map(lambda s, g: s + jnp.square(g.astype(s.dtype)), squares, grads)
 
-  def risks(s, g2):
-    terms = jnp.where(s > 0, g2 / jnp.sqrt(jnp.where(s > 0, s, 1.0)), 0.0)
-    return jnp.sum(_rows(terms, dtype), axis=1)
+  def row(k, s, g):
+    root = jnp.sqrt(jnp.where(s > 0, jnp.sqrt(s), 1.0)).astype(dtype)
+    return g.astype(dtype) / root
 
-  pairs = zip(jax.tree.leaves(squares), jax.tree.leaves(squared), strict=True)
-  return squares, _total(risks(s, g2) for s, g2 in pairs)
+  pairs = list(zip(jax.tree.leaves(squares), jax.tree.leaves(grads), strict=True))
+  return squares, sums_of_squares(pairs, row)
 
 
 def combine(weights: jax.Array, grads: Any, like: Any) -> Any:
@@ -131,9 +143,11 @@ def combine(weights: jax.Array, grads: Any, like: Any) -> Any:
 
   def leaf(g, reference):
     wide = compute_dtype(g)
-    combined = jnp.tensordot(
-      weights.astype(wide), g.astype(wide), 1, precision="highest"
-    )
+    w = weights.astype(wide)
+    if g.shape[0] <= MOST_TERMS:  # one fused loop; else a matrix product is no slower
+      combined = add([w[k] * g[k].astype(wide) for k in range(g.shape[0])])
+    else:
+      combined = jnp.tensordot(w, g.astype(wide), 1, precision="highest")
     return combined.astype(jnp.result_type(reference))
 
   return jax.tree.map(leaf, grads, like)
@@ -154,6 +168,27 @@ def apply(leaf: Callable[..., jax.Array], stacked: Any, key: Any = None) -> Any:
   return jax.tree.unflatten(treedef, combined)
 
 
+def add(rows: Sequence[jax.Array] | jax.Array) -> jax.Array:
+  """The sum over the tasks, one by one: XLA fuses that, but not a sum over an axis."""
+  return functools.reduce(jnp.add, list(rows))
+
+
+def sorted_over_tasks(stacked: jax.Array) -> list[jax.Array]:
+  """Each coordinate's values in ascending order: K arrays like a task's.
+
+  Odd-even transposition of whole arrays, K²/2 comparisons in one fused loop; XLA's own
+  sort, which many tasks need, goes through the coordinates one by one.
+  """
+  if stacked.shape[0] > MOST_TERMS:
+    return list(jnp.sort(stacked, axis=0))
+  rows = list(stacked)
+  for round_ in range(len(rows)):
+    for i in range(round_ % 2, len(rows) - 1, 2):
+      low, high = rows[i], rows[i + 1]
+      rows[i], rows[i + 1] = jnp.minimum(low, high), jnp.maximum(low, high)
+  return rows
+
+
 def one_task(stacked: Any) -> Any:
   """What one task's part of a stacked pytree looks like."""
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), stacked)
@@ -165,32 +200,38 @@ def compute_dtype(tree: Any) -> Any:
   return jnp.float64 if wide else jnp.float32
 
 
-def _rows(x: jax.Array, dtype: Any) -> jax.Array:
-  return x.astype(dtype).reshape(x.shape[0], -1)
+def _scaled_row(position: int, inverse: jax.Array, dtype: Any):
+  """Makes rows of one of the arrays, in units of each task's scale."""
+
+  def row(k, *arrays):
+    x = arrays[position].astype(dtype)
+    return x * _along(inverse[k], x)
+
+  return row
 
 
-def _scaled_rows(stacked: Any, dtype: Any) -> tuple[list[jax.Array], jax.Array]:
-  """The arrays as [K, size] in units of each task's largest magnitude, and those."""
-  rows = [_rows(x, dtype) for x in jax.tree.leaves(stacked)]
-  scale = _largest(rows)
-  return [x / scale[:, None] for x in rows], scale
+def _along(values: jax.Array, x: jax.Array) -> jax.Array:
+  """A number, or one per task, against a task's array or all of theirs."""
+  return values.reshape(values.shape + (1,) * (x.ndim - values.ndim))
 
 
-def _products(rows: jax.Array, columns: jax.Array) -> jax.Array:
-  return jnp.matmul(rows, columns.T, precision="highest")
+def _scales(leaves: Sequence[tuple[jax.Array, ...]], dtype: Any):
+  """What to divide each task's numbers by before they are squared: [K], and inverses.
+
+  The largest magnitude of a sample. It need be right within ten orders of magnitude
+  only, and the largest of all would take one more pass over memory.
+  """
+  largest = sorted(leaves, key=lambda arrays: -arrays[0].size)[:SAMPLED_LEAVES]
+  sampled = []
+  for x in [x for arrays in largest for x in arrays if x.size]:
+    flat = x.reshape(x.shape[0], -1)
+    stride = -(-flat.shape[1] // SAMPLE)
+    sampled.append(jnp.max(jnp.abs(flat[:, ::stride].astype(dtype)), axis=1))
+  scale = functools.reduce(jnp.maximum, sampled)
+  scale = jnp.where((scale > 0) & jnp.isfinite(scale), scale, 1.0)
+  return 1.0 / scale, scale
 
 
 def _coarsest(tree: Any) -> float:
   """The largest relative rounding error of the tree's dtypes."""
   return max(float(jnp.finfo(x.dtype).eps) for x in jax.tree.leaves(tree))
-
-
-def _total(terms: Iterable[jax.Array]) -> jax.Array:
-  return functools.reduce(jnp.add, terms)
-
-
-def _largest(rows: list[jax.Array]) -> jax.Array:
-  """The largest magnitude in each task's numbers; 1 where all are zero."""
-  largest = jnp.stack([jnp.max(jnp.abs(x), axis=1, initial=0.0) for x in rows])
-  largest = jnp.max(largest, axis=0)
-  return jnp.where(largest > 0, largest, 1.0)

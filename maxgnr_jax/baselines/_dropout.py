@@ -64,13 +64,13 @@ def graddrop(
     key, now = jax.random.split(memory["key"])
 
     def leaf(grads, key):
-      total, size = jnp.sum(grads, axis=0), jnp.sum(jnp.abs(grads), axis=0)
+      total, size = _stacked.add(grads), _stacked.add(jnp.abs(grads))
       purity = 0.5 * (1.0 + total / jnp.where(size > 0, size, 1.0))
       positive = purity > jax.random.uniform(key, size.shape, size.dtype)
       kept = jnp.where(positive[None], grads > 0, grads < 0)
       passed = jnp.broadcast_to(jnp.asarray(leak, grads.dtype), grads.shape[:1])
       passed = passed.reshape(-1, *(1,) * size.ndim)
-      return jnp.sum(grads * jnp.where(kept, 1.0, passed), axis=0)
+      return _stacked.add(grads * jnp.where(kept, 1.0, passed))
 
     return Choice(step.weights, {"key": key}, _stacked.apply(leaf, step.grads, now))
 
@@ -130,7 +130,7 @@ def gradient_dropout(
       else:
         kept = jax.random.uniform(key, grads.shape, grads.dtype) >= p
         factor = kept.astype(grads.dtype) / (1.0 - p)
-      return jnp.mean(factor * grads, axis=0)
+      return _stacked.add(factor * grads) / step.num_tasks
 
     return Choice(step.weights, {"key": key}, _stacked.apply(leaf, step.grads, now))
 

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax.numpy as jnp
 import optax
 
 from maxgnr_jax import _stacked
@@ -55,8 +54,8 @@ def trimmed_mean(
       )
 
     def leaf(grads):
-      ascending = jnp.sort(grads, axis=0)
-      return jnp.mean(ascending[trim : trim + kept], axis=0)
+      ascending = _stacked.sorted_over_tasks(grads)[trim : trim + kept]
+      return _stacked.add(ascending) / kept
 
     return Choice(step.weights, memory, _stacked.apply(leaf, step.grads))
 

@@ -1,0 +1,129 @@
+"""The gradients that are aggregated, and what runs on them in JAX."""
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from maxgnr_jax import maxgnr, projected_gradient
+
+
+class Case(NamedTuple):
+  """K tasks' gradients of D parameters in so many arrays.
+
+  Attributes:
+    tasks: K.
+    parameters: D.
+    leaves: Number of arrays. Half of more than 20 are small, as biases are.
+    dtype: Of gradients, momentum and update.
+  """
+
+  tasks: int
+  parameters: int
+  leaves: int
+  dtype: str = "float32"
+
+  def shapes(self) -> list[tuple[int, ...]]:
+    """Of the parameters: kernels of two axes, and biases."""
+    small = self.leaves // 2 if self.leaves > 20 else 0
+    kernel = max(1, (self.parameters - 512 * small) // (self.leaves - small))
+    rows = max(1, kernel // 1024)
+    shape: tuple[int, ...] = (rows, 1024) if kernel >= 1024 else (kernel,)
+    return [shape] * (self.leaves - small) + [(512,)] * small
+
+  def floor(self) -> int:
+    """Numbers that a step with momentum must move: ``(4 K + 1) D``."""
+    return (4 * self.tasks + 1) * sum(map(int, map(np.prod, self.shapes())))
+
+
+def gradients(case: Case) -> list[jax.Array]:
+  """Normally distributed, stacked over the tasks."""
+  rng = np.random.default_rng(0)
+  return [
+    jnp.asarray(rng.standard_normal((case.tasks, *shape), np.float32), case.dtype)
+    for shape in case.shapes()
+  ]
+
+
+class Update:
+  """A jitted ``update`` with its state donated, as in a train step."""
+
+  def __init__(
+    self,
+    tx: optax.GradientTransformation,
+    case: Case,
+    extra_args: dict[str, Any] | None = None,
+  ):
+    self.params = [jnp.zeros(shape, case.dtype) for shape in case.shapes()]
+    self.grads = gradients(case)
+    self.state = tx.init(self.params)
+    step = functools.partial(tx.update, **(extra_args or {}))
+    start = time.perf_counter()
+    lowered = jax.jit(step, donate_argnums=1).lower(self.grads, self.state, self.params)
+    self.compiled = lowered.compile()
+    self.compile_seconds = time.perf_counter() - start
+
+  def __call__(self) -> float:
+    """Runs one step; returns its seconds."""
+    start = time.perf_counter()
+    updates, self.state = self.compiled(self.grads, self.state, self.params)
+    jax.block_until_ready((updates, self.state))
+    return time.perf_counter() - start
+
+  def temporary_share(self) -> float:
+    """Bytes of temporary memory in units of the gradients' bytes."""
+    analysis: Any = self.compiled.memory_analysis()
+    return analysis.temp_size_in_bytes / sum(g.nbytes for g in self.grads)
+
+
+def naive(case: Case, gamma: float = 0.9) -> optax.GradientTransformationExtraArgs:
+  """MaxGNR as one would write it down: what the library's speed is compared with."""
+  reference = maxgnr(gamma, num_tasks=case.tasks)
+
+  def update(grads, state, params=None):
+    decay = jnp.where(state.count == 0, 0.0, gamma)
+    momentum = jax.tree.map(
+      lambda m, g: (decay * m + (1 - decay) * g).astype(m.dtype), state.momentum, grads
+    )
+    noise = jax.tree.map(jnp.subtract, grads, momentum)
+    wide = {"preferred_element_type": jnp.float32}
+    gram = sum(
+      jnp.einsum("i...,j...->ij", n, n, **wide) for n in jax.tree.leaves(noise)
+    )
+    squared = sum(
+      jnp.einsum("k...,k...->k", m, m, **wide) for m in jax.tree.leaves(momentum)
+    )
+    stats = state.stats._replace(gradient_norm=jnp.sqrt(squared))
+    norm = jnp.sqrt(jnp.diagonal(gram))
+    divisor = jnp.where(norm > 0, norm, 1.0)
+    stats = stats._replace(
+      noise_norm=norm, noise_cosine=gram / divisor[:, None] / divisor[None, :]
+    )
+    weights = projected_gradient().solve(stats)
+    updates = jax.tree.map(
+      lambda g: jnp.einsum("k,k...->...", weights.astype(g.dtype), g), grads
+    )
+    return updates, state._replace(
+      count=state.count + 1, momentum=momentum, stats=stats, weights=weights
+    )
+
+  return optax.GradientTransformationExtraArgs(reference.init, update)
+
+
+def interleave(
+  runs: dict[str, Callable[[], float]], rounds: int, progress: Callable[[], object]
+) -> dict[str, list[float]]:
+  """Seconds of every run in every round, one after the other in each round."""
+  for run in runs.values():
+    run()
+  seconds: dict[str, list[float]] = {name: [] for name in runs}
+  for _ in range(rounds):
+    for name, run in runs.items():
+      seconds[name].append(run())
+    progress()
+  return seconds
