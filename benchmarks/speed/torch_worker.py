@@ -5,6 +5,7 @@ Reads orders from the standard input, a JSON object each, and answers with one l
 seconds. The library and JAX are not needed here.
 """
 
+import functools
 import json
 import sys
 import time
@@ -54,7 +55,7 @@ def main() -> None:
 def make_runs(tasks: int, parameters: int, copied: int) -> dict:
   """What can be run on K gradients of D parameters."""
   source, target = torch.randn(copied), torch.empty(copied)
-  runs = {"copy": lambda: target.copy_(source)}
+  runs = {"copy": functools.partial(target.copy_, source)}
   if aggregation is not None:
     matrix = torch.randn(tasks, parameters)
     for name, make in COUNTERPARTS.items():
@@ -63,7 +64,7 @@ def make_runs(tasks: int, parameters: int, copied: int) -> dict:
         aggregator(matrix[:, :10])
       except (ImportError, AttributeError, ValueError):
         continue  # an optional dependency, or a version without it
-      runs[name] = lambda aggregator=aggregator: aggregator(matrix)
+      runs[name] = functools.partial(aggregator, matrix)
   return runs
 
 
