@@ -38,6 +38,12 @@ def check_integer(name: str, value: Any, minimum: int) -> None:
     )
 
 
+def check_whole(name: str, value: Any, minimum: int) -> None:
+  """Raises unless ``value`` is an integer >= ``minimum``; a traced one passes."""
+  if not isinstance(value, jax.core.Tracer):
+    check_integer(name, value, minimum)
+
+
 def check_num_tasks(num_tasks: Any) -> None:
   """Raises for a wrong number of tasks, if it is given and known already."""
   # Traced under `optax.inject_hyperparams`, where only `init` needs to know it.

@@ -80,7 +80,7 @@ def value_and_flat_task_grads(
   @functools.wraps(fun)
   def value_and_flat_task_grads_fun(*args, **kwargs):
     value, grads = plain(*args, **kwargs)
-    params = args[argnum]
+    params = jax.tree.map(jnp.asarray, args[argnum])
     num_tasks = jax.tree.leaves(grads)[0].shape[0]
 
     def grad_there(task_and_grad):
@@ -90,8 +90,9 @@ def value_and_flat_task_grads(
         full = list(args)
         full[argnum] = moved
         losses = fun(*full, **kwargs)
-        losses = losses[0] if has_aux else losses
-        return jnp.concatenate([jnp.ravel(x) for x in jax.tree.leaves(losses)])[task]
+        losses = jax.tree.leaves(losses[0] if has_aux else losses)
+        dtype = _stacked.compute_dtype(losses)
+        return jnp.concatenate([jnp.ravel(x).astype(dtype) for x in losses])[task]
 
       return jax.grad(loss)(_perturb(params, grad, radius, adaptive, shared))
 

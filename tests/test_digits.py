@@ -116,7 +116,7 @@ def test_indicators_are_shares_of_what_there_is_to_explain():
     "right": jax.nn.one_hot(batch.right, 10),
   }
   constant = {
-    "canvas": jnp.broadcast_to(batch.canvas.mean(0), batch.canvas.shape),
+    "canvas": jnp.broadcast_to(batch.canvas.mean(0)[None], batch.canvas.shape),
     "ink": jnp.full((len(batch.ink), 1), batch.ink.mean()),
     "left": jax.nn.one_hot(jnp.zeros(len(batch.left), int), 10),
     "right": jax.nn.one_hot(jnp.zeros(len(batch.right), int), 10),

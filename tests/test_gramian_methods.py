@@ -70,7 +70,6 @@ def test_fairgrad_of_a_large_alpha_is_the_solution_in_double_precision(float64):
     assert relative_error(weights @ jacobian, solution @ jacobian) < 1e-4
 
 
-@pytest.mark.xfail(strict=True, reason="where gradients cancel, weights may be NaN")
 def test_nash_mtl_of_gradients_that_cancel_is_finite():
   # Three in a plane, of which some positive combination is zero.
   for seed in (239, 342, 357, 520, 775, 902):

@@ -103,7 +103,6 @@ def test_what_fixes_shapes_may_not_be_traced(name, argument):
     jax.eval_shape(tx.init, jnp.ones(3))
 
 
-@pytest.mark.xfail(strict=True, reason="any positive number passes")
 @pytest.mark.parametrize(
   ("name", "argument"), [("dwa", "steps_per_epoch"), ("sdmgrad", "num_steps")]
 )

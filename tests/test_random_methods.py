@@ -68,9 +68,6 @@ def test_a_leak_of_other_tasks_is_refused(leak):
     jax.eval_shape(tx.update, MANY, tx.init(MANY[0]))
 
 
-@pytest.mark.xfail(
-  raises=jax.errors.ConcretizationTypeError, strict=True, reason="its check is traced"
-)
 def test_graddrop_may_be_made_in_a_compiled_function():
   jax.eval_shape(lambda grads: baselines.graddrop().init(grads[0]), MANY)
 

@@ -77,7 +77,7 @@ def kpis(outputs: dict[str, jax.Array], batch: Batch) -> dict[str, jax.Array]:
 
   def explained(output, target):
     error = jnp.mean((output - target) ** 2)
-    return jnp.clip(1 - error / jnp.mean((target - target.mean(0)) ** 2), 0, 1)
+    return jnp.clip(1 - error / jnp.mean(jnp.var(target, axis=0)), 0, 1)
 
   return {
     "canvas": explained(outputs["canvas"], batch.canvas),

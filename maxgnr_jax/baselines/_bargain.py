@@ -152,8 +152,11 @@ def _solve(cosine: jax.Array, demand: jax.Array, q: jax.Array) -> jax.Array:
     hessian = a[:, None] * cosine * a[None, :] + jnp.diag(q * gain)
     relative = jnp.linalg.solve(hessian, -a * gap(a))
     longest = 0.9 / jnp.maximum(jnp.max(-relative), 0.9)
-    a, _ = search_line(gap, a, relative, longest)
-    return count + 1, a, jnp.max(jnp.abs(gap(a)) * a**q / demand)
+    ahead, _ = search_line(gap, a, relative, longest)
+    residual = jnp.max(jnp.abs(gap(ahead)) * ahead**q / demand)
+    # A system that rounding made singular has no solution: keep what there is.
+    solved = jnp.isfinite(residual)
+    return count + 1, jnp.where(solved, ahead, a), jnp.where(solved, residual, 0.0)
 
   def unsolved(carry):
     count, _, residual = carry

@@ -77,8 +77,9 @@ def cagrad_weights(gramian: jax.Array, c: jax.typing.ArrayLike) -> jax.Array:
   norm = unit_largest(norms(gramian))
   cosine = cosines(gramian)
   products = norm[:, None] * cosine * norm[None, :]
-  # So that no length is 0 where gradients cancel: there it would have no derivative.
-  ridged = products + rounding(dtype) * jnp.diag(norm * norm)
+  # So that no length is 0 where gradients cancel: there it would have no derivative,
+  # and with much less than 1e-8 none that Newton's method could follow.
+  ridged = products + max(rounding(dtype), 1e-8) * jnp.diag(norm * norm)
   mean = jnp.full((size,), 1.0 / size, dtype)
   with_mean = matvec(products, mean)
   radius = jnp.asarray(c, dtype) * jnp.sqrt(

@@ -80,8 +80,9 @@ def conicgrad_weights(gramian: jax.Array, c: jax.typing.ArrayLike) -> jax.Array:
   s = jnp.sqrt(1.0 - c * c)
   norm = unit_largest(norms(gramian))
   products = norm[:, None] * cosines(gramian) * norm[None, :]
-  # So that no length is 0 where gradients cancel: there it would have no derivative.
-  ridged = products + rounding(dtype) * jnp.diag(norm * norm)
+  # So that no length is 0 where gradients cancel: there it would have no derivative,
+  # and with much less than 1e-8 none that Newton's method could follow.
+  ridged = products + max(rounding(dtype), 1e-8) * jnp.diag(norm * norm)
   mean = jnp.full((size,), 1.0 / size, dtype)
   mean_length = jnp.sqrt(jnp.maximum(quadratic_form(ridged, mean), 0.0))
   exists = mean_length > 0
@@ -108,4 +109,8 @@ def conicgrad_weights(gramian: jax.Array, c: jax.typing.ArrayLike) -> jax.Array:
   to_mean = jnp.where(exists, mean / jnp.where(exists, mean_length, 1.0), 0.0)
   sideways = (w - jnp.vdot(along, w) * to_mean) / root(across, w)
   direction = jnp.where(inside(w), w / root(ridged, w), c * to_mean + s * sideways)
+  # Where nothing admissible helps, g_w has no part across but rounding: not a direction.
+  ridge = quadratic_form(ridged - products, w)
+  sideless = ~inside(w) & (quadratic_form(across, w) < 20.0 * ridge)
+  direction = jnp.where(sideless, to_mean, direction)
   return jnp.where(exists, mean_length * direction, 0.0)

@@ -17,6 +17,7 @@ from maxgnr_jax._checks import (
   check_not_negative,
   check_positive,
   check_same_shapes,
+  check_whole,
 )
 from maxgnr_jax._gnr import matvec
 from maxgnr_jax.baselines._method import Choice, Step, method, no_memory
@@ -126,7 +127,7 @@ def sdmgrad(
   check_not_negative("direction", direction)
   check_positive("learning_rate", learning_rate)
   check_fraction("momentum", momentum)
-  check_positive("num_steps", num_steps)
+  check_whole("num_steps", num_steps, 1)
 
   def memory(params, tasks, dtype):
     del params

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from maxgnr_jax import _stacked
@@ -52,7 +53,7 @@ def graddrop(
     The authors' code applies it to activations', times the sign of the activation.
   """
   if not isinstance(leak, jax.core.Tracer):
-    for value in jnp.ravel(leak).tolist():
+    for value in np.ravel(leak).tolist():
       check_range("leak", value, "in [0, 1]", lambda x: 0 <= x <= 1)
 
   def choose(step: Step, memory: dict[str, Any]) -> Choice:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from maxgnr_jax._checks import check_positive
+from maxgnr_jax._checks import check_positive, check_whole
 from maxgnr_jax.baselines._method import Choice, Step, method
 
 
@@ -49,7 +49,7 @@ def dwa(
   References:
     Liu et al., End-to-End Multi-Task Learning with Attention, CVPR 2019, Eq. 7.
   """
-  check_positive("steps_per_epoch", steps_per_epoch)
+  check_whole("steps_per_epoch", steps_per_epoch, 1)
   check_positive("temperature", temperature)
 
   def memory(params, tasks, dtype):

@@ -34,7 +34,7 @@ def gradnorm(
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`, whose
     memory holds the ``next_weights`` [K], the ``first_losses`` [K] and the state of
-    ``optimizer``.
+    ``optimizer``. A loss that is negative or not finite counts as the first one.
 
   Raises:
     ValueError: for ``alpha`` < 0.
@@ -65,14 +65,16 @@ def gradnorm(
     weights = jnp.ones((tasks,), dtype)
     return {
       "next_weights": weights,
-      "first_losses": jnp.ones((tasks,), dtype),
+      "first_losses": jnp.zeros((tasks,), dtype),
       "optimizer": optimizer.init(weights),
     }
 
   def choose(step: Step, memory: dict[str, Any]) -> Choice:
     losses, weights = step.task_values("losses"), memory["next_weights"]
-    first = jnp.where(step.count == 0, losses, memory["first_losses"])
-    known = jnp.isfinite(losses) & jnp.isfinite(first) & (losses >= 0) & (first > 0)
+    usable = jnp.isfinite(losses) & (losses >= 0)
+    first = memory["first_losses"]
+    first = jnp.where((first == 0) & usable, losses, first)
+    known = usable & (first > 0)
     remaining = jnp.where(known, losses / jnp.where(known, first, 1.0), 1.0)
     mean = jnp.mean(remaining)
     rate = remaining / jnp.where(mean > 0, mean, 1.0)

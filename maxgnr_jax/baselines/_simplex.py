@@ -33,7 +33,7 @@ def minimise_on_simplex(
   dtype: jnp.dtype,
   *,
   tolerance: float,
-  max_steps: int = 30,
+  max_steps: int = 60,
 ) -> jax.Array:
   """Minimises a smooth convex function over the simplex by a primal-dual Newton method.
 
@@ -66,6 +66,8 @@ def minimise_on_simplex(
     # Slacks `z = ∇f - level` shall fall to a tenth of their product with w.
     target = 0.1 * jnp.vdot(w, z) / num_tasks
     matrix = w[:, None] * hessian * w[None, :] + jnp.diag(w * z)
+    # Rounding must not make it singular.
+    matrix += tolerance * jnp.diag(jnp.diagonal(matrix))
     right = jnp.stack([w * (level - gradient) + target, w], axis=1)
     solution = jnp.linalg.solve(matrix, right)
     level_step = -jnp.vdot(w, solution[:, 0]) / jnp.vdot(w, solution[:, 1])
