@@ -23,6 +23,8 @@ from tests.examples import (
   random_grads,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 class Method(NamedTuple):
   """A factory of transformations that takes `num_tasks=`, and what is known of it."""

@@ -109,7 +109,7 @@ def conicgrad_weights(gramian: jax.Array, c: jax.typing.ArrayLike) -> jax.Array:
   to_mean = jnp.where(exists, mean / jnp.where(exists, mean_length, 1.0), 0.0)
   sideways = (w - jnp.vdot(along, w) * to_mean) / root(across, w)
   direction = jnp.where(inside(w), w / root(ridged, w), c * to_mean + s * sideways)
-  # Where nothing admissible helps, g_w has no part across but rounding: not a direction.
+  # Where nothing admissible helps, the part across is rounding: not a direction.
   ridge = quadratic_form(ridged - products, w)
   sideless = ~inside(w) & (quadratic_form(across, w) < 20.0 * ridge)
   direction = jnp.where(sideless, to_mean, direction)
