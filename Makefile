@@ -6,11 +6,14 @@ SEEDS ?= 3
 METHODS ?=
 OUT ?= out/demo
 
-.PHONY: demo test test-lowest lint format clean
+.PHONY: demo speed test test-lowest lint format clean
 
 demo: .venv/demo  ## train on handwritten digits; table, figures and JSON in $(OUT)
 	$(BIN)/python -m benchmarks.digits --seeds $(SEEDS) --out $(OUT) \
 	  $(if $(METHODS),--methods $(METHODS))
+
+speed: .venv/demo .venv-torch/torch  ## time of a step, beside PyTorch and TorchJD
+	$(BIN)/python -m benchmarks.speed --torch .venv-torch/bin/python
 
 test: .venv/dev  ## all tests
 	$(BIN)/pytest
@@ -28,7 +31,12 @@ format: .venv/dev  ## rewrite the sources in the project's style
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-lowest out
+	rm -rf .venv .venv-lowest .venv-torch out
+
+.venv-torch/torch:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 'torchjd[full]==0.18.0'
+	touch $@
 
 .venv/demo .venv/dev .venv-lowest/dev: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python >= 3.11 needed: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'

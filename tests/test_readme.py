@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks import residuals, solvers
 from benchmarks.digits import report
+from benchmarks.speed import report as speed_report
 from maxgnr_jax import baselines
 
 ROOT = Path(__file__).parent.parent
@@ -31,6 +32,7 @@ def test_python_blocks_run_in_order(standard_promotion):
     ("digits-all", report),
     ("residuals", residuals),
     ("solvers", solvers),
+    ("speed", speed_report),
   ],
 )
 def test_tables_are_the_committed_results(name, module):

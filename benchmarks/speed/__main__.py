@@ -44,7 +44,7 @@ def main() -> None:
   parser.add_argument(
     "--torch",
     type=Path,
-    help="Python of an environment with PyTorch and TorchJD; `make torch` makes one",
+    help="Python of an environment with PyTorch and TorchJD; `make speed` makes one",
   )
   parser.add_argument("--out", type=Path, default=Path("out/speed"), help="folder")
   args = parser.parse_args()
