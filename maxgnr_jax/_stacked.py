@@ -16,7 +16,9 @@ from maxgnr_jax._sums import sums_of_products, sums_of_squares
 
 # Numbers of each parameter, and parameters, that tell how large a gradient is.
 SAMPLE, SAMPLED_LEAVES = 64, 8
-MOST_TERMS = 16  # tasks for which combinations and comparisons are written out
+# Tasks for which combinations and comparisons are written out: XLA makes one loop of
+# that, without copies. It does not of more.
+MOST_TERMS = 15
 
 
 def zeros(params: Any, num_tasks: int, dtype: Any | None) -> Any:
@@ -144,10 +146,14 @@ def combine(weights: jax.Array, grads: Any, like: Any) -> Any:
   def leaf(g, reference):
     wide = compute_dtype(g)
     w = weights.astype(wide)
-    if g.shape[0] <= MOST_TERMS:  # one fused loop; else a matrix product is no slower
-      combined = add([w[k] * g[k].astype(wide) for k in range(g.shape[0])])
-    else:
-      combined = jnp.tensordot(w, g.astype(wide), 1, precision="highest")
+    tasks = g.shape[0]
+    if tasks <= MOST_TERMS:
+      combined = add([w[k] * g[k].astype(wide) for k in range(tasks)])
+    elif g.dtype == wide:
+      combined = jnp.tensordot(w, g, 1, precision="highest")
+    else:  # the product that XLA fuses with the conversion
+      columns = g.astype(wide).reshape(tasks, -1).T
+      combined = jnp.matmul(columns, w, precision="highest").reshape(g.shape[1:])
     return combined.astype(jnp.result_type(reference))
 
   return jax.tree.map(leaf, grads, like)

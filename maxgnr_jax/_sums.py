@@ -1,23 +1,33 @@
 """Sums of products over all parameters, in one pass over memory.
 
-What costs time is reading K×D numbers; everything here reads each of them once and
-keeps no copy of that size. XLA would otherwise write differences and scaled copies
-back to memory, and reduce on a single core of a CPU.
+What costs time is reading K×D numbers; everything here reads each of them once or
+twice and keeps no copy of that size. XLA would otherwise write differences and scaled
+copies back to memory, and reduce on a single core of a CPU.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 # Rows are summed in blocks, and then the blocks' sums: the more exact, and the better
 # for the cores' caches.
-BLOCK = 4096
-# A fusion of more outputs compiles for too long, or is none.
-MOST_TASKS_AT_ONCE = 6
+BLOCK = 1024
+# Beyond so many tasks the compiler's fusion of reductions costs more than it saves.
+MOST_REDUCED = 7
+# One product after the other is the fastest reduction of a large parameter, but of up
+# to so many tasks and parameters only: it has many outputs, each of which is compiled.
+MOST_PAIRED, PAIRED_SIZE, PAIRED_LEAVES = 6, 2**16, 32
+# Columns of the matrix products of many tasks: what stays in a core's cache.
+WIDTH = 2048
+WIDTHS = range(3072, 1023, -1)
+# So many small parameters make up for a copy by the time that compiling them takes.
+SMALL, MANY = 4096, 64
 
 Row = Callable[..., jax.Array]
+EVERYONE = slice(None)
 
 
 def sums_of_products(
@@ -39,10 +49,16 @@ def sums_of_products(
     [K, K] and [K]; None for what was not asked for.
   """
   num_tasks = leaves[0][0].shape[0]
-  few = num_tasks <= MOST_TASKS_AT_ONCE
-  return (_at_once if few else _block_by_block)(
-    _merge_small(leaves), row, other, squared
-  )
+  leaves = _merge_small([arrays for arrays in leaves if arrays[0].size])
+  if row and num_tasks > MOST_REDUCED:
+    return _by_blocks(leaves, row, other, squared)
+  paired, shifted = _by_size(leaves) if row else ([], leaves)
+  parts = []
+  if paired:
+    parts.append(_by_pairs(paired, row, other, squared))
+  if shifted:
+    parts.append(_by_shifts(shifted, row, other, squared))
+  return _add(parts)
 
 
 def sums_of_squares(leaves: Sequence[tuple[jax.Array, ...]], row: Row) -> jax.Array:
@@ -50,10 +66,19 @@ def sums_of_squares(leaves: Sequence[tuple[jax.Array, ...]], row: Row) -> jax.Ar
   return sums_of_products(leaves, None, squared=row)[1]
 
 
-def _at_once(leaves, row, other, squared):
-  """All products of a parameter in a single reduction with many outputs."""
+def _by_size(leaves):
+  """The parameters that are worth a product after the other, and all others."""
+  if leaves[0][0].shape[0] > MOST_PAIRED:
+    return [], leaves
+  ordered = sorted(leaves, key=lambda arrays: -arrays[0][0].size)
+  large = [a for a in ordered[:PAIRED_LEAVES] if a[0][0].size >= PAIRED_SIZE]
+  return large, ordered[len(large) :]
+
+
+def _by_pairs(leaves, row, other, squared):
+  """Each two tasks' product, all in a single reduction of many outputs."""
   tasks = range(leaves[0][0].shape[0])
-  pairs = [(i, j) for i in tasks for j in tasks if row and (other or j >= i)]
+  pairs = [(i, j) for i in tasks for j in tasks if other or j >= i]
   sums_of_rows = []
   for arrays in _in_blocks(leaves):
     blocks = [[a[k] for a in arrays] for k in tasks]
@@ -64,77 +89,117 @@ def _at_once(leaves, row, other, squared):
     x, z = of_tasks(row), of_tasks(squared)
     y = of_tasks(other) or x
     terms = [x[i] * y[j] for i, j in pairs] + [z_k * z_k for z_k in z]
-    sums_of_rows.append(_sum_rows(terms))
+    sums_of_rows.append(_sum_over(terms, axis=1))
   sums = [jnp.sum(jnp.concatenate(rows)) for rows in zip(*sums_of_rows, strict=True)]
-  found = dict(zip(pairs, sums, strict=False))
-  rest = sums[len(pairs) :]
-  products = [
-    jnp.stack([found[i, j] if (i, j) in found else found[j, i] for j in tasks])
-    for i in tasks
-    if pairs
+  place = {pair: n for n, pair in enumerate(pairs)}
+  where = [[place.get((i, j), place.get((j, i))) for j in tasks] for i in tasks]
+  squares = sums[len(pairs) :]
+  return jnp.stack(sums)[np.array(where)], jnp.stack(squares) if squares else None
+
+
+def _by_shifts(leaves, row, other, squared):
+  """All tasks times all, moved on by one task, by two, ...: few outputs to compile."""
+  num_tasks = leaves[0][0].shape[0]
+  shifts = range(num_tasks if other else num_tasks // 2 + 1) if row else []
+  sums_of_rows = []
+  for arrays in _in_blocks(leaves):
+
+    def of_all(made, arrays=arrays):
+      # The tasks next to the rows, so that one block of all of them fits the cache.
+      return jnp.swapaxes(made(EVERYONE, *arrays), 0, 1)
+
+    terms = []
+    if row:
+      x = of_all(row)
+      y = of_all(other) if other else x
+      terms += [x * jnp.roll(y, -shift, axis=1) for shift in shifts]
+    if squared:
+      terms.append(jnp.square(of_all(squared)))
+    sums_of_rows.append(_sum_over(terms, axis=2))
+  sums = [
+    jnp.sum(jnp.concatenate(rows), axis=0) for rows in zip(*sums_of_rows, strict=True)
   ]
-  return (
-    jnp.stack(products) if products else None,
-    jnp.stack(rest) if rest else None,
-  )
+  squares = sums.pop() if squared else None
+  if not row:
+    return None, squares
+  i, j = np.indices((num_tasks, num_tasks))
+  forth, back = (j - i) % num_tasks, (i - j) % num_tasks
+  known = forth < len(shifts)
+  where = np.where(known, forth, back), np.where(known, i, j)
+  return jnp.stack(sums)[where], squares
 
 
-def _sum_rows(terms):
-  """The sums over the last axis of arrays [R, B], in one pass."""
+def _sum_over(terms, axis):
+  """The sums over one axis of several arrays, in one pass."""
   zeros = tuple(jnp.zeros((), term.dtype) for term in terms)
 
   def add(a, b):
     return tuple(x + y for x, y in zip(a, b, strict=True))
 
-  return jax.lax.reduce(tuple(terms), zeros, add, (1,))
+  return jax.lax.reduce(tuple(terms), zeros, add, (axis,))
 
 
-def _block_by_block(leaves, row, other, squared):
+def _by_blocks(leaves, row, other, squared):
   """Small matrix products, of blocks that stay in a core's cache."""
   num_tasks = leaves[0][0].shape[0]
-  width = BLOCK // 2 if num_tasks <= 16 else BLOCK
-  everyone = slice(None)
 
-  def block(arrays):
-    products, squares = None, None
-    if row:
-      x = row(everyone, *arrays)
-      y = other(everyone, *arrays) if other else x
-      products = jnp.matmul(x, y.T, precision="highest")
-    if squared:
-      squares = jnp.sum(jnp.square(squared(everyone, *arrays)), axis=1)
-    return products, squares
+  def block(parts):
+    x = row(EVERYONE, *parts)
+    y = other(EVERYONE, *parts) if other else x
+    products = jnp.matmul(x, y.T, precision="highest")
+    if not squared:
+      return products, None
+    return products, jnp.sum(jnp.square(squared(EVERYONE, *parts)), axis=1)
 
-  total = None
+  sums = []
   for arrays in leaves:
     flat = [a.reshape(num_tasks, -1) for a in arrays]
     size = flat[0].shape[1]
-    whole = size // width
+    width = next((w for w in WIDTHS if size % w == 0), WIDTH)
+    count, rest = divmod(size, width)
+    narrow = any(a.dtype.itemsize < 4 for a in arrays)
 
-    def part(index, flat=flat):
+    def numbered(index, flat=flat, width=width):
       start = index * width
-      return [jax.lax.dynamic_slice_in_dim(a, start, width, 1) for a in flat]
+      return block([jax.lax.dynamic_slice_in_dim(a, start, width, 1) for a in flat])
 
-    def step(index, sums, part=part):
-      return jax.tree.map(jnp.add, sums, block(part(index)))
+    def step(index, carry, count=count, numbered=numbered, narrow=narrow):
+      if not narrow:
+        return _add_exactly(*carry, numbered(index))
+      # A branch, though always taken: out of a bare loop XLA moves the conversion of
+      # narrow dtypes, and so makes wide copies of everything.
+      nothing = jax.tree.map(jnp.zeros_like, carry[0])
+      term = jax.lax.cond(index < count, numbered, lambda _: nothing, index)
+      return _add_exactly(*carry, term)
 
-    sums = []
-    if whole:
-      sums.append(jax.lax.fori_loop(1, whole, step, block(part(0))))
-    if size % width:
-      sums.append(block([a[:, whole * width :] for a in flat]))
-    for term in sums:
-      total = term if total is None else jax.tree.map(jnp.add, total, term)
-  return total
+    if count:
+      shapes = jax.eval_shape(numbered, 0)
+      zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+      sums.append(jax.lax.fori_loop(0, count, step, (zero, zero))[0])
+    if rest:
+      sums.append(block([a[:, count * width :] for a in flat]))
+  return _add(sums)
 
 
-def _in_blocks(leaves):
+def _add_exactly(total, lost, term):
+  """Kahan's sum: what rounding takes from the total is added to the next term."""
+  term = jax.tree.map(jnp.subtract, term, lost)
+  after = jax.tree.map(jnp.add, total, term)
+  lost = jax.tree.map(lambda new, old, x: (new - old) - x, after, total, term)
+  return after, lost
+
+
+def _in_blocks(leaves) -> Iterator[list[jax.Array]]:
   """The arrays as [K, R, B]; what no B divides comes as one short block more."""
   for arrays in leaves:
     num_tasks, size = arrays[0].shape[0], arrays[0][0].size
-    block = next(b for b in range(min(BLOCK, size), 0, -1) if size % b == 0)
+    largest = min(BLOCK, size)
+    # Not the parameter's own shape: XLA would share its tasks' slices with the
+    # combination, and so keep them, if they are of a narrow dtype.
+    blocks = (b for b in range(largest, 0, -1) if size % b == 0)
+    block = next(b for b in blocks if (size // b, b) != arrays[0].shape[1:] or b == 1)
     flat = [a.reshape(num_tasks, -1) for a in arrays]
-    if 16 * block >= min(BLOCK, size):
+    if 16 * block >= largest:
       yield [a.reshape(num_tasks, -1, block) for a in flat]
     else:
       whole = size // BLOCK * BLOCK
@@ -144,17 +209,13 @@ def _in_blocks(leaves):
 
 
 def _merge_small(leaves):
-  """Small parameters become one: the compiler's time is by their number."""
-  small: list[Any] = []
-  large: list[Any] = []
-  for arrays in leaves:
-    size = arrays[0][0].size
-    if size:
-      (small if size <= BLOCK else large).append(arrays)
-  if len(small) > 1:
-    flat = [[a.reshape(a.shape[0], -1) for a in arrays] for arrays in small]
-    small = [tuple(_concatenate(parts) for parts in zip(*flat, strict=True))]
-  return large + small
+  """Many small parameters become one: the compiler's time is by their number."""
+  small = [arrays for arrays in leaves if arrays[0][0].size <= SMALL]
+  if len(small) <= MANY:
+    return leaves
+  large = [arrays for arrays in leaves if arrays[0][0].size > SMALL]
+  flat = [[a.reshape(a.shape[0], -1) for a in arrays] for arrays in small]
+  return [*large, tuple(_concatenate(parts) for parts in zip(*flat, strict=True))]
 
 
 def _concatenate(parts):
@@ -165,3 +226,11 @@ def _concatenate(parts):
 
 def _widest(dtypes):
   return jnp.float64 if jnp.dtype("float64") in dtypes else jnp.float32
+
+
+def _add(parts):
+  """The sum of pytrees of the same structure."""
+  first, *rest = parts
+  for part in rest:
+    first = jax.tree.map(jnp.add, first, part)
+  return first
