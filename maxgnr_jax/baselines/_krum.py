@@ -85,6 +85,8 @@ def krum_weights(
   products = norm[:, None] * cosines(gramian) * norm[None, :]
   squared = norm * norm
   distances = jnp.maximum(squared[:, None] + squared[None, :] - 2.0 * products, 0.0)
+  # The nearest two have equal scores, which rounding must not decide between.
+  distances = 0.5 * (distances + distances.T)
   itself = jnp.eye(size, dtype=bool)
   ascending = jnp.sort(jnp.where(itself, jnp.inf, distances), axis=1)
   scores = jnp.sum(ascending[:, : size - num_byzantine - 2], axis=1)
