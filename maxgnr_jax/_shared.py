@@ -76,13 +76,17 @@ def replace(updates: optax.Updates, part: Any) -> optax.Updates:
 
 
 def nothing_to_measure(grads: optax.Updates) -> optax.Updates:
-  """``grads`` of masked nodes only, as `optax.partition` passes for an unused label."""
+  """The update from gradients without numbers.
+
+  Such are masked nodes only, as `optax.partition` passes for an unused label, and
+  arrays of size 0.
+  """
   if not jax.tree.leaves(grads, is_leaf=_is_masked):
     raise ValueError(
       "The gradients must hold at least one array, got an empty pytree: "
       f"{jax.tree.structure(grads)}. Check what the losses are differentiated by."
     )
-  return grads
+  return jax.tree.map(lambda g: g[0], grads)
 
 
 def _is_masked(node: Any) -> bool:

@@ -20,9 +20,9 @@ MOST_REDUCED = 7
 # One product after the other is the fastest reduction of a large parameter, but of up
 # to so many tasks and parameters only: it has many outputs, each of which is compiled.
 MOST_PAIRED, PAIRED_SIZE, PAIRED_LEAVES = 6, 2**16, 32
-# Columns of the matrix products of many tasks: what stays in a core's cache.
-WIDTH = 2048
-WIDTHS = range(3072, 1023, -1)
+# Columns of the matrix products of many tasks: what stays in a core's cache; and on
+# accelerators, where starting many small products would take the time.
+WIDTH, ACCELERATOR_WIDTH = 2**11, 2**20
 # So many small parameters make up for a copy by the time that compiling them takes.
 SMALL, MANY = 4096, 64
 
@@ -51,7 +51,11 @@ def sums_of_products(
   num_tasks = leaves[0][0].shape[0]
   leaves = _merge_small([arrays for arrays in leaves if arrays[0].size])
   if row and num_tasks > MOST_REDUCED:
-    return _by_blocks(leaves, row, other, squared)
+    return jax.lax.platform_dependent(
+      leaves,
+      cpu=lambda leaves: _by_blocks(leaves, row, other, squared, WIDTH),
+      default=lambda leaves: _by_blocks(leaves, row, other, squared, ACCELERATOR_WIDTH),
+    )
   paired, shifted = _by_size(leaves) if row else ([], leaves)
   parts = []
   if paired:
@@ -139,7 +143,7 @@ def _sum_over(terms, axis):
   return jax.lax.reduce(tuple(terms), zeros, add, (axis,))
 
 
-def _by_blocks(leaves, row, other, squared):
+def _by_blocks(leaves, row, other, squared, usual_width):
   """Small matrix products, of blocks that stay in a core's cache."""
   num_tasks = leaves[0][0].shape[0]
 
@@ -155,7 +159,10 @@ def _by_blocks(leaves, row, other, squared):
   for arrays in leaves:
     flat = [a.reshape(num_tasks, -1) for a in arrays]
     size = flat[0].shape[1]
-    width = next((w for w in WIDTHS if size % w == 0), WIDTH)
+    widths = range(
+      3 * usual_width // 2, usual_width // 2, -128
+    )  # the rest costs memory
+    width = next((w for w in widths if size % w == 0), usual_width)
     count, rest = divmod(size, width)
     narrow = any(a.dtype.itemsize < 4 for a in arrays)
 
@@ -165,12 +172,12 @@ def _by_blocks(leaves, row, other, squared):
 
     def step(index, carry, count=count, numbered=numbered, narrow=narrow):
       if not narrow:
-        return _add_exactly(*carry, numbered(index))
+        return _add_exactly(carry, numbered(index))
       # A branch, though always taken: out of a bare loop XLA moves the conversion of
       # narrow dtypes, and so makes wide copies of everything.
       nothing = jax.tree.map(jnp.zeros_like, carry[0])
       term = jax.lax.cond(index < count, numbered, lambda _: nothing, index)
-      return _add_exactly(*carry, term)
+      return _add_exactly(carry, term)
 
     if count:
       shapes = jax.eval_shape(numbered, 0)
@@ -181,8 +188,9 @@ def _by_blocks(leaves, row, other, squared):
   return _add(sums)
 
 
-def _add_exactly(total, lost, term):
+def _add_exactly(carry, term):
   """Kahan's sum: what rounding takes from the total is added to the next term."""
+  total, lost = carry
   term = jax.tree.map(jnp.subtract, term, lost)
   after = jax.tree.map(jnp.add, total, term)
   lost = jax.tree.map(lambda new, old, x: (new - old) - x, after, total, term)

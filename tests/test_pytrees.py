@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from maxgnr_jax import maxgnr
+from maxgnr_jax import baselines, maxgnr
 from tests.examples import (
   algorithm1,
   assert_trees_close,
@@ -112,3 +112,13 @@ def test_a_task_without_gradient_on_the_shared_part_moves_nothing():
   updates, state = follow(tx, params, [grads])[-1]
   np.testing.assert_array_equal(state.weights, [1, 0])
   assert updates["head"]["gain"] == grads["head"]["gain"][0]
+
+
+@pytest.mark.parametrize("factory", [maxgnr, baselines.mgda])
+def test_gradients_without_numbers_give_an_update_without_numbers(factory):
+  params = {"a": jnp.ones((3, 0))}
+  tx = factory(num_tasks=2)
+  state = tx.init(params)
+  updates, after = tx.update({"a": jnp.ones((2, 3, 0))}, state, params)
+  assert_trees_close(updates, params)
+  assert_trees_close(after, state)
