@@ -7,13 +7,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from benchmarks.machine import describe_machine
 from benchmarks.speed import plots, report
 from benchmarks.speed.baselines import METHODS
-from benchmarks.speed.cases import Case, Update, interleave, naive
+from benchmarks.speed.cases import Case, Update, naive
+from benchmarks.speed.timing import interleave, ratio, summarise
 from benchmarks.speed.torch_client import Torch
 from maxgnr_jax import maxgnr
 
@@ -104,11 +104,9 @@ def _naive(case: Case):
 
 def _summary(seconds: list[float], every: dict[str, list[float]]) -> dict:
   """Median and quartiles in ms; the median ratio to the copy of the same round."""
-  low, middle, high = np.percentile(1e3 * np.array(seconds), [25, 50, 75])
-  summary = {"median_ms": middle, "quartiles_ms": [low, high]}
+  summary = summarise(seconds)
   if "torch copy" in every:
-    ratios = np.array(seconds) / np.array(every["torch copy"])
-    summary["to_copy"] = float(np.median(ratios))
+    summary["to_copy"] = ratio(seconds, every["torch copy"])
   return summary
 
 

@@ -1,8 +1,5 @@
 """The gradients that are aggregated, and what runs on them in JAX."""
 
-import functools
-import time
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks.speed.timing import Run
 from maxgnr_jax import maxgnr, projected_gradient
 
 
@@ -50,8 +48,8 @@ def gradients(case: Case) -> list[jax.Array]:
   ]
 
 
-class Update:
-  """A jitted ``update`` with its state donated, as in a train step."""
+class Update(Run):
+  """A compiled ``update`` on gradients of the case."""
 
   def __init__(
     self,
@@ -59,26 +57,18 @@ class Update:
     case: Case,
     extra_args: dict[str, Any] | None = None,
   ):
-    self.params = [jnp.zeros(shape, case.dtype) for shape in case.shapes()]
-    self.grads = gradients(case)
-    self.state = tx.init(self.params)
-    step = functools.partial(tx.update, **(extra_args or {}))
-    start = time.perf_counter()
-    lowered = jax.jit(step, donate_argnums=1).lower(self.grads, self.state, self.params)
-    self.compiled = lowered.compile()
-    self.compile_seconds = time.perf_counter() - start
+    params = [jnp.zeros(shape, case.dtype) for shape in case.shapes()]
+    grads = gradients(case)
+    self.gradient_bytes = sum(g.nbytes for g in grads)
 
-  def __call__(self) -> float:
-    """Runs one step; returns its seconds."""
-    start = time.perf_counter()
-    updates, self.state = self.compiled(self.grads, self.state, self.params)
-    jax.block_until_ready((updates, self.state))
-    return time.perf_counter() - start
+    def update(state, grads, params):
+      return tx.update(grads, state, params, **(extra_args or {}))
+
+    super().__init__(update, tx.init(params), grads, params)
 
   def temporary_share(self) -> float:
-    """Bytes of temporary memory in units of the gradients' bytes."""
-    analysis: Any = self.compiled.memory_analysis()
-    return analysis.temp_size_in_bytes / sum(g.nbytes for g in self.grads)
+    """Temporary memory in units of the gradients' bytes."""
+    return self.temporary_bytes() / self.gradient_bytes
 
 
 def naive(case: Case, gamma: float = 0.9) -> optax.GradientTransformationExtraArgs:
@@ -113,17 +103,3 @@ def naive(case: Case, gamma: float = 0.9) -> optax.GradientTransformationExtraAr
     )
 
   return optax.GradientTransformationExtraArgs(reference.init, update)
-
-
-def interleave(
-  runs: dict[str, Callable[[], float]], rounds: int, progress: Callable[[], object]
-) -> dict[str, list[float]]:
-  """Seconds of every run in every round, one after the other in each round."""
-  for run in runs.values():
-    run()
-  seconds: dict[str, list[float]] = {name: [] for name in runs}
-  for _ in range(rounds):
-    for name, run in runs.items():
-      seconds[name].append(run())
-    progress()
-  return seconds
