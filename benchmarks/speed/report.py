@@ -2,6 +2,18 @@
 
 from tabulate import tabulate
 
+PROBLEM = ("model", "parameters", "K", "batch")
+STEPS = {
+  "single": "single backward",
+  "equal_weights": "equal weights",
+  "maxgnr": "MaxGNR",
+}
+TASK_GRADS = {
+  "vmap": "all at once",
+  "sequential": "one at a time",
+  "separate": "K `jax.grad`",
+}
+
 
 def table(summary: dict) -> str:
   """The step of MaxGNR against the copy and TorchJD's MGDA, as Markdown."""
@@ -54,6 +66,48 @@ def baselines(summary: dict) -> str:
     size = f"K = {entry['tasks']}, D = {entry['parameters'] / 1e6:g}M"
     header += [f"{size}, ms", "TorchJD, ms"]
   return tabulate(rows, header, tablefmt="github", disable_numparse=True)
+
+
+def steps(summary: dict) -> str:
+  """Whole train steps beside that with a single backward pass, as Markdown."""
+  rows = [
+    [
+      *_problem(entry),
+      *(_spread(entry["runs"][name]) for name in STEPS),
+      *(f"{entry['runs'][name]['to_single']:.2f}" for name in list(STEPS)[1:]),
+    ]
+    for entry in summary["steps"]
+  ]
+  header = [*PROBLEM, *(f"{label}, ms" for label in STEPS.values())]
+  header += ["equal weights to single", "MaxGNR to single"]
+  return tabulate(rows, header, tablefmt="github", disable_numparse=True)
+
+
+def task_grads(summary: dict) -> str:
+  """Ways to the stacked gradients, their time and temporary memory, as Markdown."""
+  rows = [
+    [
+      *_problem(entry),
+      f"{4e-6 * entry['tasks'] * entry['parameters']:.0f}",
+      *(_spread(entry["runs"][name]) for name in TASK_GRADS),
+      *(f"{entry['runs'][n]['temporary_megabytes']:.1f}" for n in TASK_GRADS),
+    ]
+    for entry in summary["task_grads"]
+  ]
+  header = [*PROBLEM, "gradients, MB"]
+  labels = TASK_GRADS.values()
+  header += [f"{label}, {unit}" for unit in ("ms", "MB") for label in labels]
+  return tabulate(rows, header, tablefmt="github", disable_numparse=True)
+
+
+def _problem(entry: dict) -> list:
+  size = f"{entry['parameters'] / 1e6:.2f}M"
+  return [entry["model"], size, entry["tasks"], entry["batch_size"]]
+
+
+def _spread(run: dict) -> str:
+  low, high = run["quartiles_ms"]
+  return f"{run['median_ms']:.3g} ({low:.3g}–{high:.3g})"
 
 
 def _ms(run: dict | None) -> str:

@@ -1,0 +1,147 @@
+"""Command line: ``python -m benchmarks.speed.steps --help``."""
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from tqdm import tqdm
+
+from benchmarks.machine import describe_machine
+from benchmarks.speed import plots, report
+from benchmarks.speed.models import TRUNKS, Problem, make_problem
+from benchmarks.speed.timing import Run, interleave, ratio, summarise
+from maxgnr_jax import baselines, maxgnr, value_and_task_grads
+
+STEP_TASKS = 3
+GRADIENT_TASKS = (3, 10)
+
+
+def main() -> None:
+  """Measures everything; writes ``results.json``, two tables and ``steps.png``."""
+  parser = argparse.ArgumentParser(
+    prog="python -m benchmarks.speed.steps",
+    description="Time of whole train steps, and of the ways to stacked gradients.",
+    formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+  )
+  parser.add_argument("--rounds", type=int, default=15, help="of every measurement")
+  parser.add_argument("--models", nargs="+", choices=TRUNKS, default=list(TRUNKS))
+  parser.add_argument("--batch-sizes", nargs="+", type=int, default=[32, 256])
+  out = Path("out/speed-steps")
+  parser.add_argument("--out", type=Path, default=out, help="folder")
+  args = parser.parse_args()
+  args.out.mkdir(parents=True, exist_ok=True)
+
+  summary: dict[str, Any] = {
+    "command": shlex.join(["python", "-m", "benchmarks.speed.steps", *sys.argv[1:]]),
+    "rounds": args.rounds,
+    "machine": describe_machine(),
+    "steps": [],
+    "task_grads": [],
+  }
+  problems = [(model, size) for model in args.models for size in args.batch_sizes]
+  total = len(problems) * (1 + len(GRADIENT_TASKS)) * args.rounds
+  with tqdm(total=total, unit="round", dynamic_ncols=True) as progress:
+
+    def measure(make: Callable, tasks: int, model: str, batch_size: int) -> dict:
+      progress.set_description(f"{model} K={tasks} batch={batch_size}")
+      problem = make_problem(model, tasks, batch_size)
+      runs = make(problem)
+      seconds = interleave(runs, args.rounds, progress.update)
+      return {
+        "model": model,
+        "tasks": tasks,
+        "batch_size": batch_size,
+        "parameters": problem.num_parameters(),
+        "runs": {name: _summary(name, runs[name], seconds) for name in runs},
+      }
+
+    for problem in problems:
+      summary["steps"].append(measure(train_steps, STEP_TASKS, *problem))
+      for tasks in GRADIENT_TASKS:
+        summary["task_grads"].append(measure(task_grads, tasks, *problem))
+  (args.out / "results.json").write_text(json.dumps(summary, indent=1) + "\n")
+  (args.out / "steps.md").write_text(report.steps(summary) + "\n")
+  (args.out / "task_grads.md").write_text(report.task_grads(summary) + "\n")
+  plots.steps(summary, args.out / "steps.png")
+  print(report.steps(summary), report.task_grads(summary), sep="\n\n")
+
+
+def train_steps(problem: Problem) -> dict[str, Run]:
+  """Whole steps with Adam; their state is the parameters and the optimiser's."""
+  num_tasks = problem.num_tasks()
+
+  def mean_loss(params, batch):
+    losses = problem.losses(params, batch)
+    return sum(losses) / num_tasks, losses
+
+  def single(params, batch):
+    (_, losses), grads = jax.value_and_grad(mean_loss, has_aux=True)(params, batch)
+    return losses, grads
+
+  def run(differentiated, tx):
+    def train_step(state, batch):
+      params, opt_state = state
+      losses, grads = differentiated(params, batch)
+      updates, opt_state = tx.update(grads, opt_state, params)
+      return losses, (optax.apply_updates(params, updates), opt_state)
+
+    params = jax.tree.map(jnp.copy, problem.params)  # each run donates its own
+    return Run(train_step, (params, tx.init(params)), problem.batch)
+
+  def aggregated(aggregator):
+    tx = optax.chain(aggregator, optax.adam(1e-3))
+    return run(value_and_task_grads(problem.losses), tx)
+
+  return {
+    "single": run(single, optax.adam(1e-3)),
+    "equal_weights": aggregated(baselines.equal_weights(num_tasks=num_tasks)),
+    "maxgnr": aggregated(maxgnr(num_tasks=num_tasks)),
+  }
+
+
+def task_grads(problem: Problem) -> dict[str, Run]:
+  """Ways to the losses and their stacked gradients."""
+
+  def separate(params, batch):
+    """K times what one would write for a single task, of which XLA may drop some."""
+
+    def loss(params, task):
+      return problem.losses(params, batch)[task]
+
+    every = [jax.value_and_grad(loss)(params, k) for k in range(problem.num_tasks())]
+    losses, grads = zip(*every, strict=True)
+    return list(losses), jax.tree.map(lambda *leaves: jnp.stack(leaves), *grads)
+
+  def run(differentiated):
+    def without_state(_, params, batch):
+      return differentiated(params, batch), None
+
+    return Run(without_state, None, problem.params, problem.batch)
+
+  return {
+    "vmap": run(value_and_task_grads(problem.losses)),
+    "sequential": run(value_and_task_grads(problem.losses, tasks_at_once=1)),
+    "separate": run(separate),
+  }
+
+
+def _summary(name: str, run: Run, every: dict[str, list[float]]) -> dict:
+  """Times, also in units of the first run's in the same round, and memory."""
+  reference = next(iter(every))
+  return {
+    **summarise(every[name]),
+    f"to_{reference}": ratio(every[name], every[reference]),
+    "temporary_megabytes": 1e-6 * run.temporary_bytes(),
+    "compile_seconds": run.compile_seconds,
+  }
+
+
+if __name__ == "__main__":
+  main()
