@@ -1,15 +1,17 @@
 """The README: its code runs, and its numbers are those of the committed results."""
 
+import inspect
 import json
 import re
 from pathlib import Path
 
 import pytest
 
-from benchmarks import residuals, solvers
+from benchmarks import residuals
 from benchmarks.digits import report
+from benchmarks.solvers import report as solvers_report
 from benchmarks.speed import report as speed_report
-from maxgnr_jax import baselines
+from maxgnr_jax import baselines, projected_gradient
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -31,7 +33,7 @@ def test_python_blocks_run_in_order(standard_promotion):
     ("digits", report),
     ("digits-all", report),
     ("residuals", residuals),
-    ("solvers", solvers),
+    ("solvers", solvers_report),
     ("speed", speed_report),
   ],
 )
@@ -51,6 +53,20 @@ def test_the_captions_ratios_are_the_committed_results():
   }
   assert f"{smallest['equal-weights']:.5f} with equal weights" in README
   assert f"and {smallest['maxgnr-0.9']:.3f} with MaxGNR" in README
+
+
+def test_the_default_number_of_steps_is_enough_by_the_committed_results():
+  summary = json.loads((RESULTS / "solvers" / "results.json").read_text())
+  steps = solvers_report.steps(summary)
+  assert (RESULTS / "solvers" / "steps.md").read_text() == steps + "\n"
+  measured = summary["steps"]
+  parameter = inspect.signature(projected_gradient).parameters["num_steps"]
+  assert measured["enough"] <= measured["default"] == parameter.default
+  worst = solvers_report.worst_of_steps(summary)
+  for count in (measured["enough"], measured["default"]):
+    assert f"{count} steps reach {worst[count]:.5f}" in README
+  took = {entry["tasks"]: entry["median"] for entry in measured["microseconds"]}
+  assert f"takes {took[3]:.0f} µs at K = 3 and {took[100]:.0f} µs at K = 100" in README
 
 
 def test_linked_files_exist():
