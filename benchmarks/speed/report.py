@@ -106,8 +106,9 @@ def _problem(entry: dict) -> list:
 
 
 def _spread(run: dict) -> str:
-  low, high = run["quartiles_ms"]
-  return f"{run['median_ms']:.3g} ({low:.3g}–{high:.3g})"
+  numbers = (run["median_ms"], *run["quartiles_ms"])
+  middle, low, high = (f"{x:.0f}" if x >= 100 else f"{x:.3g}" for x in numbers)
+  return f"{middle} ({low}–{high})"
 
 
 def _ms(run: dict | None) -> str:
