@@ -10,6 +10,9 @@ import jax.numpy as jnp
 
 from maxgnr_jax._checks import check_at_least_one
 
+# Backward passes that are written out: each adds to the compiler's time.
+MOST_WRITTEN_OUT = 16
+
 
 def value_and_task_grads(
   fun: Callable[..., Any],
@@ -83,7 +86,13 @@ def value_and_task_grads(
     else:
       losses, pullback = jax.vjp(partial, *inputs)
     cotangents, num_tasks = _one_loss_at_a_time(losses)
-    if tasks_at_once is None or tasks_at_once >= num_tasks:
+    if tasks_at_once is None and num_tasks <= MOST_WRITTEN_OUT:
+      one_hot = [
+        jax.tree.map(lambda c, k=k: c[k], cotangents) for k in range(num_tasks)
+      ]
+      every = [pullback(cotangent) for cotangent in one_hot]
+      grads = jax.tree.map(lambda *rows: jnp.stack(rows), *every)
+    elif tasks_at_once is None or tasks_at_once >= num_tasks:
       grads = jax.vmap(pullback)(cotangents)
     else:
       batch_size = None if tasks_at_once == 1 else tasks_at_once

@@ -7,22 +7,29 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 from tqdm import tqdm
 
 from benchmarks.machine import describe_machine
 from benchmarks.speed import plots, report
 from benchmarks.speed.baselines import METHODS
-from benchmarks.speed.cases import Case, Update, naive
+from benchmarks.speed.cases import Case, Update, copy, naive, solver
 from benchmarks.speed.timing import interleave, ratio, summarise
 from benchmarks.speed.torch_client import Torch
 from maxgnr_jax import maxgnr
 
-TABLE = (
+ON_CPU = (
   Case(3, 24_000_000, 12),
   Case(3, 2_400_000, 100),
   Case(10, 5_000_000, 12),
   Case(40, 2_400_000, 12),
 )
+ON_ACCELERATOR = (
+  Case(3, 24_000_000, 100),
+  Case(3, 100_000_000, 100),
+  Case(10, 100_000_000, 100),
+)
+TABLE = ON_CPU if jax.default_backend() == "cpu" else ON_ACCELERATOR
 BFLOAT16 = tuple(case._replace(dtype="bfloat16") for case in TABLE)
 # Of gradients up to so many numbers a naive step is compiled and run as well.
 GROWTH = (
@@ -37,7 +44,8 @@ def main() -> None:
   """Measures everything; writes ``results.json``, two tables and ``growth.png``."""
   parser = argparse.ArgumentParser(
     prog="python -m benchmarks.speed",
-    description="Time of a step against the memory's speed and TorchJD.",
+    description="Time of a step against the memory's speed and TorchJD. On an "
+    "accelerator that JAX finds, of larger models, and against a copy by JAX.",
     formatter_class=argparse.ArgumentDefaultsHelpFormatter,
   )
   parser.add_argument("--rounds", type=int, default=15, help="of every measurement")
@@ -57,8 +65,10 @@ def main() -> None:
     def measure(case: Case, methods: dict[str, Callable], *, others=("copy",)) -> dict:
       progress.set_description(f"K={case.tasks} D={case.parameters:.0e} {case.dtype}")
       updates = {name: Update(*make(case)) for name, make in methods.items()}
-      runs: dict[str, Callable[[], float]] = dict(updates)
-      if torch is not None:
+      runs: dict[str, Callable[[], float]] = {**updates, "solver": solver(case)}
+      if torch is None:
+        runs["copy"] = copy(case)
+      else:
         counterparts = torch.runs(case)
         names = [f"torch {name}" for name in others]
         runs |= {name: counterparts[name] for name in names if name in counterparts}
@@ -104,10 +114,8 @@ def _naive(case: Case):
 
 def _summary(seconds: list[float], every: dict[str, list[float]]) -> dict:
   """Median and quartiles in ms; the median ratio to the copy of the same round."""
-  summary = summarise(seconds)
-  if "torch copy" in every:
-    summary["to_copy"] = ratio(seconds, every["torch copy"])
-  return summary
+  copied = every["torch copy" if "torch copy" in every else "copy"]
+  return {**summarise(seconds), "to_copy": ratio(seconds, copied)}
 
 
 if __name__ == "__main__":

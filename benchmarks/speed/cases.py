@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from benchmarks.speed.timing import Run
-from maxgnr_jax import maxgnr, projected_gradient
+from maxgnr_jax import GradientStats, maxgnr, projected_gradient
 
 
 class Case(NamedTuple):
@@ -33,6 +33,10 @@ class Case(NamedTuple):
     rows = max(1, kernel // 1024)
     shape: tuple[int, ...] = (rows, 1024) if kernel >= 1024 else (kernel,)
     return [shape] * (self.leaves - small) + [(512,)] * small
+
+  def floor_bytes(self) -> int:
+    """Bytes of :meth:`floor` numbers."""
+    return self.floor() * jnp.dtype(self.dtype).itemsize
 
   def floor(self) -> int:
     """Numbers that a step with momentum must move: ``(4 K + 1) D``."""
@@ -69,6 +73,29 @@ class Update(Run):
   def temporary_share(self) -> float:
     """Temporary memory in units of the gradients' bytes."""
     return self.temporary_bytes() / self.gradient_bytes
+
+
+def copy(case: Case) -> Run:
+  """A copy, by JAX, of the bytes that a step must move: half are read, half written."""
+
+  def negative(state, numbers):
+    return -numbers, state
+
+  return Run(negative, None, jnp.zeros(case.floor() // 2, case.dtype))
+
+
+def solver(case: Case) -> Run:
+  """The default solver alone."""
+  rng = np.random.default_rng(0)
+  noise = rng.standard_normal((case.tasks, 2 * case.tasks))
+  noise /= np.linalg.norm(noise, axis=1, keepdims=True)
+  norms = jnp.asarray(rng.uniform(0.1, 1, (2, case.tasks)), jnp.float32)
+  cosine = jnp.asarray(noise @ noise.T, jnp.float32)
+
+  def solve(state, stats):
+    return projected_gradient().solve(stats), state
+
+  return Run(solve, None, GradientStats(norms[0], norms[1], cosine))
 
 
 def naive(case: Case, gamma: float = 0.9) -> optax.GradientTransformationExtraArgs:

@@ -16,10 +16,12 @@ def growth(summary: dict, path: Path) -> None:
     "parameters": [e for e in entries if e["parameters"] != 10**6 or e["tasks"] == 3],
     "tasks": [e for e in entries if e["parameters"] == 10**6],
   }
+  floor = {"color": "black", "ls": "--", "label": "copy of the bytes it needs"}
   styles: dict[str, dict] = {
     "maxgnr": {"color": "tab:red", "marker": "o", "label": "MaxGNR"},
     "naive": {"color": "tab:blue", "marker": "s", "label": "written down naively"},
-    "torch copy": {"color": "black", "ls": "--", "label": "copy of the bytes it needs"},
+    "torch copy": floor,
+    "copy": floor,
   }
   for index, (axis, shown) in enumerate(panels.items()):
     ax = figure.add_subplot(1, 2, index + 1)

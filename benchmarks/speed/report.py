@@ -9,9 +9,9 @@ STEPS = {
   "maxgnr": "MaxGNR",
 }
 TASK_GRADS = {
-  "vmap": "all at once",
+  "written_out": "written out",
+  "vmap": "`vmap`",
   "sequential": "one at a time",
-  "separate": "K `jax.grad`",
 }
 
 
@@ -28,9 +28,10 @@ def table(summary: dict) -> str:
         f"{entry['parameters'] / 1e6:g}M",
         entry["leaves"],
         entry["dtype"],
-        _ms(runs.get("torch copy")),
+        _ms(runs.get("torch copy", runs.get("copy"))),
         _ms(runs["maxgnr"]),
-        f"{runs['maxgnr'].get('to_copy', float('nan')):.2f}",
+        f"{runs['maxgnr']['to_copy']:.2f}",
+        _ms(runs["solver"]),
         _ms(runs["naive"]),
         _ms(runs.get("torch mgda")),
         f"{ours / mgda:.2f}" if mgda else "",
@@ -41,6 +42,7 @@ def table(summary: dict) -> str:
       ]
     )
   header = ["K", "D", "arrays", "dtype", "copy, ms", "MaxGNR, ms", "to copy"]
+  header += ["solver, ms"]
   header += ["naive, ms", "TorchJD MGDA, ms", "to MGDA", "temporary", "naive"]
   header += ["compile, s", "naive"]
   return tabulate(rows, header, tablefmt="github", disable_numparse=True)
@@ -49,7 +51,7 @@ def table(summary: dict) -> str:
 def baselines(summary: dict) -> str:
   """Every baseline beside TorchJD's counterpart, in ms, as Markdown."""
   entries = summary["baselines"]
-  names = [name for name in entries[0]["runs"] if not name.startswith("torch ")]
+  names = list(entries[0]["temporary_share"])
   rows = [
     [
       f"`{name}`",
@@ -84,19 +86,21 @@ def steps(summary: dict) -> str:
 
 
 def task_grads(summary: dict) -> str:
-  """Ways to the stacked gradients, their time and temporary memory, as Markdown."""
+  """A step by the way to the stacked gradients, as Markdown."""
   rows = [
     [
       *_problem(entry),
       f"{4e-6 * entry['tasks'] * entry['parameters']:.0f}",
       *(_spread(entry["runs"][name]) for name in TASK_GRADS),
       *(f"{entry['runs'][n]['temporary_megabytes']:.1f}" for n in TASK_GRADS),
+      *(f"{entry['runs'][n]['compile_seconds']:.1f}" for n in TASK_GRADS),
     ]
     for entry in summary["task_grads"]
   ]
   header = [*PROBLEM, "gradients, MB"]
   labels = TASK_GRADS.values()
-  header += [f"{label}, {unit}" for unit in ("ms", "MB") for label in labels]
+  units = ("ms", "MB", "compile, s")
+  header += [f"{label}, {unit}" for unit in units for label in labels]
   return tabulate(rows, header, tablefmt="github", disable_numparse=True)
 
 

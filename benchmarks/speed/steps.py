@@ -27,7 +27,7 @@ def main() -> None:
   """Measures everything; writes ``results.json``, two tables and ``steps.png``."""
   parser = argparse.ArgumentParser(
     prog="python -m benchmarks.speed.steps",
-    description="Time of whole train steps, and of the ways to stacked gradients.",
+    description="Time of whole train steps, also by the way to stacked gradients.",
     formatter_class=argparse.ArgumentDefaultsHelpFormatter,
   )
   parser.add_argument("--rounds", type=int, default=15, help="of every measurement")
@@ -85,51 +85,39 @@ def train_steps(problem: Problem) -> dict[str, Run]:
     (_, losses), grads = jax.value_and_grad(mean_loss, has_aux=True)(params, batch)
     return losses, grads
 
-  def run(differentiated, tx):
-    def train_step(state, batch):
-      params, opt_state = state
-      losses, grads = differentiated(params, batch)
-      updates, opt_state = tx.update(grads, opt_state, params)
-      return losses, (optax.apply_updates(params, updates), opt_state)
-
-    params = jax.tree.map(jnp.copy, problem.params)  # each run donates its own
-    return Run(train_step, (params, tx.init(params)), problem.batch)
-
-  def aggregated(aggregator):
-    tx = optax.chain(aggregator, optax.adam(1e-3))
-    return run(value_and_task_grads(problem.losses), tx)
-
   return {
-    "single": run(single, optax.adam(1e-3)),
-    "equal_weights": aggregated(baselines.equal_weights(num_tasks=num_tasks)),
-    "maxgnr": aggregated(maxgnr(num_tasks=num_tasks)),
+    "single": _train_step(problem, single, optax.adam(1e-3)),
+    "equal_weights": _aggregated(problem, baselines.equal_weights(num_tasks=num_tasks)),
+    "maxgnr": _aggregated(problem, maxgnr(num_tasks=num_tasks)),
   }
 
 
 def task_grads(problem: Problem) -> dict[str, Run]:
-  """Ways to the losses and their stacked gradients."""
-
-  def separate(params, batch):
-    """K times what one would write for a single task, of which XLA may drop some."""
-
-    def loss(params, task):
-      return problem.losses(params, batch)[task]
-
-    every = [jax.value_and_grad(loss)(params, k) for k in range(problem.num_tasks())]
-    losses, grads = zip(*every, strict=True)
-    return list(losses), jax.tree.map(lambda *leaves: jnp.stack(leaves), *grads)
-
-  def run(differentiated):
-    def without_state(_, params, batch):
-      return differentiated(params, batch), None
-
-    return Run(without_state, None, problem.params, problem.batch)
-
+  """Whole steps with MaxGNR, by the way to the stacked gradients."""
+  num_tasks = problem.num_tasks()
+  ways = {"written_out": None, "vmap": num_tasks, "sequential": 1}
   return {
-    "vmap": run(value_and_task_grads(problem.losses)),
-    "sequential": run(value_and_task_grads(problem.losses, tasks_at_once=1)),
-    "separate": run(separate),
+    name: _aggregated(problem, maxgnr(num_tasks=num_tasks), tasks_at_once)
+    for name, tasks_at_once in ways.items()
   }
+
+
+def _aggregated(problem, aggregator, tasks_at_once=None) -> Run:
+  tx = optax.chain(aggregator, optax.adam(1e-3))
+  return _train_step(
+    problem, value_and_task_grads(problem.losses, tasks_at_once=tasks_at_once), tx
+  )
+
+
+def _train_step(problem, differentiated, tx) -> Run:
+  def train_step(state, batch):
+    params, opt_state = state
+    losses, grads = differentiated(params, batch)
+    updates, opt_state = tx.update(grads, opt_state, params)
+    return losses, (optax.apply_updates(params, updates), opt_state)
+
+  params = jax.tree.map(jnp.copy, problem.params)  # each run donates its own
+  return Run(train_step, (params, tx.init(params)), problem.batch)
 
 
 def _summary(name: str, run: Run, every: dict[str, list[float]]) -> dict:

@@ -44,7 +44,8 @@ class Torch:
   def runs(self, case: Case) -> dict[str, Callable[[], float]]:
     """What it can run on gradients like the case's; each returns seconds."""
     parameters = case.floor() // (4 * case.tasks + 1)
-    names = self._ask({"setup": [case.tasks, parameters, case.floor() // 2]})
+    copied = case.floor_bytes() // 8  # read once and written once, four bytes each
+    names = self._ask({"setup": [case.tasks, parameters, copied]})
     return {f"torch {name}": self._run(name) for name in names}
 
   def close(self) -> None:
