@@ -12,8 +12,9 @@ demo: .venv/demo  ## train on handwritten digits; table, figures and JSON in $(O
 	$(BIN)/python -m benchmarks.digits --seeds $(SEEDS) --out $(OUT) \
 	  $(if $(METHODS),--methods $(METHODS))
 
-speed: .venv/demo .venv-torch/torch  ## time of a step, beside PyTorch and TorchJD
+speed: .venv/demo .venv-torch/torch  ## time of a step, beside PyTorch and TorchJD; of train steps
 	$(BIN)/python -m benchmarks.speed --torch .venv-torch/bin/python
+	$(BIN)/python -m benchmarks.speed.steps
 
 test: .venv/dev  ## all tests
 	$(BIN)/pytest

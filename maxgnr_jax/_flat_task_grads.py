@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from maxgnr_jax import _shared, _stacked
 from maxgnr_jax._checks import check_at_least_one, check_positive
-from maxgnr_jax._task_grads import value_and_task_grads
+from maxgnr_jax._task_grads import for_each_task, value_and_task_grads
 
 
 def value_and_flat_task_grads(
@@ -97,12 +97,7 @@ def value_and_flat_task_grads(
       return jax.grad(loss)(_perturb(params, grad, radius, adaptive, shared))
 
     tasks = (jnp.arange(num_tasks), grads)
-    if tasks_at_once is None or tasks_at_once >= num_tasks:
-      there = jax.vmap(grad_there)(tasks)
-    else:
-      there = jax.lax.map(
-        grad_there, tasks, batch_size=None if tasks_at_once == 1 else tasks_at_once
-      )
+    there = for_each_task(grad_there, tasks, num_tasks, tasks_at_once)
     return value, (grads, jax.tree.map(jnp.subtract, there, grads))
 
   return value_and_flat_task_grads_fun

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from maxgnr_jax._checks import check_at_least_one
 
-# Backward passes that are written out: each adds to the compiler's time.
+# Backward passes that are written out: each adds to the time that compiling takes.
 MOST_WRITTEN_OUT = 16
 
 
@@ -31,9 +31,13 @@ def value_and_task_grads(
       ``has_aux`` a pair of these and auxiliary data.
     argnums: Which positional argument(s) to differentiate with respect to.
     has_aux: Whether ``fun`` returns auxiliary data besides the losses.
-    tasks_at_once: How many backward passes run side by side, at least 1. Fewer
-      need less memory for activations' gradients and may take longer: 1 runs one
-      task after another. Default: all K.
+    tasks_at_once: How many backward passes run side by side under :func:`jax.vmap`,
+      at least 1; 1 runs one after another in a loop. Default: none side by side but
+      all K written out, for up to 16 tasks, and above that all side by side. Of the
+      steps measured on a CPU (``benchmarks/results/speed-steps``) this was never far
+      from the fastest: ``vmap`` leaves gradients in a layout that what follows reads
+      slowly, and convolutions are slow in a loop. ``vmap`` compiles faster, and a
+      loop needs the least memory where K is large.
 
   Returns:
     A function of the same arguments that returns ``(losses, grads)``, or
@@ -86,21 +90,24 @@ def value_and_task_grads(
     else:
       losses, pullback = jax.vjp(partial, *inputs)
     cotangents, num_tasks = _one_loss_at_a_time(losses)
-    if tasks_at_once is None and num_tasks <= MOST_WRITTEN_OUT:
-      one_hot = [
-        jax.tree.map(lambda c, k=k: c[k], cotangents) for k in range(num_tasks)
-      ]
-      every = [pullback(cotangent) for cotangent in one_hot]
-      grads = jax.tree.map(lambda *rows: jnp.stack(rows), *every)
-    elif tasks_at_once is None or tasks_at_once >= num_tasks:
-      grads = jax.vmap(pullback)(cotangents)
-    else:
-      batch_size = None if tasks_at_once == 1 else tasks_at_once
-      grads = jax.lax.map(pullback, cotangents, batch_size=batch_size)
+    grads = for_each_task(pullback, cotangents, num_tasks, tasks_at_once)
     value = (losses, aux) if has_aux else losses
     return value, grads if several else grads[0]
 
   return value_and_task_grads_fun
+
+
+def for_each_task(
+  fun: Callable[[Any], Any], stacked: Any, num_tasks: int, tasks_at_once: int | None
+) -> Any:
+  """``fun`` of each task's part of a stacked pytree; the results stacked."""
+  if tasks_at_once is None and num_tasks <= MOST_WRITTEN_OUT:
+    every = [fun(jax.tree.map(lambda x, k=k: x[k], stacked)) for k in range(num_tasks)]
+    return jax.tree.map(lambda *rows: jnp.stack(rows), *every)
+  if tasks_at_once is None or tasks_at_once >= num_tasks:
+    return jax.vmap(fun)(stacked)
+  batch_size = None if tasks_at_once == 1 else tasks_at_once
+  return jax.lax.map(fun, stacked, batch_size=batch_size)
 
 
 def task_names(losses: Any) -> list[str]:

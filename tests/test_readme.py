@@ -46,6 +46,21 @@ def test_tables_are_the_committed_results(name, module):
   assert summary["machine"]["processor"]
 
 
+def test_train_steps_are_the_committed_results():
+  folder = RESULTS / "speed-steps"
+  summary = json.loads((folder / "results.json").read_text())
+  for name in ("steps", "task_grads"):
+    table = getattr(speed_report, name)(summary)
+    assert (folder / f"{name}.md").read_text() == table + "\n"
+  assert speed_report.steps(summary) in README
+  every = [entry["runs"] for entry in summary["task_grads"]]
+  vmap = [runs["vmap"]["to_written_out"] for runs in every]
+  loop = [runs["sequential"]["to_written_out"] for runs in every]
+  text = " ".join(README.split())
+  assert f"took {min(vmap):.1f} to {max(vmap):.1f} times as long" in text
+  assert f"a loop (`tasks_at_once=1`) {min(loop):.1f} to {max(loop):.0f} times" in text
+
+
 def test_the_captions_ratios_are_the_committed_results():
   summary = json.loads((RESULTS / "digits" / "results.json").read_text())
   smallest = {

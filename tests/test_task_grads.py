@@ -123,6 +123,17 @@ def test_any_number_of_tasks_at_once_gives_the_same(tasks_at_once, has_aux):
   assert_trees_close(result, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("num_tasks", [16, 17])
+def test_more_tasks_than_are_written_out(num_tasks):
+  def fun(w):
+    return jnp.stack([jnp.sum(w**2) / (k + 1) for k in range(num_tasks)])
+
+  w = jnp.arange(3.0)
+  _, grads = value_and_task_grads(fun)(w)
+  expected = np.arange(3.0) * 2 / np.arange(1, num_tasks + 1)[:, None]
+  np.testing.assert_allclose(grads, expected, rtol=1e-6)
+
+
 def test_aux_is_returned_beside_the_losses():
   def fun(params):
     return vector_of_losses(params), {"features": features(params), "step": 3}
@@ -205,7 +216,7 @@ def test_one_at_a_time_holds_no_activation_gradient_of_all_tasks():
     grads = value_and_task_grads(fun, tasks_at_once=tasks_at_once)
     return str(jax.make_jaxpr(grads)(weights))
 
-  assert f"[3,{batch},2]" in shapes(None)
+  assert f"[3,{batch},2]" in shapes(3)
   assert f"[3,{batch},2]" not in shapes(1)
 
 
