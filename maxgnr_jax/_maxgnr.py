@@ -150,7 +150,7 @@ def maxgnr(
     del extra_args
     check_state(state, MaxGNRState)
     check_floating(grads, "Gradients")
-    if not any(x.size for x in jax.tree.leaves(grads)):
+    if not _shared.has_numbers(grads):
       return _shared.nothing_to_measure(grads), state
     measured = _shared.restrict(grads, state.momentum)
     like = _stacked.one_task(grads) if params is None else params

@@ -7,6 +7,7 @@ Elsewhere an :class:`optax.MaskedNode` stands in the tree, as under
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -73,6 +74,11 @@ def replace(updates: optax.Updates, part: Any) -> optax.Updates:
     updates,
     is_leaf=_is_masked,
   )
+
+
+def has_numbers(grads: optax.Updates) -> bool:
+  """Whether stacked gradients hold any parameter's; that of no task is an error."""
+  return any(0 not in jnp.shape(leaf)[1:] for leaf in jax.tree.leaves(grads))
 
 
 def nothing_to_measure(grads: optax.Updates) -> optax.Updates:

@@ -33,9 +33,9 @@ def test_all_ways_lead_to_the_same_losses_and_gradients(model):
   problem = make_problem(model, tasks=4, batch_size=3)
   runs = steps.task_grads(problem)
   assert set(runs) == set(report.TASK_GRADS)
-  losses = {name: run.compiled(run.state, *run.args)[0] for name, run in runs.items()}
-  for run in runs.values():
-    run()
+  losses = {}
+  for name, run in runs.items():
+    losses[name], run.state = run.compiled(run.state, *run.args)
   # After the first step they are the gradients.
   momenta = {
     name: optax.tree.get(run.state[1], "momentum") for name, run in runs.items()

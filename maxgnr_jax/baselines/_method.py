@@ -140,7 +140,7 @@ def method(
   ) -> tuple[optax.Updates, BaselineState]:
     check_state(state, BaselineState)
     check_floating(grads, "Gradients")
-    if not any(x.size for x in jax.tree.leaves(grads)):
+    if not _shared.has_numbers(grads):
       return _shared.nothing_to_measure(grads), state
     like = _stacked.one_task(grads) if params is None else params
     tasks = check_stacked(
