@@ -86,7 +86,7 @@ def test_each_task_is_differentiated_at_its_own_point(adaptive, shared, groups):
 def test_on_a_quadratic_loss_the_flat_part_is_the_curvature_along_the_gradient():
   rng = np.random.default_rng(0)
   matrices = rng.normal(size=(3, 4, 4))
-  matrices = matrices @ matrices.mT
+  matrices = matrices @ np.swapaxes(matrices, -1, -2)
   point = rng.normal(size=4)
 
   def quadratic(params):

@@ -88,6 +88,8 @@ def temporary_share(tx, num_tasks, shapes, dtype):
   ids=["large", "many", "tasks", "odd"],
 )
 def test_a_step_keeps_no_copies(num_tasks, shapes, dtype):
+  if dtype == "bfloat16" and jax.__version_info__ < (0, 10):
+    pytest.skip("Older versions of XLA widen narrow arrays in memory.")
   tx = maxgnr(num_tasks=num_tasks)
   share = temporary_share(tx, num_tasks, shapes, dtype)
   # XLA on CPUs keeps partial results of narrow reductions; K×D copies would be 100 %.
