@@ -159,9 +159,8 @@ def _by_blocks(leaves, row, other, squared, usual_width):
   for arrays in leaves:
     flat = [a.reshape(num_tasks, -1) for a in arrays]
     size = flat[0].shape[1]
-    widths = range(
-      3 * usual_width // 2, usual_width // 2, -128
-    )  # the rest costs memory
+    # What a width leaves over takes memory of its own.
+    widths = range(3 * usual_width // 2, usual_width // 2, -128)
     width = next((w for w in widths if size % w == 0), usual_width)
     count, rest = divmod(size, width)
     narrow = any(a.dtype.itemsize < 4 for a in arrays)

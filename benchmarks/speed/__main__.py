@@ -31,7 +31,6 @@ ON_ACCELERATOR = (
 )
 TABLE = ON_CPU if jax.default_backend() == "cpu" else ON_ACCELERATOR
 BFLOAT16 = tuple(case._replace(dtype="bfloat16") for case in TABLE)
-# Of gradients up to so many numbers a naive step is compiled and run as well.
 GROWTH = (
   *(Case(3, parameters, 12) for parameters in (10**4, 10**5, 10**6, 10**7, 5 * 10**7)),
   *(Case(tasks, 10**6, 12) for tasks in (2, 3, 5, 6, 7, 10, 20, 40, 100)),
