@@ -170,22 +170,42 @@ def check_task_values(name: str, values: Any, num_tasks: int, dtype: Any) -> jax
       "flax.linen passes no extra arguments: call its `tx.update` yourself, as in the "
       "README."
     )
+  # Numbers for the optimiser, not something to differentiate through.
+  return jax.lax.stop_gradient(_one_per_task(name, values, num_tasks, dtype))
+
+
+def check_task_mask(mask: Any, num_tasks: int) -> jax.Array:
+  """``task_mask`` as [K], bool; raises unless it holds one bool per task.
+
+  Args:
+    mask: A vector [K] or a pytree of K bools; None for all.
+    num_tasks: K.
+  """
+  if mask is None:
+    return jnp.ones((num_tasks,), bool)
+  dtypes = {jnp.result_type(leaf) for leaf in jax.tree.leaves(mask)}
+  if dtypes - {jnp.dtype(bool)}:
+    raise TypeError(
+      "`task_mask` must hold bools, True for a task that takes part in this step, got "
+      f"{', '.join(sorted(map(str, dtypes)))}. Compare counts first: "
+      "`task_mask=num_labels > 0`."
+    )
+  return _one_per_task("task_mask", mask, num_tasks, bool)
+
+
+def _one_per_task(name: str, values: Any, num_tasks: int, dtype: Any) -> jax.Array:
   leaves = jax.tree.leaves(values)
   shapes = [jnp.shape(leaf) for leaf in leaves]
   if shapes not in ([(num_tasks,)], [()] * num_tasks):
     raise ValueError(
-      f"`{name}` must hold one number per task, as a vector [{num_tasks}] or a pytree "
+      f"`{name}` must hold one value per task, as a vector [{num_tasks}] or a pytree "
       f"of {num_tasks} scalars, in the order of the stacked gradients, got "
-      f"{jax.tree.structure(values)} with shapes {shapes}. Pass what "
-      "`value_and_task_grads` returned beside the gradients."
+      f"{jax.tree.structure(values)} with shapes {shapes}. Give it the structure of "
+      "the losses that `value_and_task_grads` returned beside the gradients."
     )
-  vector = (
-    leaves[0]
-    if shapes == [(num_tasks,)]
-    else jnp.stack([jnp.asarray(leaf, dtype) for leaf in leaves])
-  )
-  # Numbers for the optimiser, not something to differentiate through.
-  return jax.lax.stop_gradient(jnp.asarray(vector, dtype))
+  if shapes == [(num_tasks,)]:
+    return jnp.asarray(leaves[0], dtype)
+  return jnp.stack([jnp.asarray(leaf, dtype) for leaf in leaves])
 
 
 def check_state(state: Any, kind: type) -> None:

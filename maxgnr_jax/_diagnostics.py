@@ -6,7 +6,15 @@ from typing import Any
 import jax
 import optax
 
-_PER_TASK = ("weights", "gnr", "single_task_gnr", "gradient_norm", "noise_norm")
+_PER_TASK = (
+  "weights",
+  "gnr",
+  "single_task_gnr",
+  "gradient_norm",
+  "noise_norm",
+  "task_count",
+  "notfinite_count",
+)
 
 
 def diagnostics(
@@ -22,9 +30,10 @@ def diagnostics(
       their numbers.
 
   Returns:
-    ``weights/NAME``, ``gnr/NAME``, ``single_task_gnr/NAME``, ``gradient_norm/NAME``
-    and ``noise_norm/NAME`` for each task, and ``noise_cosine/NAME,NAME`` for each
-    pair: negative where two tasks' noises point against each other. Of a baseline
+    ``weights/NAME``, ``gnr/NAME``, ``single_task_gnr/NAME``, ``gradient_norm/NAME``,
+    ``noise_norm/NAME``, ``task_count/NAME`` and ``notfinite_count/NAME`` for each
+    task, and ``noise_cosine/NAME,NAME`` for each pair: negative where two tasks'
+    noises point against each other. Of a baseline
     ``weights/NAME`` and whatever number per task it remembers, by its name.
 
   Raises:

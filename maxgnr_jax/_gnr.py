@@ -30,6 +30,15 @@ class GradientStats(NamedTuple):
     norm = self.noise_norm
     return norm[:, None] * norm[None, :] * self.noise_cosine
 
+  def of(self, present: jax.Array) -> "GradientStats":
+    """With zeros for the tasks that are not ``present`` [K]."""
+    both = present[:, None] & present[None, :]
+    return GradientStats(
+      gradient_norm=jnp.where(present, self.gradient_norm, 0.0),
+      noise_norm=jnp.where(present, self.noise_norm, 0.0),
+      noise_cosine=jnp.where(both, self.noise_cosine, 0.0),
+    )
+
 
 def single_task_gnr(stats: GradientStats) -> jax.Array:
   """The GNR each task would have if it were trained alone (Eq. 8).

@@ -17,6 +17,7 @@ from maxgnr_jax._checks import (
   check_solver,
   check_stacked,
   check_state,
+  check_task_mask,
   check_weights,
   initial_tasks,
 )
@@ -41,7 +42,11 @@ class MaxGNRState(NamedTuple):
       Eq. 17); infinite without noise, as at the first step.
     single_task_gnr: [K]. The GNR the task would have alone (Eq. 8), likewise.
     stats: :class:`GradientStats`, ``gradient_norm`` [K], ``noise_norm`` [K] and
-      ``noise_cosine`` [K, K]: what the weights were chosen from.
+      ``noise_cosine`` [K, K]: what the weights were chosen from. Of a task that was
+      absent from the last step these are 0, as its ``weights`` and ``gnr`` are.
+    task_count: [K], int32. In how many updates each task took part.
+    notfinite_count: [K], int32. In how many it could not, because its gradient held NaN
+      or infinity, or numbers whose squares overflow.
   """
 
   count: jax.Array  # type: ignore[assignment]
@@ -50,6 +55,8 @@ class MaxGNRState(NamedTuple):
   gnr: jax.Array
   single_task_gnr: jax.Array
   stats: GradientStats
+  task_count: jax.Array
+  notfinite_count: jax.Array
 
 
 def maxgnr(
@@ -91,13 +98,22 @@ def maxgnr(
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`MaxGNRState`.
     Updates have the dtype of the parameters if these are passed to ``update``,
-    else that of the gradients. Extra arguments are ignored.
+    else that of the gradients.
+
+    ``update`` takes ``task_mask``, [K] or a pytree like the losses, bool and possibly
+    traced: a task where it is False, say without labels in this batch, is absent from
+    the step. So is one whose gradient is not finite. The momentum of an absent task
+    stays as it is, its weight is 0, and its gradient is not looked at; the others are
+    weighted as if there were no more. If all are absent, weights and update are 0.
+    Other extra arguments are ignored.
 
   Raises:
     ValueError: for ``gamma`` outside [0, 1) or ``num_tasks`` < 1; at the trace of
       ``update``, for gradients that are not stacked, of another number of tasks
-      or of other parameters than the state, or without any array.
-    TypeError: for integer or complex parameters, gradients or ``momentum_dtype``.
+      or of other parameters than the state, or without any array, and for a
+      ``task_mask`` that is not one value per task.
+    TypeError: for integer or complex parameters, gradients or ``momentum_dtype``, and
+      for a ``task_mask`` that is not of bools.
 
   Example:
     >>> import jax.numpy as jnp
@@ -139,12 +155,16 @@ def maxgnr(
         noise_norm=jnp.zeros((tasks,), dtype),
         noise_cosine=jnp.zeros((tasks, tasks), dtype),
       ),
+      task_count=jnp.zeros((tasks,), jnp.int32),
+      notfinite_count=jnp.zeros((tasks,), jnp.int32),
     )
 
   def update(
     grads: optax.Updates,
     state: MaxGNRState,
     params: optax.Params | None = None,
+    *,
+    task_mask: Any = None,
     **extra_args: Any,
   ) -> tuple[optax.Updates, MaxGNRState]:
     del extra_args
@@ -156,25 +176,43 @@ def maxgnr(
     like = _stacked.one_task(grads) if params is None else params
     tasks = check_stacked(measured, _stacked.one_task(state.momentum), "the state")
     check_stacked(grads, like, "the gradients" if params is None else "the parameters")
-    momentum = state.momentum
+    momentum, dtype = state.momentum, state.weights.dtype
+    task_count, notfinite_count = state.task_count, state.notfinite_count
     if state.weights.size == 0:
       momentum = _stacked.zeros(_stacked.one_task(momentum), tasks, None)
+      task_count = notfinite_count = jnp.zeros((tasks,), jnp.int32)
     else:
       check_same_tasks(tasks, state.weights.size)
+    mask = check_task_mask(task_mask, tasks)
 
-    # m_0 = g_0: the first step forgets the zeros that the state began with.
-    decay = jnp.where(state.count == 0, 0.0, gamma)
-    momentum = _stacked.decay(momentum, measured, decay)  # Eq. 13
-    stats = _stacked.measure(measured, momentum, decay, state.weights.dtype)  # Eq. 16
-    weights = check_weights(solver.solve(stats), tasks, state.weights.dtype)  # Eq. 17
-    updates = _stacked.combine(weights, grads, like)
-    return updates, MaxGNRState(
+    # m_0 = g_0: a task's first step forgets the zeros that the state began with.
+    decay = jnp.where(task_count == 0, 0.0, gamma).astype(dtype)
+    stats, finite = _stacked.measure(measured, momentum, decay, dtype)  # Eq. 16
+    rest = _shared.rest(grads, measured)
+    finite &= _stacked.finite(rest, tasks, dtype)
+    present = mask & finite
+    stats = stats.of(present)
+    weights = check_weights(solver.solve(stats), tasks, dtype)  # Eq. 17
+    weights = _among(present, weights)
+    return _stacked.combine(weights, grads, like, present), MaxGNRState(
       count=optax.safe_increment(state.count),
-      momentum=momentum,
+      momentum=_stacked.decay(momentum, measured, decay, present),  # Eq. 13
       weights=weights,
       gnr=task_gnr(weights, stats),
       single_task_gnr=single_task_gnr(stats),
       stats=stats,
+      task_count=jnp.where(present, optax.safe_increment(task_count), task_count),
+      notfinite_count=jnp.where(
+        mask & ~finite, optax.safe_increment(notfinite_count), notfinite_count
+      ),
     )
 
   return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _among(present: jax.Array, weights: jax.Array) -> jax.Array:
+  """The weights of the tasks that are present, of sum 1 again; 0 of the others."""
+  kept = jnp.where(present, weights, 0.0)
+  total = jnp.sum(kept)
+  rescaled = kept / jnp.where(total > 0, total, 1.0)
+  return jnp.where(jnp.all(present), weights, rescaled)

@@ -81,6 +81,16 @@ def has_numbers(grads: optax.Updates) -> bool:
   return any(0 not in jnp.shape(leaf)[1:] for leaf in jax.tree.leaves(grads))
 
 
+def rest(grads: optax.Updates, measured: optax.Updates) -> optax.Updates:
+  """``grads`` where ``measured`` is masked, and :class:`optax.MaskedNode` elsewhere."""
+  return jax.tree.map(
+    lambda m, g: g if _is_masked(m) else optax.MaskedNode(),
+    measured,
+    grads,
+    is_leaf=_is_masked,
+  )
+
+
 def nothing_to_measure(grads: optax.Updates) -> optax.Updates:
   """The update from gradients without numbers.
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from maxgnr_jax._gnr import GradientStats
-from maxgnr_jax._sums import sums_of_products, sums_of_squares
+from maxgnr_jax._sums import in_place, sums_of_products, sums_of_squares
 
 # Numbers of each parameter, and parameters, that tell how large a gradient is.
 SAMPLE, SAMPLED_LEAVES = 64, 8
@@ -31,60 +31,92 @@ def zeros(params: Any, num_tasks: int, dtype: Any | None) -> Any:
   )
 
 
-def decay(momentum: Any, grads: Any, gamma: jax.typing.ArrayLike) -> Any:
-  """``γ m + (1 - γ) g`` (Eq. 13), stored in the momentum's dtype."""
+def decay(
+  momentum: Any,
+  grads: Any,
+  gamma: jax.Array,
+  present: jax.Array | None = None,
+) -> Any:
+  """``γ m + (1 - γ) g`` (Eq. 13), stored in the momentum's dtype.
+
+  Args:
+    momentum: Stacked pytree.
+    grads: Stacked pytree like it.
+    gamma: [] or [K].
+    present: [K], bool: the other tasks' momentum stays as it is. Default: all.
+  """
 
   def leaf(m, g):
     wide = compute_dtype((m, g))
     g = g.astype(wide)
     # One step's NaN must not stay for ever: there the momentum starts again.
     before = jnp.where(jnp.isfinite(m), m.astype(wide), g)
-    change = (1 - jnp.asarray(gamma, wide)) * (g - before)
-    return (before + change).astype(m.dtype)
+    change = _along((1 - gamma).astype(wide), g) * (g - before)
+    after = (before + change).astype(m.dtype)
+    return after if present is None else jnp.where(_along(present, m), after, m)
 
   return jax.tree.map(leaf, momentum, grads)
 
 
 def measure(
-  grads: Any, momentum: Any, gamma: jax.typing.ArrayLike, dtype: Any
-) -> GradientStats:
+  grads: Any, momentum: Any, gamma: jax.Array, dtype: Any
+) -> tuple[GradientStats, jax.Array]:
   """Norms and cosines of the signals m and the noises ``n = g - m`` (Eq. 16).
+
+  Of the momentum that :func:`decay` will make, ``γ m + (1 - γ) g``, before it is made:
+  a task's numbers must be known to be finite before they are let into it.
 
   Args:
     grads: Stacked pytree with at least one array.
-    momentum: Stacked pytree like it, made of ``grads`` by :func:`decay`.
-    gamma: The γ it was made with.
+    momentum: Stacked pytree like it, of the step before.
+    gamma: [K], of each task's momentum.
     dtype: Of the arithmetic and the result.
 
   Returns:
-    What Eq. 17 needs to know of the K tasks.
+    What Eq. 17 needs to know of the K tasks, and which tasks' gradients are finite,
+    [K]. What was measured of the others is 0.
   """
   pairs = list(zip(jax.tree.leaves(grads), jax.tree.leaves(momentum), strict=True))
   # Scaled before it is squared: a task's gradients may be of any size.
   inverse, scale = _scales(pairs, dtype)
+  gamma = gamma.astype(dtype)
 
-  def noise(k, g, m):
+  def change(k, g, m):  # g - γ m - (1 - γ) g = γ (g - m)
     difference = g.astype(dtype) - m.astype(dtype)
     return difference * _along(inverse[k], difference)
 
-  gram, squared_norm = sums_of_products(
-    pairs, noise, squared=_scaled_row(1, inverse, dtype)
-  )
-  gradient_norm = scale * jnp.sqrt(squared_norm)
-  scaled_norm = jnp.sqrt(jnp.diagonal(gram))
+  def signal(k, g, m):
+    before = m.astype(dtype)
+    before *= _along(inverse[k], before)
+    return before + _along(1 - gamma[k], before) * change(k, g, m)
+
+  gram, squared_norm = sums_of_products(pairs, change, squared=signal)
+  squared_change = jnp.diagonal(gram)
+  finite = jnp.isfinite(squared_change) & jnp.isfinite(squared_norm)
+  gradient_norm = jnp.where(finite, scale * jnp.sqrt(squared_norm), 0.0)
+  change_norm = jnp.sqrt(squared_change)
+  noise_norm = gamma * scale * change_norm
   # At γ = 0, m is g, and what rounding leaves of their difference is no noise. Nor is
   # what the rounding of a momentum leaves that moves by 1 - γ of the difference only.
-  gamma = jnp.asarray(gamma, dtype)
   rounding = _coarsest(momentum) / (1 - gamma) * gradient_norm
-  noisy = (scale * scaled_norm > rounding) & (gamma > 0)
-  divisor = jnp.where(noisy, scaled_norm, 1.0)
+  noisy = finite & (noise_norm > rounding) & (gamma > 0)
+  divisor = jnp.where(noisy, change_norm, 1.0)
   cosine = jnp.clip(gram / divisor[:, None] / divisor[None, :], -1.0, 1.0)
   cosine = jnp.where(jnp.eye(noisy.size, dtype=bool), jnp.ones((), dtype), cosine)
-  return GradientStats(
+  stats = GradientStats(
     gradient_norm=gradient_norm,
-    noise_norm=jnp.where(noisy, scale * scaled_norm, 0.0),
+    noise_norm=jnp.where(noisy, noise_norm, 0.0),
     noise_cosine=jnp.where(noisy[:, None] & noisy[None, :], cosine, 0.0),
   )
+  return stats, finite
+
+
+def finite(stacked: Any, num_tasks: int, dtype: Any) -> jax.Array:
+  """Which tasks' gradients hold neither NaN nor infinity, [K]."""
+  leaves = [(x,) for x in jax.tree.leaves(stacked)]
+  if not leaves:
+    return jnp.ones((num_tasks,), bool)
+  return sums_of_squares(leaves, lambda k, x: 0 * x.astype(dtype)) == 0
 
 
 def gram(stacked: Any, dtype: Any, other: Any = None) -> jax.Array:
@@ -140,23 +172,54 @@ def adagrad_risks(squares: Any, grads: Any, dtype: Any) -> tuple[Any, jax.Array]
   return squares, sums_of_squares(pairs, row)
 
 
-def combine(weights: jax.Array, grads: Any, like: Any) -> Any:
-  """``Σ_k w_k g_k`` in the dtypes of ``like``, a pytree with the same structure."""
+def combine(
+  weights: jax.Array, grads: Any, like: Any, present: jax.Array | None = None
+) -> Any:
+  """``Σ_k w_k g_k`` in the dtypes of ``like``, a pytree with the same structure.
 
-  def leaf(g, reference):
-    wide = compute_dtype(g)
-    w = weights.astype(wide)
-    tasks = g.shape[0]
-    if tasks <= MOST_TERMS:
-      combined = add([w[k] * g[k].astype(wide) for k in range(tasks)])
-    elif g.dtype == wide:
-      combined = jnp.tensordot(w, g, 1, precision="highest")
-    else:  # the product that XLA fuses with the conversion
-      columns = g.astype(wide).reshape(tasks, -1).T
-      combined = jnp.matmul(columns, w, precision="highest").reshape(g.shape[1:])
-    return combined.astype(jnp.result_type(reference))
+  Without the tasks that are not ``present`` [K], whose gradients may be anything.
+  """
 
-  return jax.tree.map(leaf, grads, like)
+  def sums(weighted_sum):
+    def leaf(g, reference):
+      w = weights.astype(compute_dtype(g))
+      return weighted_sum(w, g, present).astype(jnp.result_type(reference))
+
+    return jax.tree.map(leaf, grads, like)
+
+  if weights.size <= MOST_TERMS:
+    return sums(_written_out)
+  if present is None:
+    return sums(_product)
+  # A product has no room for what is not a number, and a loop takes longer.
+  return jax.lax.cond(
+    jnp.all(present), lambda: sums(_product), lambda: sums(_one_by_one)
+  )
+
+
+def _written_out(w, g, present):
+  terms = [w[k] * g[k].astype(w.dtype) for k in range(w.size)]
+  if present is not None:
+    terms = [jnp.where(present[k], term, 0) for k, term in enumerate(terms)]
+  return add(terms)
+
+
+def _product(w, g, present):
+  del present
+  if g.dtype == w.dtype:
+    return jnp.tensordot(w, g, 1, precision="highest")
+  columns = g.astype(w.dtype).reshape(w.size, -1).T  # so XLA fuses the conversion
+  return jnp.matmul(columns, w, precision="highest").reshape(g.shape[1:])
+
+
+def _one_by_one(w, g, present):
+  def term(k):
+    x = jax.lax.dynamic_index_in_dim(g, k, keepdims=False)
+    return jnp.where(present[k], w[k] * x.astype(w.dtype), 0)
+
+  term = in_place(term, w.size) if g.dtype != w.dtype else term
+  zero = jnp.zeros(g.shape[1:], w.dtype)
+  return jax.lax.fori_loop(0, w.size, lambda k, total: total + term(k), zero)
 
 
 def apply(leaf: Callable[..., jax.Array], stacked: Any, key: Any = None) -> Any:

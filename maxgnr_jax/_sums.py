@@ -163,37 +163,50 @@ def _by_blocks(leaves, row, other, squared, usual_width):
     widths = range(3 * usual_width // 2, usual_width // 2, -128)
     width = next((w for w in widths if size % w == 0), usual_width)
     count, rest = divmod(size, width)
-    narrow = any(a.dtype.itemsize < 4 for a in arrays)
 
     def numbered(index, flat=flat, width=width):
       start = index * width
       return block([jax.lax.dynamic_slice_in_dim(a, start, width, 1) for a in flat])
 
-    def step(index, carry, count=count, numbered=numbered, narrow=narrow):
-      if not narrow:
-        return _add_exactly(carry, numbered(index))
-      # A branch, though always taken: out of a bare loop XLA moves the conversion of
-      # narrow dtypes, and so makes wide copies of everything.
-      nothing = jax.tree.map(jnp.zeros_like, carry[0])
-      term = jax.lax.cond(index < count, numbered, lambda _: nothing, index)
-      return _add_exactly(carry, term)
-
     if count:
-      shapes = jax.eval_shape(numbered, 0)
-      zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-      sums.append(jax.lax.fori_loop(0, count, step, (zero, zero))[0])
+      narrow = any(a.dtype.itemsize < 4 for a in arrays)
+      term = in_place(numbered, count) if narrow else numbered
+      sums.append(_sum_exactly(count, term))
     if rest:
       sums.append(block([a[:, count * width :] for a in flat]))
   return _add(sums)
 
 
-def _add_exactly(carry, term):
-  """Kahan's sum: what rounding takes from the total is added to the next term."""
-  total, lost = carry
-  term = jax.tree.map(jnp.subtract, term, lost)
-  after = jax.tree.map(jnp.add, total, term)
-  lost = jax.tree.map(lambda new, old, x: (new - old) - x, after, total, term)
-  return after, lost
+def in_place(
+  term: Callable[[jax.Array], Any], count: int
+) -> Callable[[jax.Array], Any]:
+  """``term`` of an index below ``count``, for loops over arrays of narrow dtypes.
+
+  In a branch that is always taken: out of a bare loop XLA moves the conversion to a
+  wider dtype, and so makes a wide copy of the whole array.
+  """
+
+  def branch(index):
+    shapes = jax.eval_shape(term, index)
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return jax.lax.cond(index < count, term, lambda _: zero, index)
+
+  return branch
+
+
+def _sum_exactly(count, term):
+  """Kahan's sum of terms: what rounding takes from the total is added to the next."""
+  shapes = jax.eval_shape(term, jnp.zeros((), jnp.int32))
+  zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+  def step(index, carry):
+    total, lost = carry
+    new = jax.tree.map(jnp.subtract, term(index), lost)
+    after = jax.tree.map(jnp.add, total, new)
+    lost = jax.tree.map(lambda a, b, x: (a - b) - x, after, total, new)
+    return after, lost
+
+  return jax.lax.fori_loop(0, count, step, (zero, zero))[0]
 
 
 def _in_blocks(leaves) -> Iterator[list[jax.Array]]:

@@ -25,6 +25,10 @@ def value_and_task_grads(
 
   One forward pass and K backward passes.
 
+  A loss that is not finite leaves the other tasks' gradients alone, where the backward
+  passes are written out (see ``tasks_at_once``) and ``fun`` returns scalars, not a
+  vector: elsewhere 0 times NaN is NaN.
+
   Args:
     fun: Function that returns the K losses: a vector [K], or a pytree of scalars
       such as a dict, whose keys name the tasks (see :func:`task_names`). With
@@ -85,16 +89,39 @@ def value_and_task_grads(
 
     inputs = [args[position] for position in positions]
     jax.tree.map(_check_input, inputs)
-    if has_aux:
-      losses, pullback, aux = jax.vjp(partial, *inputs, has_aux=True)
-    else:
-      losses, pullback = jax.vjp(partial, *inputs)
-    cotangents, num_tasks = _one_loss_at_a_time(losses)
-    grads = for_each_task(pullback, cotangents, num_tasks, tasks_at_once)
+
+    def partial_with_aux(*differentiated):
+      value = partial(*differentiated)
+      return value if has_aux else (value, None)
+
+    losses, tangents, aux = jax.linearize(partial_with_aux, *inputs, has_aux=True)
+    grads = _backward_passes(tangents, inputs, losses, tasks_at_once)
     value = (losses, aux) if has_aux else losses
     return value, grads if several else grads[0]
 
   return value_and_task_grads_fun
+
+
+def _backward_passes(tangents, inputs, losses, tasks_at_once):
+  """The stacked gradients, from the tangent map of the losses."""
+  cotangents, num_tasks = _one_loss_at_a_time(losses)
+  if _is_vector(losses) or tasks_at_once is not None or num_tasks > MOST_WRITTEN_OUT:
+    pullback = jax.linear_transpose(tangents, *inputs)
+    return for_each_task(pullback, cotangents, num_tasks, tasks_at_once)
+  # The other losses are left out, not multiplied by 0: that saves the passes through
+  # their heads, and what is not finite there would be NaN after the multiplication.
+  leaves = jax.tree.leaves(losses)
+  every = [
+    jax.linear_transpose(lambda *t, k=k: jax.tree.leaves(tangents(*t))[k], *inputs)(
+      jnp.ones_like(leaves[k])
+    )
+    for k in range(num_tasks)
+  ]
+  return _stack(every)
+
+
+def _stack(every):
+  return jax.tree.map(lambda *rows: jnp.stack(rows), *every)
 
 
 def for_each_task(
@@ -103,7 +130,7 @@ def for_each_task(
   """``fun`` of each task's part of a stacked pytree; the results stacked."""
   if tasks_at_once is None and num_tasks <= MOST_WRITTEN_OUT:
     every = [fun(jax.tree.map(lambda x, k=k: x[k], stacked)) for k in range(num_tasks)]
-    return jax.tree.map(lambda *rows: jnp.stack(rows), *every)
+    return _stack(every)
   if tasks_at_once is None or tasks_at_once >= num_tasks:
     return jax.vmap(fun)(stacked)
   batch_size = None if tasks_at_once == 1 else tasks_at_once

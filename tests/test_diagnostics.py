@@ -12,7 +12,15 @@ from maxgnr_jax import baselines, diagnostics, maxgnr, task_names
 from tests.examples import example_params, follow, grads_sequence
 
 NAMES = ["depth", "edges", "normals"]
-FIELDS = ("weights", "gnr", "single_task_gnr", "gradient_norm", "noise_norm")
+FIELDS = (
+  "weights",
+  "gnr",
+  "single_task_gnr",
+  "gradient_norm",
+  "noise_norm",
+  "task_count",
+  "notfinite_count",
+)
 
 
 @functools.cache
@@ -30,6 +38,8 @@ def test_every_task_has_its_numbers_under_its_name():
     assert logged[f"single_task_gnr/{name}"] == state.single_task_gnr[task]
     assert logged[f"gradient_norm/{name}"] == state.stats.gradient_norm[task]
     assert logged[f"noise_norm/{name}"] == state.stats.noise_norm[task]
+    assert logged[f"task_count/{name}"] == state.task_count[task]
+    assert logged[f"notfinite_count/{name}"] == state.notfinite_count[task]
 
 
 def test_every_pair_of_tasks_has_the_cosine_of_its_noises_once():

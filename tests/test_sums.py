@@ -93,7 +93,7 @@ def test_a_step_keeps_no_copies(num_tasks, shapes, dtype):
   tx = maxgnr(num_tasks=num_tasks)
   share = temporary_share(tx, num_tasks, shapes, dtype)
   # XLA on CPUs keeps partial results of narrow reductions; K×D copies would be 100 %.
-  assert share < (0.01 if dtype == "float32" else 0.06)
+  assert share < (0.01 if dtype == "float32" else 0.07)
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="Measured on CPUs.")

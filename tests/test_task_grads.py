@@ -243,3 +243,16 @@ def test_argnums_may_be_a_numpy_integer():
   )
   assert losses["ab"] == 6
   np.testing.assert_array_equal(grads, [0, 2])
+
+
+@pytest.mark.parametrize("num_tasks", [2, 5])
+def test_a_loss_that_is_not_finite_leaves_the_other_gradients_alone(num_tasks):
+  def losses(w):
+    finite = [jnp.sum(w**2) * (k + 1) for k in range(num_tasks - 1)]
+    return (*finite, jnp.sum(w) / jnp.sum(0 * w))
+
+  w = jnp.array([1.0, 2.0, 3.0])
+  _, grads = value_and_task_grads(losses)(w)
+  expected = 2.0 * np.outer(np.arange(1, num_tasks), w)
+  np.testing.assert_allclose(grads[:-1], expected, rtol=1e-6)
+  assert not jnp.any(jnp.isfinite(grads[-1]))
