@@ -5,6 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from maxgnr_jax._present import among
+
 
 class GradientStats(NamedTuple):
   """All that Eq. 17 needs to know of K tasks' gradients; no parameter-sized array.
@@ -32,12 +34,7 @@ class GradientStats(NamedTuple):
 
   def of(self, present: jax.Array) -> "GradientStats":
     """With zeros for the tasks that are not ``present`` [K]."""
-    both = present[:, None] & present[None, :]
-    return GradientStats(
-      gradient_norm=jnp.where(present, self.gradient_norm, 0.0),
-      noise_norm=jnp.where(present, self.noise_norm, 0.0),
-      noise_cosine=jnp.where(both, self.noise_cosine, 0.0),
-    )
+    return GradientStats(*(among(present, values) for values in self))
 
 
 def single_task_gnr(stats: GradientStats) -> jax.Array:

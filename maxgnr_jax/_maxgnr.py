@@ -22,6 +22,7 @@ from maxgnr_jax._checks import (
   initial_tasks,
 )
 from maxgnr_jax._gnr import GradientStats, single_task_gnr, task_gnr
+from maxgnr_jax._present import count_where, shared_out
 from maxgnr_jax._solvers import Solver, projected_gradient
 
 
@@ -193,7 +194,7 @@ def maxgnr(
     present = mask & finite
     stats = stats.of(present)
     weights = check_weights(solver.solve(stats), tasks, dtype)  # Eq. 17
-    weights = _among(present, weights)
+    weights = shared_out(present, weights)
     return _stacked.combine(weights, grads, like, present), MaxGNRState(
       count=optax.safe_increment(state.count),
       momentum=_stacked.decay(momentum, measured, decay, present),  # Eq. 13
@@ -201,18 +202,8 @@ def maxgnr(
       gnr=task_gnr(weights, stats),
       single_task_gnr=single_task_gnr(stats),
       stats=stats,
-      task_count=jnp.where(present, optax.safe_increment(task_count), task_count),
-      notfinite_count=jnp.where(
-        mask & ~finite, optax.safe_increment(notfinite_count), notfinite_count
-      ),
+      task_count=count_where(present, task_count),
+      notfinite_count=count_where(mask & ~finite, notfinite_count),
     )
 
   return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _among(present: jax.Array, weights: jax.Array) -> jax.Array:
-  """The weights of the tasks that are present, of sum 1 again; 0 of the others."""
-  kept = jnp.where(present, weights, 0.0)
-  total = jnp.sum(kept)
-  rescaled = kept / jnp.where(total > 0, total, 1.0)
-  return jnp.where(jnp.all(present), weights, rescaled)

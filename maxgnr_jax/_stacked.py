@@ -119,6 +119,17 @@ def finite(stacked: Any, num_tasks: int, dtype: Any) -> jax.Array:
   return sums_of_squares(leaves, lambda k, x: 0 * x.astype(dtype)) == 0
 
 
+def all_finite(tree: Any) -> jax.Array:
+  """Whether no array of a pytree holds NaN or infinity, []."""
+  dtype = compute_dtype(tree)
+  return add([jnp.sum(0 * x.astype(dtype)) for x in jax.tree.leaves(tree)]) == 0
+
+
+def only(present: jax.Array, stacked: Any) -> Any:
+  """A stacked pytree with zeros for the tasks that are not ``present`` [K]."""
+  return jax.tree.map(lambda x: jnp.where(_along(present, x), x, 0), stacked)
+
+
 def gram(stacked: Any, dtype: Any, other: Any = None) -> jax.Array:
   """``⟨g_i, g_j⟩`` of the tasks' gradients, [K, K]. Overflows with norms above 1e19.
 

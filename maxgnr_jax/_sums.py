@@ -67,7 +67,17 @@ def sums_of_products(
 
 def sums_of_squares(leaves: Sequence[tuple[jax.Array, ...]], row: Row) -> jax.Array:
   """``Σ x_k²`` over all parameters, [K]; arguments as :func:`sums_of_products`."""
-  return sums_of_products(leaves, None, squared=row)[1]
+  leaves = _merge_small([arrays for arrays in leaves if arrays[0].size])
+  tasks = range(leaves[0][0].shape[0])
+  sums = []
+  for arrays in _in_blocks(leaves):
+    if len(tasks) > MOST_REDUCED:
+      rows = jnp.sum(jnp.square(row(EVERYONE, *arrays)), axis=2)
+    else:  # For one sum of all, XLA on CPUs would write the squares down.
+      squares = [jnp.square(row(k, *[a[k] for a in arrays])) for k in tasks]
+      rows = jnp.stack(_sum_over(squares, axis=1))
+    sums.append(rows)
+  return jnp.sum(jnp.concatenate(sums, axis=1), axis=1)
 
 
 def _by_size(leaves):

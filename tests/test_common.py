@@ -49,7 +49,7 @@ ZERO = {"test_one_task_without_gradient_does_no_harm": "zero is the shortest vec
 
 
 def constant_weights(num_tasks=3):
-  return baselines.constant_weights([1.0, 0.5, 2.0][:num_tasks])
+  return baselines.constant_weights([1.0, 0.5, 2.0, 1.5][:num_tasks])
 
 
 def flat_regions(num_tasks=None):
@@ -57,7 +57,7 @@ def flat_regions(num_tasks=None):
 
 
 def ngdiff(num_tasks=3):
-  return baselines.ngdiff([1, 1, -1][:num_tasks])
+  return baselines.ngdiff([1, 1, -1, 1][:num_tasks])
 
 
 METHODS = {

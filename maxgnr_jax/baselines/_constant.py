@@ -1,13 +1,14 @@
 """Weights that do not change: equal ones, or the user's."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from maxgnr_jax.baselines._gramian import gramian_method
+from maxgnr_jax.baselines._method import Choice, Step, method
 
 
 def equal_weights(
@@ -30,16 +31,18 @@ def equal_weights(
     [3.0]
   """
 
-  def weighting(gramian: jax.Array) -> jax.Array:
-    return jnp.full(gramian.shape[:1], 1.0 / len(gramian), gramian.dtype)
+  def choose(step: Step, memory: dict[str, Any]) -> Choice:
+    return Choice(jnp.full_like(step.weights, 1.0) / step.num_present, memory)
 
-  return gramian_method(weighting, num_tasks=num_tasks)
+  return method(choose, num_tasks=num_tasks)
 
 
 def constant_weights(
   weights: Sequence[float] | jax.Array,
 ) -> optax.GradientTransformationExtraArgs:
   """The sum of the tasks' gradients with weights that the user gives.
+
+  A task that is absent from a step leaves the others' weights as they are.
 
   Args:
     weights: [K], one finite number per task; one-hot trains a single task.
@@ -64,7 +67,7 @@ def constant_weights(
       f"`weights` must be a vector of one finite number per task, got {weights!r}."
     )
 
-  def weighting(gramian: jax.Array) -> jax.Array:
-    return jnp.asarray(values, gramian.dtype)
+  def choose(step: Step, memory: dict[str, Any]) -> Choice:
+    return Choice(jnp.asarray(values, step.dtype), memory)
 
-  return gramian_method(weighting, num_tasks=values.size)
+  return method(choose, num_tasks=values.size)

@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from maxgnr_jax._checks import check_weights
 from maxgnr_jax._gnr import matvec
+from maxgnr_jax._present import shared_out
 from maxgnr_jax.baselines._method import Choice, Step, method
 
 
@@ -22,7 +24,9 @@ def gramian_method(
   Takes stacked gradients and returns their weighted sum, as :func:`maxgnr` does.
 
   Args:
-    weighting: From ``⟨g_i, g_j⟩`` [K, K] to weights [K]. Pure JAX.
+    weighting: From ``⟨g_i, g_j⟩`` [K, K] to weights [K]. Pure JAX. Rows and columns of
+      a task that is absent from the step are 0; what weight it gets is shared out among
+      the others in proportion.
     num_tasks: K, at least 1. By default taken from the first gradients; give it for
       ``lax.scan`` and ahead-of-time compilation.
     shared: Where inner products are measured, as in :func:`maxgnr`; a function is
@@ -49,10 +53,33 @@ def gramian_method(
     [0.0, 3.0]
   """
 
-  def choose(step: Step, memory: dict[str, Any]) -> Choice:
-    return Choice(weighting(step.gramian()), memory)
+  def rule(gramian: jax.Array, present: jax.Array) -> jax.Array:
+    weights = check_weights(weighting(gramian), present.size, gramian.dtype)
+    return shared_out(present, weights)
 
-  return method(choose, num_tasks=num_tasks, shared=shared)
+  return gramian_rule(rule, num_tasks=num_tasks, shared=shared)
+
+
+def gramian_rule(
+  rule: Callable[[jax.Array, jax.Array], jax.Array],
+  *,
+  num_tasks: int | None = None,
+  shared: Any | Callable[[optax.Params], Any] | None = None,
+) -> optax.GradientTransformationExtraArgs:
+  """As :func:`gramian_method`, of a rule that knows which tasks are present.
+
+  Args:
+    rule: From ``⟨g_i, g_j⟩`` [K, K], with zeros for absent tasks, and the tasks that
+      are present, [K] bool, to weights [K]: those of the present tasks must be as if
+      there were no others; those of absent tasks may be anything.
+    num_tasks: As in :func:`gramian_method`.
+    shared: Likewise.
+  """
+
+  def choose(step: Step, memory: dict[str, Any]) -> Choice:
+    return Choice(rule(step.gramian(), step.present), memory)
+
+  return method(choose, first="gramian", num_tasks=num_tasks, shared=shared)
 
 
 def inverse_norms(gramian: jax.Array) -> jax.Array:

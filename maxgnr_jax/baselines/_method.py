@@ -1,7 +1,7 @@
 """The frame of all baselines: checks, what is measured, the update and the state."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,10 +15,12 @@ from maxgnr_jax._checks import (
   check_same_tasks,
   check_stacked,
   check_state,
+  check_task_mask,
   check_task_values,
   check_weights,
   initial_tasks,
 )
+from maxgnr_jax._present import among, count_where
 
 
 class BaselineState(NamedTuple):
@@ -27,14 +29,20 @@ class BaselineState(NamedTuple):
   Attributes:
     count: [], int32. Number of updates.
     weights: [K], float32, or float64 where the parameters are. The last step's
-      weights; K is 0 until the first step with ``num_tasks=None``.
+      weights, 0 of tasks that were absent from it; K is 0 until the first step with
+      ``num_tasks=None``.
     memory: What the method remembers from step to step, by name; its docstring says
-      what. Empty for most.
+      what. Empty for most. What it remembers of a task that is absent stays as it is.
+    task_count: [K], int32. In how many updates each task took part.
+    notfinite_count: [K], int32. In how many it could not, because its gradient, or a
+      number that the method reads, was not finite.
   """
 
   count: jax.Array  # type: ignore[assignment]
   weights: jax.Array
   memory: dict[str, Any]
+  task_count: jax.Array
+  notfinite_count: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,13 +53,21 @@ class Step:
     count: [], int32. Number of updates before this one.
     weights: [K]. The weights of the step before; equal at first.
     grads: Stacked gradients, with :class:`optax.MaskedNode` where tasks do not share.
+      Those of absent tasks may hold anything; see :attr:`present_grads`.
+    present: [K], bool. The tasks that take part in this step. The choice must be that
+      of the method if there were no more; the weights of the others become 0.
+    task_count: [K], int32. In how many steps before this one each task took part.
     extra_args: Keyword arguments of ``update``.
+    products: [K, K], what :meth:`gramian` returns, if it is known.
   """
 
   count: jax.Array
   weights: jax.Array
   grads: optax.Updates
+  present: jax.Array
+  task_count: jax.Array
   extra_args: Mapping[str, Any]
+  products: jax.Array | None = None
 
   @property
   def num_tasks(self) -> int:
@@ -68,12 +84,45 @@ class Step:
     """Shapes and dtypes of one task's gradients."""
     return _stacked.one_task(self.grads)
 
+  @property
+  def num_present(self) -> jax.Array:
+    """[], how many tasks take part, at least 1, in the dtype of K-sized arithmetic."""
+    return jnp.maximum(jnp.sum(self.present.astype(self.dtype)), 1.0)
+
+  @property
+  def present_grads(self) -> optax.Updates:
+    """``grads`` with zeros for the tasks that are absent."""
+    return _stacked.only(self.present, self.grads)
+
   def gramian(self) -> jax.Array:
-    """[K, K], ``⟨g_i, g_j⟩``."""
-    return _stacked.gram(self.grads, self.dtype)
+    """[K, K], ``⟨g_i, g_j⟩``; rows and columns of absent tasks are 0."""
+    if self.products is None:
+      return self.among(_stacked.gram(self.grads, self.dtype))
+    return self.products
+
+  def among(self, values: jax.Array) -> jax.Array:
+    """[K] or [K, K] with zeros for the tasks that are absent."""
+    return among(self.present, values)
+
+  def remember(self, new: Any, old: Any) -> Any:
+    """A pytree with the ``new`` numbers of the tasks that are present.
+
+    Of each array with K entries, or with K rows; of all others ``new``.
+    """
+
+    def leaf(after, before):
+      if jnp.shape(after)[:1] != (self.num_tasks,):
+        return after
+      present = self.present.reshape(-1, *(1,) * (jnp.ndim(after) - 1))
+      return jnp.where(present, after, before)
+
+    return jax.tree.map(leaf, new, old)
 
   def task_values(self, name: str) -> jax.Array:
-    """[K], an extra argument of ``update``; raises if it is missing."""
+    """[K], an extra argument of ``update``; raises if it is missing.
+
+    Of an absent task it may be anything.
+    """
     values = self.extra_args.get(name)
     return check_task_values(name, values, self.num_tasks, self.dtype)
 
@@ -105,6 +154,8 @@ def method(
   choose: Callable[[Step, dict[str, Any]], Choice],
   memory: Callable[[Any, int, Any], dict[str, Any]] = no_memory,
   *,
+  values: Sequence[str] = (),
+  first: str | None = None,
   num_tasks: int | None = None,
   shared: Any | Callable[[optax.Params], Any] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -114,6 +165,12 @@ def method(
     choose: From a :class:`Step` and the memory to a :class:`Choice`.
     memory: From the parameters that are measured (or their shapes), K and the dtype of
       K-sized numbers to the memory before the first step.
+    values: Names of the numbers per task that ``choose`` reads.
+    first: How tasks are found whose gradients are not finite. "gramian": by the inner
+      products, for methods that need them. "norms": by the norms, one more pass over
+      the gradients, for methods that remember as many numbers. Default: if the update
+      is not finite the step is made again without them, which costs a look at
+      the update only.
     num_tasks: As in :func:`gramian_method`.
     shared: Likewise.
 
@@ -130,12 +187,16 @@ def method(
       count=jnp.zeros((), jnp.int32),
       weights=jnp.full((tasks,), 1.0 / max(tasks, 1), dtype),
       memory=memory(_shared.select(shared, params), tasks, dtype),
+      task_count=jnp.zeros((tasks,), jnp.int32),
+      notfinite_count=jnp.zeros((tasks,), jnp.int32),
     )
 
   def update(
     grads: optax.Updates,
     state: BaselineState,
     params: optax.Params | None = None,
+    *,
+    task_mask: Any = None,
     **extra_args: Any,
   ) -> tuple[optax.Updates, BaselineState]:
     check_state(state, BaselineState)
@@ -147,22 +208,79 @@ def method(
       grads, like, "the gradients" if params is None else "the parameters"
     )
     selected = _shared.select(shared, _stacked.one_task(grads))
-    weights, remembered, dtype = state.weights, state.memory, state.weights.dtype
-    if weights.size:
-      check_same_tasks(tasks, weights.size)
-    else:
-      weights = jnp.full((tasks,), 1.0 / tasks, dtype)
-      remembered = memory(selected, tasks, dtype)
-
     measured = _shared.restrict(grads, selected)
-    choice = choose(Step(state.count, weights, measured, extra_args), remembered)
-    weights = check_weights(choice.weights, tasks, dtype)
-    elsewhere = choice.weights_elsewhere
-    updates = _stacked.combine(weights if elsewhere is None else elsewhere, grads, like)
-    if choice.combined is not None:
-      updates = _shared.replace(updates, choice.combined)
-    count = optax.safe_increment(state.count)
-    return updates, BaselineState(count, weights, choice.memory)
+    dtype = state.weights.dtype
+    if state.weights.size:
+      check_same_tasks(tasks, state.weights.size)
+    else:
+      state = BaselineState(
+        count=state.count,
+        weights=jnp.full((tasks,), 1.0 / tasks, dtype),
+        memory=memory(selected, tasks, dtype),
+        task_count=jnp.zeros((tasks,), jnp.int32),
+        notfinite_count=jnp.zeros((tasks,), jnp.int32),
+      )
+
+    def attempt(present: jax.Array, products: jax.Array | None = None):
+      step = Step(
+        count=state.count,
+        weights=state.weights,
+        grads=measured,
+        present=present,
+        task_count=state.task_count,
+        extra_args=extra_args,
+        products=products,
+      )
+      choice = choose(step, state.memory)
+      weights = among(present, check_weights(choice.weights, tasks, dtype))
+      elsewhere = choice.weights_elsewhere
+      elsewhere = weights if elsewhere is None else among(present, elsewhere)
+      updates = _stacked.combine(elsewhere, grads, like, present)
+      anyone = jnp.any(present)
+      if choice.combined is not None:
+        combined = jax.tree.map(lambda x: jnp.where(anyone, x, 0), choice.combined)
+        updates = _shared.replace(updates, combined)
+      remembered = jax.tree.map(
+        lambda new, old: jnp.where(anyone, new, old), choice.memory, state.memory
+      )
+      return updates, weights, remembered
+
+    mask = check_task_mask(task_mask, tasks)
+    finite = jnp.ones((tasks,), bool)
+    for name in values:
+      given = check_task_values(name, extra_args.get(name), tasks, dtype)
+      finite &= jnp.isfinite(given)
+    if first == "gramian":
+      products = _stacked.gram(measured, dtype)
+      finite &= jnp.isfinite(jnp.diagonal(products))
+      finite &= _stacked.finite(_shared.rest(grads, measured), tasks, dtype)
+      present = mask & finite
+      updates, weights, remembered = attempt(present, among(present, products))
+    elif first == "norms":
+      finite &= _stacked.finite(grads, tasks, dtype)
+      present = mask & finite
+      updates, weights, remembered = attempt(present)
+    else:
+      result = attempt(mask & finite)
+
+      def again(carry):
+        _, finite, _ = carry
+        finite &= _stacked.finite(grads, tasks, dtype)
+        return jnp.ones((), bool), finite, attempt(mask & finite)
+
+      # A loop of no or one turn: XLA would copy what comes out of a branch.
+      done = _stacked.all_finite(result[:2])
+      _, finite, (updates, weights, remembered) = jax.lax.while_loop(
+        lambda carry: ~carry[0], again, (done, finite, result)
+      )
+    present = mask & finite
+    return updates, BaselineState(
+      count=optax.safe_increment(state.count),
+      weights=weights,
+      memory=remembered,
+      task_count=count_where(present, state.task_count),
+      notfinite_count=count_where(mask & ~finite, state.notfinite_count),
+    )
 
   return optax.GradientTransformationExtraArgs(init, update)
 

@@ -9,7 +9,7 @@ import optax
 from maxgnr_jax._quadratic import minimise_above
 from maxgnr_jax.baselines._gramian import (
   cosines,
-  gramian_method,
+  gramian_rule,
   inverse_norms,
   unit_largest,
 )
@@ -42,10 +42,10 @@ def mgda(
     optimization, Comptes Rendus Mathématique 2012. Sener and Koltun, Multi-Task
     Learning as Multi-Objective Optimization, NeurIPS 2018, Eq. 3.
   """
-  return gramian_method(mgda_weights, num_tasks=num_tasks, shared=shared)
+  return gramian_rule(mgda_weights, num_tasks=num_tasks, shared=shared)
 
 
-def mgda_weights(gramian: jax.Array) -> jax.Array:
+def mgda_weights(gramian: jax.Array, present: jax.Array | bool = True) -> jax.Array:
   """The weights of :func:`mgda` for inner products [K, K].
 
   At the optimum the product of the weighted sum with every gradient is at least its
@@ -55,6 +55,7 @@ def mgda_weights(gramian: jax.Array) -> jax.Array:
 
   Args:
     gramian: [K, K], ``⟨g_i, g_j⟩``.
+    present: [K], bool: the tasks to combine.
 
   Returns:
     [K], non-negative, of sum 1. A task without gradient is the shortest vector itself,
@@ -65,6 +66,6 @@ def mgda_weights(gramian: jax.Array) -> jax.Array:
   unit = unit_largest(inverse)
   v = minimise_above(cosines(gramian), jnp.zeros_like(unit), unit)
   weights = v * unit
-  absent = (inverse == 0).astype(weights.dtype)
-  weights = jnp.where(jnp.any(inverse == 0), absent, weights)
+  zero = present & (inverse == 0)
+  weights = jnp.where(jnp.any(zero), zero.astype(weights.dtype), weights)
   return weights / jnp.sum(weights)
