@@ -23,6 +23,7 @@ from maxgnr_jax._checks import (
 )
 from maxgnr_jax._gnr import GradientStats, single_task_gnr, task_gnr
 from maxgnr_jax._present import count_where, shared_out
+from maxgnr_jax._shards import takes_axis_name
 from maxgnr_jax._solvers import Solver, projected_gradient
 
 
@@ -106,7 +107,12 @@ def maxgnr(
     the step. So is one whose gradient is not finite. The momentum of an absent task
     stays as it is, its weight is 0, and its gradient is not looked at; the others are
     weighted as if there were no more. If all are absent, weights and update are 0.
-    Other extra arguments are ignored.
+
+    Under :func:`jax.jit` parameters and momentum may be sharded over a mesh in any way.
+    Inside :func:`jax.shard_map` give ``update`` the ``axis_name``, or names, over which
+    parameters are sharded. Either way average each task's gradients over data-parallel
+    replicas first: weights are no linear function of them. Other extra arguments are
+    ignored.
 
   Raises:
     ValueError: for ``gamma`` outside [0, 1) or ``num_tasks`` < 1; at the trace of
@@ -206,4 +212,4 @@ def maxgnr(
       notfinite_count=count_where(mask & ~finite, notfinite_count),
     )
 
-  return optax.GradientTransformationExtraArgs(init, update)
+  return optax.GradientTransformationExtraArgs(init, takes_axis_name(update))

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from maxgnr_jax._gnr import GradientStats
+from maxgnr_jax._shards import Leaves, Reduce, over_parameters
 from maxgnr_jax._sums import in_place, sums_of_products, sums_of_squares
 
 # Numbers of each parameter, and parameters, that tell how large a gradient is.
@@ -23,12 +24,15 @@ MOST_TERMS = 15
 
 def zeros(params: Any, num_tasks: int, dtype: Any | None) -> Any:
   """A stacked pytree of zeros, ``[num_tasks, *param.shape]`` in every leaf."""
-  return jax.tree.map(
-    lambda p: jnp.zeros(
-      (num_tasks, *jnp.shape(p)), jnp.result_type(p) if dtype is None else dtype
-    ),
-    params,
-  )
+
+  def leaf(p):
+    own = jnp.result_type(p) if dtype is None else dtype
+    shape = (num_tasks, *jnp.shape(p))
+    if isinstance(p, jax.ShapeDtypeStruct):
+      return jnp.zeros(shape, own)
+    return jnp.broadcast_to(jnp.zeros_like(p, own), shape)  # sharded as p
+
+  return jax.tree.map(leaf, params)
 
 
 def decay(
@@ -77,20 +81,27 @@ def measure(
     [K]. What was measured of the others is 0.
   """
   pairs = list(zip(jax.tree.leaves(grads), jax.tree.leaves(momentum), strict=True))
-  # Scaled before it is squared: a task's gradients may be of any size.
-  inverse, scale = _scales(pairs, dtype)
   gamma = gamma.astype(dtype)
 
-  def change(k, g, m):  # g - γ m - (1 - γ) g = γ (g - m)
-    difference = g.astype(dtype) - m.astype(dtype)
-    return difference * _along(inverse[k], difference)
+  def sums(reduce, pairs, gamma):
+    # Scaled before it is squared: a task's gradients may be of any size.
+    inverse, scale = _scales(reduce, pairs, dtype)
 
-  def signal(k, g, m):
-    before = m.astype(dtype)
-    before *= _along(inverse[k], before)
-    return before + _along(1 - gamma[k], before) * change(k, g, m)
+    def change(k, g, m):  # g - γ m - (1 - γ) g = γ (g - m)
+      difference = g.astype(dtype) - m.astype(dtype)
+      return difference * _along(inverse[k], difference)
 
-  gram, squared_norm = sums_of_products(pairs, change, squared=signal)
+    def signal(k, g, m):
+      before = m.astype(dtype)
+      before *= _along(inverse[k], before)
+      return before + _along(1 - gamma[k], before) * change(k, g, m)
+
+    def products(leaves):
+      return sums_of_products(leaves, change, squared=signal)
+
+    return *reduce.sum(products, pairs), scale
+
+  gram, squared_norm, scale = over_parameters(sums, pairs, gamma)
   squared_change = jnp.diagonal(gram)
   finite = jnp.isfinite(squared_change) & jnp.isfinite(squared_norm)
   gradient_norm = jnp.where(finite, scale * jnp.sqrt(squared_norm), 0.0)
@@ -116,13 +127,27 @@ def finite(stacked: Any, num_tasks: int, dtype: Any) -> jax.Array:
   leaves = [(x,) for x in jax.tree.leaves(stacked)]
   if not leaves:
     return jnp.ones((num_tasks,), bool)
-  return sums_of_squares(leaves, lambda k, x: 0 * x.astype(dtype)) == 0
+
+  def sums(reduce, leaves):
+    def nothing(k, x):
+      return 0 * x.astype(dtype)
+
+    return reduce.sum(lambda leaves: sums_of_squares(leaves, nothing), leaves)
+
+  return over_parameters(sums, leaves) == 0
 
 
 def all_finite(tree: Any) -> jax.Array:
   """Whether no array of a pytree holds NaN or infinity, []."""
   dtype = compute_dtype(tree)
-  return add([jnp.sum(0 * x.astype(dtype)) for x in jax.tree.leaves(tree)]) == 0
+
+  def sums(reduce, leaves):
+    def nothing(leaves):
+      return add([jnp.sum(0 * x.astype(dtype)) for (x,) in leaves])
+
+    return reduce.sum(nothing, leaves)
+
+  return over_parameters(sums, [(x[None],) for x in jax.tree.leaves(tree)]) == 0
 
 
 def only(present: jax.Array, stacked: Any) -> Any:
@@ -135,26 +160,32 @@ def gram(stacked: Any, dtype: Any, other: Any = None) -> jax.Array:
 
   With ``other``, stacked gradients too, ``⟨g_i, other_j⟩``.
   """
-  leaves = [(x,) for x in jax.tree.leaves(stacked)]
-  inverse, scale = _scales(leaves, dtype)
-  if other is None:
-    scaled, _ = sums_of_products(leaves, _scaled_row(0, inverse, dtype))
-    return scale[:, None] * scale[None, :] * scaled
-  others = [(y,) for y in jax.tree.leaves(other)]
-  other_inverse, other_scale = _scales(others, dtype)
-  scaled, _ = sums_of_products(
-    [x + y for x, y in zip(leaves, others, strict=True)],
-    _scaled_row(0, inverse, dtype),
-    _scaled_row(1, other_inverse, dtype),
-  )
-  return scale[:, None] * other_scale[None, :] * scaled
+  trees = (stacked,) if other is None else (stacked, other)
+  leaves = list(zip(*map(jax.tree.leaves, trees), strict=True))
+
+  def sums(reduce, leaves):
+    scales = [
+      _scales(reduce, [(arrays[i],) for arrays in leaves], dtype)
+      for i in range(len(trees))
+    ]
+    rows = [_scaled_row(i, inverse, dtype) for i, (inverse, _) in enumerate(scales)]
+    products, _ = reduce.sum(lambda leaves: sums_of_products(leaves, *rows), leaves)
+    return products, scales[0][1], scales[-1][1]
+
+  products, scale, other_scale = over_parameters(sums, leaves)
+  return scale[:, None] * other_scale[None, :] * products
 
 
 def norms(stacked: Any, dtype: Any) -> jax.Array:
   """``‖g_k‖`` of the tasks' gradients, [K]."""
-  leaves = [(x,) for x in jax.tree.leaves(stacked)]
-  inverse, scale = _scales(leaves, dtype)
-  return scale * jnp.sqrt(sums_of_squares(leaves, _scaled_row(0, inverse, dtype)))
+
+  def sums(reduce, leaves):
+    inverse, scale = _scales(reduce, leaves, dtype)
+    row = _scaled_row(0, inverse, dtype)
+    return reduce.sum(lambda leaves: sums_of_squares(leaves, row), leaves), scale
+
+  squares, scale = over_parameters(sums, [(x,) for x in jax.tree.leaves(stacked)])
+  return scale * jnp.sqrt(squares)
 
 
 def mix(a: jax.Array, first: Any, b: jax.Array, second: Any) -> Any:
@@ -179,8 +210,11 @@ def adagrad_risks(squares: Any, grads: Any, dtype: Any) -> tuple[Any, jax.Array]
     root = jnp.sqrt(jnp.where(s > 0, jnp.sqrt(s), 1.0)).astype(dtype)
     return g.astype(dtype) / root
 
+  def sums(reduce, pairs):
+    return reduce.sum(lambda pairs: sums_of_squares(pairs, row), pairs)
+
   pairs = list(zip(jax.tree.leaves(squares), jax.tree.leaves(grads), strict=True))
-  return squares, sums_of_squares(pairs, row)
+  return squares, over_parameters(sums, pairs)
 
 
 def combine(
@@ -217,8 +251,8 @@ def _written_out(w, g, present):
 
 def _product(w, g, present):
   del present
-  if g.dtype == w.dtype:
-    return jnp.tensordot(w, g, 1, precision="highest")
+  if g.dtype == w.dtype or jax.device_count() > 1:  # a reshape could gather it
+    return jnp.tensordot(w, g.astype(w.dtype), 1, precision="highest")
   columns = g.astype(w.dtype).reshape(w.size, -1).T  # so XLA fuses the conversion
   return jnp.matmul(columns, w, precision="highest").reshape(g.shape[1:])
 
@@ -295,7 +329,7 @@ def _along(values: jax.Array, x: jax.Array) -> jax.Array:
   return values.reshape(values.shape + (1,) * (x.ndim - values.ndim))
 
 
-def _scales(leaves: Sequence[tuple[jax.Array, ...]], dtype: Any):
+def _scales(reduce: Reduce, leaves: Leaves, dtype: Any):
   """What to divide each task's numbers by before they are squared: [K], and inverses.
 
   The largest magnitude of a sample. It need be right within ten orders of magnitude
@@ -307,7 +341,7 @@ def _scales(leaves: Sequence[tuple[jax.Array, ...]], dtype: Any):
     flat = x.reshape(x.shape[0], -1)
     stride = -(-flat.shape[1] // SAMPLE)
     sampled.append(jnp.max(jnp.abs(flat[:, ::stride].astype(dtype)), axis=1))
-  scale = functools.reduce(jnp.maximum, sampled)
+  scale = reduce.largest(functools.reduce(jnp.maximum, sampled))
   scale = jnp.where((scale > 0) & jnp.isfinite(scale), scale, 1.0)
   return 1.0 / scale, scale
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 # Rows are summed in blocks, and then the blocks' sums: the more exact, and the better
 # for the cores' caches.
@@ -106,9 +105,10 @@ def _by_pairs(leaves, row, other, squared):
     sums_of_rows.append(_sum_over(terms, axis=1))
   sums = [jnp.sum(jnp.concatenate(rows)) for rows in zip(*sums_of_rows, strict=True)]
   place = {pair: n for n, pair in enumerate(pairs)}
-  where = [[place.get((i, j), place.get((j, i))) for j in tasks] for i in tasks]
+  where = [[place.get((i, j), place.get((j, i), 0)) for j in tasks] for i in tasks]
+  gram = jnp.stack([jnp.stack([sums[n] for n in row]) for row in where])
   squares = sums[len(pairs) :]
-  return jnp.stack(sums)[np.array(where)], jnp.stack(squares) if squares else None
+  return gram, jnp.stack(squares) if squares else None
 
 
 def _by_shifts(leaves, row, other, squared):
@@ -136,10 +136,10 @@ def _by_shifts(leaves, row, other, squared):
   squares = sums.pop() if squared else None
   if not row:
     return None, squares
-  i, j = np.indices((num_tasks, num_tasks))
+  i, j = jnp.indices((num_tasks, num_tasks))
   forth, back = (j - i) % num_tasks, (i - j) % num_tasks
   known = forth < len(shifts)
-  where = np.where(known, forth, back), np.where(known, i, j)
+  where = jnp.where(known, forth, back), jnp.where(known, i, j)
   return jnp.stack(sums)[where], squares
 
 

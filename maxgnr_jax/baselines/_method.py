@@ -21,6 +21,7 @@ from maxgnr_jax._checks import (
   initial_tasks,
 )
 from maxgnr_jax._present import among, count_where
+from maxgnr_jax._shards import takes_axis_name
 
 
 class BaselineState(NamedTuple):
@@ -282,7 +283,7 @@ def method(
       notfinite_count=count_where(mask & ~finite, state.notfinite_count),
     )
 
-  return optax.GradientTransformationExtraArgs(init, update)
+  return optax.GradientTransformationExtraArgs(init, takes_axis_name(update))
 
 
 def key_memory(seed: int | jax.Array) -> Callable[[Any, int, Any], dict[str, Any]]:
