@@ -1,0 +1,49 @@
+"""A mesh of eight devices, and parameters sharded over it in every way."""
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+SHAPES = {"both": (16, 8), "rows": (6, 8), "vector": (4,), "whole": (7,), "gain": ()}
+SPECS = {
+  "both": P("data", "model"),
+  "rows": P(None, "data"),
+  "vector": P("model"),
+  "whole": P(),
+  "gain": P(),
+}
+STACKED = {name: P(None, *spec) for name, spec in SPECS.items()}
+PARAMS = {name: jnp.ones(shape) for name, shape in SHAPES.items()}
+
+
+def make_mesh(kind=AxisType.Auto):
+  return jax.make_mesh((4, 2), ("data", "model"), axis_types=(kind, kind))
+
+
+def put(tree, specs, mesh):
+  """A dict of arrays, sharded."""
+  return {k: jax.device_put(x, NamedSharding(mesh, specs[k])) for k, x in tree.items()}
+
+
+def collectives(compiled):
+  """Kind and number of elements of every collective in a compiled program."""
+  found = []
+  for line in compiled.as_text().splitlines():
+    for kind in ("all-reduce", "all-gather", "all-to-all", "collective-permute"):
+      for form in (f" {kind}(", f" {kind}-start("):
+        if form in line:
+          found.append((kind, elements(line.split(" = ")[1].split(form)[0])))
+    assert " reduce-scatter" not in line
+  return sorted(found)
+
+
+def elements(shape):
+  """Of an HLO shape such as ``(f32[3]{0}, f32[2,4]{1,0})``."""
+  total = 0
+  for part in shape.split("[")[1:]:
+    size = 1
+    for dimension in filter(None, part.split("]")[0].split(",")):
+      size *= int(dimension)
+    total += size
+  return total

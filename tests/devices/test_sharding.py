@@ -1,0 +1,180 @@
+"""Over a mesh every method does what it does on one device, and gathers nothing."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+from maxgnr_jax import maxgnr, value_and_task_grads
+from tests.devices.meshes import (
+  PARAMS,
+  SHAPES,
+  SPECS,
+  STACKED,
+  collectives,
+  make_mesh,
+  put,
+)
+from tests.examples import assert_trees_close, random_grads
+from tests.test_common import METHODS, make
+
+STEPS = 3
+KINDS = pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+
+
+def run(tx, params, sequence):
+  """The last update and state, of a jitted step."""
+  step = jax.jit(lambda grads, state, params: tx.update(grads, state, params))
+  state = tx.init(params)
+  for grads in sequence:
+    updates, state = step(grads, state, params)
+  return updates, state
+
+
+def on_one_device(tree):
+  return jax.tree.map(
+    lambda x: (
+      x if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else np.asarray(x)
+    ),
+    tree,
+  )
+
+
+def compare(tx, num_tasks, mesh, rtol=1e-4, atol=1e-5):
+  sequence = [random_grads(PARAMS, num_tasks, seed) for seed in range(STEPS)]
+  expected = run(tx, PARAMS, sequence)
+  sharded = [put(grads, STACKED, mesh) for grads in sequence]
+  found = run(tx, put(PARAMS, SPECS, mesh), sharded)
+  assert_trees_close(*map(on_one_device, (found, expected)), rtol=rtol, atol=atol)
+  return found
+
+
+@pytest.mark.parametrize("name", ["db_mtl", "famo", "graddrop", "mgda", "moco"])
+def test_baselines_are_the_same_on_a_mesh(name):
+  compare(make(METHODS[name], 3), 3, make_mesh())
+
+
+@KINDS
+@pytest.mark.parametrize("num_tasks", [3, 10])
+def test_maxgnr_is_the_same_on_a_mesh_and_keeps_shardings(num_tasks, kind):
+  mesh = make_mesh(kind)
+  updates, state = compare(maxgnr(num_tasks=num_tasks), num_tasks, mesh)
+  for name in ("both", "rows", "vector"):
+    assert updates[name].sharding.spec == SPECS[name]
+    assert state.momentum[name].sharding.spec == STACKED[name]
+  assert state.weights.sharding.is_fully_replicated
+
+
+@KINDS
+def test_momentum_begins_sharded_as_its_parameter(kind):
+  state = maxgnr(num_tasks=3).init(put(PARAMS, SPECS, make_mesh(kind)))
+  for name in ("both", "rows", "vector"):
+    assert state.momentum[name].sharding.spec == STACKED[name]
+
+
+@KINDS
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("num_tasks", [3, 7, 17])
+def test_only_sums_travel(num_tasks, dtype, kind):
+  mesh = make_mesh(kind)
+  params = {k: x.astype(dtype) for k, x in PARAMS.items()}
+  grads = put(random_grads(params, num_tasks), STACKED, mesh)
+  params = put(params, SPECS, mesh)
+  tx = maxgnr(num_tasks=num_tasks)
+  compiled = jax.jit(tx.update).lower(grads, tx.init(params), params).compile()
+  # The largest magnitudes; the Gram matrix and the squared norms.
+  sums = num_tasks**2 + num_tasks
+  assert collectives(compiled) == [("all-reduce", num_tasks), ("all-reduce", sums)]
+
+
+@pytest.mark.parametrize("name", ["equal_weights", "mgda", "imtl_g", "trimmed_mean"])
+def test_baselines_gather_nothing(name):
+  mesh, tx = make_mesh(), make(METHODS[name], 3)
+  grads = put(random_grads(PARAMS, 3), STACKED, mesh)
+  params = put(PARAMS, SPECS, mesh)
+  compiled = jax.jit(METHODS[name].make(num_tasks=3).update)
+  compiled = compiled.lower(grads, tx.init(params), params).compile()
+  assert {kind for kind, _ in collectives(compiled)} == {"all-reduce"}
+  assert all(size <= 12 for _, size in collectives(compiled))
+
+
+def losses(params, x):
+  hidden = jnp.tanh(x @ params["both"])
+  return {
+    "sum": jnp.mean((hidden @ params["rows"].T) ** 2),
+    "size": jnp.mean(jnp.abs(hidden) * params["gain"] - 0.5) ** 2,
+    "rest": jnp.sum(params["vector"] ** 2) + jnp.sum(params["whole"] ** 2),
+  }
+
+
+def test_a_data_parallel_step_equals_one_device():
+  """The mean over the batch averages gradients before they are weighted."""
+  mesh, tx = make_mesh(), optax.chain(maxgnr(num_tasks=3), optax.sgd(0.1))
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(32, 16)), jnp.float32)
+
+  @jax.jit
+  def step(params, state, x):
+    _, grads = value_and_task_grads(losses)(params, x)
+    updates, state = tx.update(grads, state, params)
+    return optax.apply_updates(params, updates), state
+
+  def train(params, x):
+    state = tx.init(params)
+    for _ in range(STEPS):
+      params, state = step(params, state, x)
+    return params, state
+
+  expected = train(PARAMS, x)
+  batch = put({"x": x}, {"x": P("data")}, mesh)["x"]
+  for specs in (SPECS, dict.fromkeys(SHAPES, P())):
+    found = train(put(PARAMS, specs, mesh), batch)
+    assert_trees_close(*map(on_one_device, (found, expected)), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["maxgnr", "mgda", "equal_weights", "moco"])
+def test_inside_shard_map_with_axis_name(name):
+  tx = METHODS[name].make(num_tasks=3)
+  extra = {"losses": jnp.array([1.0, 2.0, 3.0])}
+
+  def steps(params, *sequence, **axes):
+    state = tx.init(params)
+    for grads in sequence:
+      updates, state = tx.update(grads, state, params, **extra, **axes)
+    return updates, state.weights
+
+  sequence = [random_grads(PARAMS, 3, seed) for seed in range(2)]
+  sharded = jax.shard_map(
+    functools.partial(steps, axis_name=("data", "model")),
+    mesh=make_mesh(),
+    in_specs=(SPECS, STACKED, STACKED),
+    out_specs=(SPECS, P()),
+  )
+  found = jax.jit(sharded)(PARAMS, *sequence)
+  expected = jax.jit(steps)(PARAMS, *sequence)
+  assert_trees_close(*map(on_one_device, (found, expected)), rtol=1e-4, atol=1e-5)
+
+
+def update_with(axis_name, **kwargs):
+  tx = maxgnr(num_tasks=3)
+
+  def step(params, grads):
+    return tx.update(grads, tx.init(params), params, axis_name=axis_name)[0]
+
+  specs = {"in_specs": (SPECS, STACKED), "out_specs": SPECS}
+  sharded = jax.shard_map(step, mesh=make_mesh(), **specs, **kwargs)
+  return sharded(PARAMS, random_grads(PARAMS, 3))
+
+
+def test_a_wrong_axis_name_is_told_which_there_are():
+  with pytest.raises(ValueError, match=r"'rows' where there are .*data"):
+    update_with("rows")
+
+
+def test_without_types_sharded_parameters_cannot_be_told():
+  with pytest.raises(ValueError, match=r"leave `check_vma` of `jax\.shard_map` on"):
+    update_with("data", check_vma=False)

@@ -1,0 +1,28 @@
+"""Runs ``tests/devices`` on eight virtual devices, in a process of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+def test_what_needs_many_devices():
+  flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+  environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+  for name in [name for name in environment if name.startswith("PYTEST_")]:
+    del environment[name]
+  folder = Path(__file__).parent / "devices"
+  command = [
+    sys.executable,
+    "-m",
+    "pytest",
+    "-q",
+    "-p",
+    "no:cacheprovider",
+    str(folder),
+  ]
+  result = subprocess.run(
+    command, env=environment, capture_output=True, text=True, check=False
+  )
+  assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-2000:]
+  assert "skipped" not in result.stdout.splitlines()[-1]
