@@ -5,8 +5,10 @@ from maxgnr_jax._flat_task_grads import (
   value_and_flat_task_grads as value_and_flat_task_grads,
 )
 from maxgnr_jax._gnr import GradientStats as GradientStats
+from maxgnr_jax._gnr import NoiseAverage as NoiseAverage
 from maxgnr_jax._gnr import single_task_gnr as single_task_gnr
 from maxgnr_jax._gnr import task_gnr as task_gnr
+from maxgnr_jax._groups import group_names as group_names
 from maxgnr_jax._maxgnr import MaxGNRState as MaxGNRState
 from maxgnr_jax._maxgnr import maxgnr as maxgnr
 from maxgnr_jax._solvers import Solver as Solver

@@ -88,6 +88,13 @@ def check_range(
     raise ValueError(f"`{name}` must be {what}, got {value!r}.")
 
 
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+  """Raises unless ``value`` is one of ``choices``."""
+  if value not in choices:
+    listed = " or ".join(f'"{choice}"' for choice in choices)
+    raise ValueError(f"`{name}` must be {listed}, got {value!r}.")
+
+
 def check_gamma(gamma: Any) -> None:
   """Raises unless ``0 <= gamma < 1``; a traced value passes unseen."""
   if callable(gamma):

@@ -18,7 +18,9 @@ _PER_TASK = (
 
 
 def diagnostics(
-  opt_state: optax.OptState, names: Sequence[str] | None = None
+  opt_state: optax.OptState,
+  names: Sequence[str] | None = None,
+  groups: Sequence[str] | None = None,
 ) -> dict[str, jax.Array]:
   """The last step's weights, GNRs and norms as a flat dict of scalars.
 
@@ -28,16 +30,18 @@ def diagnostics(
       ``num_tasks``). May be traced.
     names: K names of the tasks, in their order (see :func:`task_names`). Default:
       their numbers.
+    groups: Names of the groups of parameters (see :func:`group_names`), if ``maxgnr``
+      was given ``groups``. Default: their numbers.
 
   Returns:
     ``weights/NAME``, ``gnr/NAME``, ``single_task_gnr/NAME``, ``gradient_norm/NAME``,
     ``noise_norm/NAME``, ``task_count/NAME`` and ``notfinite_count/NAME`` for each
     task, and ``noise_cosine/NAME,NAME`` for each pair: negative where two tasks'
-    noises point against each other. Of a baseline
-    ``weights/NAME`` and whatever number per task it remembers, by its name.
+    noises point against each other. With groups ``weights/GROUP/NAME`` and so on. Of a
+    baseline ``weights/NAME`` and whatever number per task it remembers, by its name.
 
   Raises:
-    ValueError: if the names are not one per task, all different.
+    ValueError: if the names are not one per task, or group, all different.
     KeyError: if there is no such state in ``opt_state``, or more than one.
 
   Example:
@@ -50,23 +54,42 @@ def diagnostics(
     '0.750'
   """
   state = _only(opt_state)
-  tasks = state.weights.shape[0]
-  names = [str(task) for task in range(tasks)] if names is None else list(names)
-  if len(names) != tasks:
-    raise ValueError(
-      f"`names` must be one per task, {tasks} here, got {len(names)}: {names}. Before "
-      "the first step there are none, unless `maxgnr` was given `num_tasks`."
-    )
-  if len(set(names)) != tasks:
-    raise ValueError(f"`names` must differ from each other, got {names}.")
+  tasks = state.weights.shape[-1]
+  names = _names("names", names, tasks)
   result: dict[str, jax.Array] = {}
   for field, values in _per_task(state).items():
-    result |= {f"{field}/{name}": values[k] for k, name in enumerate(names)}
+    for group, of_group in _by_group(groups, values, state.weights.ndim).items():
+      result |= {f"{field}/{group}{name}": of_group[k] for k, name in enumerate(names)}
   if hasattr(state, "stats"):
-    for i, first in enumerate(names):
-      for j, second in enumerate(names[:i]):
-        result[f"noise_cosine/{second},{first}"] = state.stats.noise_cosine[j, i]
+    cosines = _by_group(groups, state.stats.noise_cosine, state.weights.ndim)
+    for group, cosine in cosines.items():
+      for i, first in enumerate(names):
+        for j, second in enumerate(names[:i]):
+          result[f"noise_cosine/{group}{second},{first}"] = cosine[j, i]
   return result
+
+
+def _names(argument: str, names: Sequence[str] | None, size: int) -> list[str]:
+  names = [str(number) for number in range(size)] if names is None else list(names)
+  if len(names) != size:
+    raise ValueError(
+      f"`{argument}` must be one per {'task' if argument == 'names' else 'group'}, "
+      f"{size} here, got {len(names)}: {names}. Before the first step there are no "
+      "tasks, unless `maxgnr` was given `num_tasks`."
+    )
+  if len(set(names)) != size:
+    raise ValueError(f"`{argument}` must differ from each other, got {names}.")
+  return names
+
+
+def _by_group(
+  groups: Sequence[str] | None, values: jax.Array, ndim: int
+) -> dict[str, jax.Array]:
+  """Values per task, by the prefix of their names."""
+  if ndim == 1 or values.ndim == 1:  # counts are of all groups
+    return {"": values}
+  names = _names("groups", groups, values.shape[0])
+  return {f"{name}/": of_group for name, of_group in zip(names, values, strict=True)}
 
 
 def _per_task(state: Any) -> dict[str, jax.Array]:
@@ -79,7 +102,8 @@ def _per_task(state: Any) -> dict[str, jax.Array]:
     for name, values in state.memory.items()
     if getattr(values, "shape", None) == state.weights.shape
   }
-  return {"weights": state.weights} | remembered
+  counts = {name: getattr(state, name) for name in ("task_count", "notfinite_count")}
+  return {"weights": state.weights} | counts | remembered
 
 
 def _only(opt_state: Any) -> Any:

@@ -1,6 +1,6 @@
 """The gradient-to-noise ratio: what is measured, and what it says of given weights."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,44 @@ class GradientStats(NamedTuple):
   def of(self, present: jax.Array) -> "GradientStats":
     """With zeros for the tasks that are not ``present`` [K]."""
     return GradientStats(*(among(present, values) for values in self))
+
+
+class NoiseAverage(NamedTuple):
+  """An exponential average of the noises' Gram matrix, as norms and cosines.
+
+  Attributes:
+    norm: [K], float. The root mean square of each task's noise.
+    cosine: [K, K], float. The average product of two noises, in units of these.
+  """
+
+  norm: jax.Array
+  cosine: jax.Array
+
+  def follow(self, stats: GradientStats, keep: jax.Array) -> "NoiseAverage":
+    """One step of ``N ← R^½ N R^½ + (I-R)^½ n nᵀ (I-R)^½``, R the diagonal of ``keep``.
+
+    Where all of ``keep`` is ρ that is ``ρ N + (1-ρ) n nᵀ``. The average is positive
+    semidefinite, however many steps each task missed.
+
+    Args:
+      stats: This step's; zeros for absent tasks.
+      keep: [K], in [0, 1], 1 of absent tasks.
+    """
+    unit = jnp.maximum(self.norm, stats.noise_norm)
+    unit = jnp.where(unit > 0, unit, 1.0)
+    old = jnp.sqrt(keep) * self.norm / unit
+    new = jnp.sqrt(1.0 - keep) * stats.noise_norm / unit
+    gram = old[:, None] * old[None, :] * self.cosine
+    gram += new[:, None] * new[None, :] * stats.noise_cosine
+    norm = jnp.sqrt(jnp.diagonal(gram))
+    divisor = jnp.where(norm > 0, norm, 1.0)
+    cosine = jnp.clip(gram / divisor[:, None] / divisor[None, :], -1.0, 1.0)
+    return NoiseAverage(unit * norm, cosine)
+
+
+def no_noise(shape: tuple[int, ...], dtype: Any) -> NoiseAverage:
+  """An average of nothing yet, for weights of the given shape."""
+  return NoiseAverage(jnp.zeros(shape, dtype), jnp.zeros((*shape, shape[-1]), dtype))
 
 
 def single_task_gnr(stats: GradientStats) -> jax.Array:

@@ -1,5 +1,6 @@
 """MaxGNR as an optax gradient transformation."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -7,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from maxgnr_jax import _shared, _stacked
+from maxgnr_jax import _groups, _shared, _stacked
 from maxgnr_jax._checks import (
+  check_choice,
   check_floating,
+  check_fraction,
   check_gamma,
   check_momentum_dtype,
   check_num_tasks,
@@ -21,7 +24,13 @@ from maxgnr_jax._checks import (
   check_weights,
   initial_tasks,
 )
-from maxgnr_jax._gnr import GradientStats, single_task_gnr, task_gnr
+from maxgnr_jax._gnr import (
+  GradientStats,
+  NoiseAverage,
+  no_noise,
+  single_task_gnr,
+  task_gnr,
+)
 from maxgnr_jax._present import count_where, shared_out
 from maxgnr_jax._shards import takes_axis_name
 from maxgnr_jax._solvers import Solver, projected_gradient
@@ -32,7 +41,8 @@ class MaxGNRState(NamedTuple):
 
   K-sized fields are float32, or float64 where the parameters are. They are of the
   last step; before the first one ``weights`` are equal and the others 0. With
-  ``num_tasks=None`` K is 0 until the first step.
+  ``num_tasks=None`` K is 0 until the first step. With ``groups`` all of them but the
+  counts have the groups on a leading axis, sorted by label (see :func:`group_names`).
 
   Attributes:
     count: [], int32. Number of updates.
@@ -49,6 +59,7 @@ class MaxGNRState(NamedTuple):
     task_count: [K], int32. In how many updates each task took part.
     notfinite_count: [K], int32. In how many it could not, because its gradient held NaN
       or infinity, or numbers whose squares overflow.
+    noise: :class:`NoiseAverage` over the steps if ``noise_decay`` was given, else None.
   """
 
   count: jax.Array  # type: ignore[assignment]
@@ -59,6 +70,7 @@ class MaxGNRState(NamedTuple):
   stats: GradientStats
   task_count: jax.Array
   notfinite_count: jax.Array
+  noise: NoiseAverage | None = None
 
 
 def maxgnr(
@@ -68,6 +80,9 @@ def maxgnr(
   shared: Any | Callable[[optax.Params], Any] | None = None,
   solver: Solver = projected_gradient(),
   momentum_dtype: jax.typing.DTypeLike | None = None,
+  momentum_rounding: str = "nearest",
+  noise_decay: jax.typing.ArrayLike | None = None,
+  groups: _groups.Labels = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Combines the gradients of K tasks so that the smallest GNR is as large as can be.
 
@@ -96,6 +111,14 @@ def maxgnr(
       is also its gradient's. A bfloat16 momentum stands still where it should move by
       less than 0.4 % in a step, so that with a gamma near 1 float32 is better. Under
       ``inject_hyperparams`` give ``hyperparam_dtype=jnp.float32`` with such parameters.
+    momentum_rounding: "nearest" or "stochastic": with the latter a narrow momentum is
+      right on average, at the memory of bfloat16, and does not stand still.
+    noise_decay: Decay rate of an average of the noises' Gram matrix, in [0, 1): Eq. 9
+      has its expectation, for which Eq. 17 takes the last sample. Default: the last
+      sample, as in the paper.
+    groups: Parameters that get task weights of their own: "layer", "parameter", a
+      pytree of labels (strings) like the parameters or a prefix of it, or a function
+      from the parameters (or their shapes) to one. Default: the same for all.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`MaxGNRState`.
@@ -115,7 +138,8 @@ def maxgnr(
     ignored.
 
   Raises:
-    ValueError: for ``gamma`` outside [0, 1) or ``num_tasks`` < 1; at the trace of
+    ValueError: for ``gamma`` or ``noise_decay`` outside [0, 1), for groups without
+      measured parameters, or ``num_tasks`` < 1; at the trace of
       ``update``, for gradients that are not stacked, of another number of tasks
       or of other parameters than the state, or without any array, and for a
       ``task_mask`` that is not one value per task.
@@ -144,6 +168,9 @@ def maxgnr(
   """
   check_gamma(gamma)
   check_momentum_dtype(momentum_dtype)
+  check_choice("momentum_rounding", momentum_rounding, ("nearest", "stochastic"))
+  if noise_decay is not None:
+    check_fraction("noise_decay", noise_decay)
   check_solver(solver)
   check_num_tasks(num_tasks)
 
@@ -151,19 +178,26 @@ def maxgnr(
     check_floating(params, "Parameters")
     tasks = initial_tasks(num_tasks)
     dtype = _stacked.compute_dtype(params)
+    measured = _shared.select(shared, params)
+    shape: tuple[int, ...] = (tasks,)
+    if groups is not None and jax.tree.leaves(params):
+      labels, names = _groups.label(groups, params), _groups.group_names(groups, params)
+      _groups.check_measured(names, _groups.split(labels, names, measured))
+      shape = (len(names), tasks)
     return MaxGNRState(
       count=jnp.zeros((), jnp.int32),
-      momentum=_stacked.zeros(_shared.select(shared, params), tasks, momentum_dtype),
-      weights=jnp.full((tasks,), 1.0 / max(tasks, 1), dtype),
-      gnr=jnp.zeros((tasks,), dtype),
-      single_task_gnr=jnp.zeros((tasks,), dtype),
+      momentum=_stacked.zeros(measured, tasks, momentum_dtype),
+      weights=jnp.full(shape, 1.0 / max(tasks, 1), dtype),
+      gnr=jnp.zeros(shape, dtype),
+      single_task_gnr=jnp.zeros(shape, dtype),
       stats=GradientStats(
-        gradient_norm=jnp.zeros((tasks,), dtype),
-        noise_norm=jnp.zeros((tasks,), dtype),
-        noise_cosine=jnp.zeros((tasks, tasks), dtype),
+        gradient_norm=jnp.zeros(shape, dtype),
+        noise_norm=jnp.zeros(shape, dtype),
+        noise_cosine=jnp.zeros((*shape, tasks), dtype),
       ),
       task_count=jnp.zeros((tasks,), jnp.int32),
       notfinite_count=jnp.zeros((tasks,), jnp.int32),
+      noise=None if noise_decay is None else no_noise(shape, dtype),
     )
 
   def update(
@@ -183,33 +217,101 @@ def maxgnr(
     like = _stacked.one_task(grads) if params is None else params
     tasks = check_stacked(measured, _stacked.one_task(state.momentum), "the state")
     check_stacked(grads, like, "the gradients" if params is None else "the parameters")
-    momentum, dtype = state.momentum, state.weights.dtype
-    task_count, notfinite_count = state.task_count, state.notfinite_count
     if state.weights.size == 0:
-      momentum = _stacked.zeros(_stacked.one_task(momentum), tasks, None)
-      task_count = notfinite_count = jnp.zeros((tasks,), jnp.int32)
+      state = _with_tasks(state, tasks)
     else:
-      check_same_tasks(tasks, state.weights.size)
+      check_same_tasks(tasks, state.weights.shape[-1])
+    momentum, dtype = state.momentum, state.weights.dtype
     mask = check_task_mask(task_mask, tasks)
 
     # m_0 = g_0: a task's first step forgets the zeros that the state began with.
-    decay = jnp.where(task_count == 0, 0.0, gamma).astype(dtype)
-    stats, finite = _stacked.measure(measured, momentum, decay, dtype)  # Eq. 16
+    decay = jnp.where(state.task_count == 0, 0.0, gamma).astype(dtype)
+    split, merge = _splitting(groups, grads)
+    measures = [
+      _stacked.measure(g, m, decay, dtype)  # Eq. 16
+      for g, m in zip(split(measured), split(momentum), strict=True)
+    ]
     rest = _shared.rest(grads, measured)
-    finite &= _stacked.finite(rest, tasks, dtype)
+    finite = _stacked.finite(rest, tasks, dtype)
+    for _, finite_here in measures:
+      finite &= finite_here
     present = mask & finite
-    stats = stats.of(present)
-    weights = check_weights(solver.solve(stats), tasks, dtype)  # Eq. 17
-    weights = shared_out(present, weights)
-    return _stacked.combine(weights, grads, like, present), MaxGNRState(
+
+    def choose(stats: GradientStats, noise: NoiseAverage | None):
+      stats = stats.of(present)
+      if noise is not None:
+        noise = noise.follow(stats, _kept(noise_decay, state, present))
+        stats = stats._replace(noise_norm=noise.norm, noise_cosine=noise.cosine)
+        stats = stats.of(present)
+      weights = check_weights(solver.solve(stats), tasks, dtype)  # Eq. 17
+      weights = shared_out(present, weights)
+      return weights, task_gnr(weights, stats), single_task_gnr(stats), stats, noise
+
+    every_stats = [stats for stats, _ in measures]
+    if groups is None:
+      chosen = choose(every_stats[0], state.noise)
+      weights_of_parts = [chosen[0]]
+    else:
+      chosen = jax.vmap(choose)(_stack(every_stats), state.noise)
+      weights_of_parts = list(chosen[0])
+    weights, gnr, alone, stats, noise = chosen
+    updates = merge(
+      [
+        _stacked.combine(w, g, reference, present)
+        for w, g, reference in zip(
+          weights_of_parts, split(grads), split(like), strict=True
+        )
+      ]
+    )
+    seed = state.count.astype(jnp.uint32) if momentum_rounding == "stochastic" else None
+    return updates, MaxGNRState(
       count=optax.safe_increment(state.count),
-      momentum=_stacked.decay(momentum, measured, decay, present),  # Eq. 13
+      momentum=_stacked.decay(momentum, measured, decay, present, seed),  # Eq. 13
       weights=weights,
-      gnr=task_gnr(weights, stats),
-      single_task_gnr=single_task_gnr(stats),
+      gnr=gnr,
+      single_task_gnr=alone,
       stats=stats,
-      task_count=count_where(present, task_count),
-      notfinite_count=count_where(mask & ~finite, notfinite_count),
+      task_count=count_where(present, state.task_count),
+      notfinite_count=count_where(mask & ~finite, state.notfinite_count),
+      noise=noise,
     )
 
   return optax.GradientTransformationExtraArgs(init, takes_axis_name(update))
+
+
+def _with_tasks(state: MaxGNRState, tasks: int) -> MaxGNRState:
+  """A state from before the first step, now that K is known."""
+  nobody = jnp.zeros((tasks,), jnp.int32)
+  shape = (*state.weights.shape[:-1], tasks)
+  return state._replace(
+    momentum=_stacked.zeros(_stacked.one_task(state.momentum), tasks, None),
+    task_count=nobody,
+    notfinite_count=nobody,
+    noise=None if state.noise is None else no_noise(shape, state.weights.dtype),
+  )
+
+
+def _splitting(groups: _groups.Labels, grads: optax.Updates) -> tuple[Any, Any]:
+  """How to take a pytree like ``grads`` apart into groups, and back."""
+  if groups is None:
+    return lambda tree: [tree], lambda parts: parts[0]
+  shapes = _stacked.one_task(grads)
+  labels, names = _groups.label(groups, shapes), _groups.group_names(groups, shapes)
+  return functools.partial(_groups.split, labels, names), _groups.merge
+
+
+def _kept(noise_decay: Any, state: MaxGNRState, present: jax.Array) -> jax.Array:
+  """How much of each task's average noise stays: ρ, corrected for its beginning at 0.
+
+  Of ρ (1 - ρⁿ) / (1 - ρⁿ⁺¹) after n samples the average has no bias (Kingma and Ba,
+  Adam, ICLR 2015). The first step of a task is no sample of its noise.
+  """
+  dtype = state.weights.dtype
+  rho = jnp.asarray(noise_decay, dtype)
+  samples = jnp.maximum(state.task_count - 1, 0).astype(dtype)
+  keep = rho * (1.0 - rho**samples) / (1.0 - rho ** (samples + 1.0))
+  return jnp.where(present & (state.task_count > 0), keep, 1.0)
+
+
+def _stack(trees: list[Any]) -> Any:
+  return jax.tree.map(lambda *x: jnp.stack(x), *trees)

@@ -5,6 +5,7 @@ in float32 at least, whatever dtype the numbers are stored in.
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from maxgnr_jax._gnr import GradientStats
+from maxgnr_jax._rounding import stochastically_rounded
 from maxgnr_jax._shards import Leaves, Reduce, over_parameters
 from maxgnr_jax._sums import in_place, sums_of_products, sums_of_squares
 
@@ -40,6 +42,7 @@ def decay(
   grads: Any,
   gamma: jax.Array,
   present: jax.Array | None = None,
+  seed: jax.Array | None = None,
 ) -> Any:
   """``γ m + (1 - γ) g`` (Eq. 13), stored in the momentum's dtype.
 
@@ -48,7 +51,9 @@ def decay(
     grads: Stacked pytree like it.
     gamma: [] or [K].
     present: [K], bool: the other tasks' momentum stays as it is. Default: all.
+    seed: [], uint32: rounds stochastically, by this. Default: to the nearest.
   """
+  number = itertools.count()
 
   def leaf(m, g):
     wide = compute_dtype((m, g))
@@ -56,7 +61,11 @@ def decay(
     # One step's NaN must not stay for ever: there the momentum starts again.
     before = jnp.where(jnp.isfinite(m), m.astype(wide), g)
     change = _along((1 - gamma).astype(wide), g) * (g - before)
-    after = (before + change).astype(m.dtype)
+    after = before + change
+    if seed is None:
+      after = after.astype(m.dtype)
+    else:
+      after = stochastically_rounded(after, m.dtype, seed, next(number))
     return after if present is None else jnp.where(_along(present, m), after, m)
 
   return jax.tree.map(leaf, momentum, grads)
