@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from maxgnr_jax._gnr import matvec
-from maxgnr_jax.baselines._gramian import gramian_method
+from maxgnr_jax._present import among
+from maxgnr_jax.baselines._gramian import equal_shares, gramian_rule, only
 
 
 def aligned_mtl(
@@ -36,29 +37,33 @@ def aligned_mtl(
     Senushkin et al., Independent Component Alignment for Multi-Task Learning, CVPR
     2023, Algorithm 1; with the smallest singular value, as in the paper.
   """
-  return gramian_method(aligned_mtl_weights, num_tasks=num_tasks, shared=shared)
+  return gramian_rule(aligned_mtl_weights, num_tasks=num_tasks, shared=shared)
 
 
-def aligned_mtl_weights(gramian: jax.Array) -> jax.Array:
+def aligned_mtl_weights(
+  gramian: jax.Array, present: jax.Array | bool = True
+) -> jax.Array:
   """The weights of :func:`aligned_mtl` for inner products [K, K].
 
   Args:
     gramian: [K, K], ``⟨g_i, g_j⟩``.
+    present: [K], bool: the tasks to combine; the weights of others are 0.
 
   Returns:
     [K], ``B 1/K`` with ``B = σ_min G^(-1/2)`` on the range of G; all 1/K where every
-    gradient is zero.
+    gradient is zero. K is the number of tasks that are present.
   """
-  tasks = len(gramian)
+  present, gramian = only(present, gramian)
+  equal = equal_shares(present, gramian.dtype)
   scale = jnp.max(jnp.abs(gramian))
   scaled = gramian / jnp.where(scale > 0, scale, 1.0)
   eigenvalues, eigenvectors = jnp.linalg.eigh(scaled)
-  rounding = tasks * jnp.finfo(gramian.dtype).eps * jnp.max(eigenvalues)
+  number = jnp.sum(present.astype(gramian.dtype))
+  rounding = number * float(jnp.finfo(gramian.dtype).eps) * jnp.max(eigenvalues)
   in_range = eigenvalues > rounding
   smallest = jnp.min(jnp.where(in_range, eigenvalues, jnp.inf))
   shrink = jnp.where(
     in_range, jnp.sqrt(smallest / jnp.where(in_range, eigenvalues, 1.0)), 0.0
   )
-  equal = jnp.full((tasks,), 1 / tasks, gramian.dtype)
   weights = matvec(eigenvectors, shrink * matvec(eigenvectors.T, equal))
-  return jnp.where(scale > 0, weights, equal)
+  return among(present, jnp.where(scale > 0, weights, equal))

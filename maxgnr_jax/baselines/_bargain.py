@@ -10,8 +10,9 @@ from maxgnr_jax._checks import check_positive
 from maxgnr_jax._gnr import matvec
 from maxgnr_jax.baselines._gramian import (
   cosines,
-  gramian_method,
+  gramian_rule,
   inverse_norms,
+  only,
   rounding,
 )
 from maxgnr_jax.baselines._newton import search_line
@@ -46,10 +47,10 @@ def nash_mtl(
   References:
     Navon et al., Multi-Task Learning as a Bargaining Game, ICML 2022, Claim 3.1.
   """
-  return gramian_method(nash_mtl_weights, num_tasks=num_tasks, shared=shared)
+  return gramian_rule(nash_mtl_weights, num_tasks=num_tasks, shared=shared)
 
 
-def nash_mtl_weights(gramian: jax.Array) -> jax.Array:
+def nash_mtl_weights(gramian: jax.Array, present: jax.Array | bool = True) -> jax.Array:
   """The weights of :func:`nash_mtl` for inner products [K, K].
 
   The authors solve a sequence of convex approximations to a residual of 1e-3. But the
@@ -58,12 +59,13 @@ def nash_mtl_weights(gramian: jax.Array) -> jax.Array:
 
   Args:
     gramian: [K, K], ``⟨g_i, g_j⟩``.
+    present: [K], bool: the tasks to combine; the weights of others are 0.
 
   Returns:
     [K], positive; 0 for a task without gradient. Where the gradients cancel and there
     is no solution, large weights of a vanishing sum.
   """
-  return fairgrad_weights(gramian, 1.0)
+  return fairgrad_weights(gramian, 1.0, present)
 
 
 def fairgrad(
@@ -99,12 +101,18 @@ def fairgrad(
     Ban and Ji, Fair Resource Allocation in Multi-Task Learning, ICML 2024, Eq. 4.
   """
   check_positive("alpha", alpha)
-  return gramian_method(
-    lambda gramian: fairgrad_weights(gramian, alpha), num_tasks=num_tasks, shared=shared
+  return gramian_rule(
+    lambda gramian, present: fairgrad_weights(gramian, alpha, present),
+    num_tasks=num_tasks,
+    shared=shared,
   )
 
 
-def fairgrad_weights(gramian: jax.Array, alpha: jax.typing.ArrayLike) -> jax.Array:
+def fairgrad_weights(
+  gramian: jax.Array,
+  alpha: jax.typing.ArrayLike,
+  present: jax.Array | bool = True,
+) -> jax.Array:
   """The weights of :func:`fairgrad` for inner products [K, K].
 
   In units of the gradients' norms, ``a_k = w_k ‖g_k‖``, with the cosines C and
@@ -114,25 +122,28 @@ def fairgrad_weights(gramian: jax.Array, alpha: jax.typing.ArrayLike) -> jax.Arr
   Args:
     gramian: [K, K], ``⟨g_i, g_j⟩``.
     alpha: α, positive.
+    present: [K], bool: the tasks to combine; the weights of others are 0.
 
   Returns:
     [K], positive; 0 for a task without gradient. With α above about 5, weights of tasks
     that gain anyhow fall by many orders of magnitude, where float32 leaves their
     equations, not the update, inexact.
   """
+  _, gramian = only(present, gramian)
   inverse = inverse_norms(gramian)
-  present = inverse > 0
+  # A task without gradient, like one that is absent, has an equation of its own.
+  pulls = inverse > 0
   q = 1.0 / jnp.asarray(alpha, gramian.dtype)
   # The scale that all gradients share factors out, here with the mean logarithm.
-  log_demand = (1.0 - q) * jnp.log(jnp.where(present, inverse, 1.0))
-  number = jnp.maximum(jnp.sum(present.astype(q.dtype)), 1.0)
+  log_demand = (1.0 - q) * jnp.log(jnp.where(pulls, inverse, 1.0))
+  number = jnp.maximum(jnp.sum(pulls.astype(q.dtype)), 1.0)
   shift = jnp.sum(log_demand) / number
-  log_demand = jnp.where(present, log_demand - shift, 0.0)
+  log_demand = jnp.where(pulls, log_demand - shift, 0.0)
   demand = jnp.exp(jnp.clip(log_demand, -40.0, 40.0))
   cosine = cosines(gramian)
   # Gradients that cancel have no solution: one rounding error makes it a large one.
   ridge = float(jnp.finfo(gramian.dtype).eps)
-  cosine += jnp.diag(jnp.where(present, ridge, 1.0))
+  cosine += jnp.diag(jnp.where(pulls, ridge, 1.0))
   return _solve(cosine, demand, q) * jnp.exp(shift / (1.0 + q)) * inverse
 
 

@@ -9,11 +9,11 @@ import optax
 from maxgnr_jax._checks import check_fraction
 from maxgnr_jax._gnr import matvec, quadratic_form
 from maxgnr_jax.baselines._gramian import (
-  cosines,
-  gramian_method,
-  norms,
+  equal_shares,
+  gramian_rule,
+  only,
   rounding,
-  unit_largest,
+  unit_products,
 )
 from maxgnr_jax.baselines._simplex import minimise_on_simplex
 
@@ -54,12 +54,16 @@ def cagrad(
     Algorithm 1.
   """
   check_fraction("c", c)
-  return gramian_method(
-    lambda gramian: cagrad_weights(gramian, c), num_tasks=num_tasks, shared=shared
+  return gramian_rule(
+    lambda gramian, present: cagrad_weights(gramian, c, present),
+    num_tasks=num_tasks,
+    shared=shared,
   )
 
 
-def cagrad_weights(gramian: jax.Array, c: jax.typing.ArrayLike) -> jax.Array:
+def cagrad_weights(
+  gramian: jax.Array, c: jax.typing.ArrayLike, present: jax.Array | bool = True
+) -> jax.Array:
   """The weights of :func:`cagrad` for inner products [K, K].
 
   The dual problem is ``min ⟨g_w, g_0⟩ + c ‖g_0‖ ‖g_w‖`` over weights w of the simplex,
@@ -69,18 +73,18 @@ def cagrad_weights(gramian: jax.Array, c: jax.typing.ArrayLike) -> jax.Array:
   Args:
     gramian: [K, K], ``⟨g_i, g_j⟩``.
     c: In [0, 1).
+    present: [K], bool: the tasks to combine; the weights of others are 0.
 
   Returns:
-    [K], each at least 1/K.
+    [K], each at least 1/K, where K is the number of tasks that are present.
   """
-  size, dtype = len(gramian), gramian.dtype
-  norm = unit_largest(norms(gramian))
-  cosine = cosines(gramian)
-  products = norm[:, None] * cosine * norm[None, :]
+  present, gramian = only(present, gramian)
+  dtype = gramian.dtype
+  norm, products = unit_products(gramian)
   # So that no length is 0 where gradients cancel: there it would have no derivative,
   # and with much less than 1e-8 none that Newton's method could follow.
   ridged = products + max(rounding(dtype), 1e-8) * jnp.diag(norm * norm)
-  mean = jnp.full((size,), 1.0 / size, dtype)
+  mean = equal_shares(present, dtype)
   with_mean = matvec(products, mean)
   radius = jnp.asarray(c, dtype) * jnp.sqrt(
     jnp.maximum(quadratic_form(products, mean), 0.0)
@@ -96,5 +100,5 @@ def cagrad_weights(gramian: jax.Array, c: jax.typing.ArrayLike) -> jax.Array:
     gradient = with_mean + radius * unit
     return gradient, radius / length * (ridged - unit[:, None] * unit[None, :])
 
-  w = minimise_on_simplex(derivatives, size, dtype, tolerance=rounding(dtype))
+  w = minimise_on_simplex(derivatives, present, dtype, tolerance=rounding(dtype))
   return mean + radius / length_of(w) * w

@@ -10,9 +10,10 @@ from maxgnr_jax._gnr import matvec, quadratic_form
 from maxgnr_jax.baselines._gramian import (
   cosines,
   equal_cosines,
-  gramian_method,
+  gramian_rule,
   inverse_norms,
   norms,
+  only,
   unit_largest,
 )
 
@@ -44,10 +45,10 @@ def config(
     Liu et al., ConFIG: Towards Conflict-free Training of Physics Informed Neural
     Networks, ICLR 2025, Eq. 2 and 3.
   """
-  return gramian_method(config_weights, num_tasks=num_tasks, shared=shared)
+  return gramian_rule(config_weights, num_tasks=num_tasks, shared=shared)
 
 
-def config_weights(gramian: jax.Array) -> jax.Array:
+def config_weights(gramian: jax.Array, present: jax.Array | bool = True) -> jax.Array:
   """The weights of :func:`config` for inner products [K, K].
 
   With the cosines C and ``x = C⁺ 1``, the direction is ``u = Σ x_k g_k / ‖g_k‖``, of
@@ -55,12 +56,14 @@ def config_weights(gramian: jax.Array) -> jax.Array:
 
   Args:
     gramian: [K, K], ``⟨g_i, g_j⟩``.
+    present: [K], bool: the tasks to combine; the weights of others are 0.
 
   Returns:
     [K]; 0 for a task without gradient, all 0 where no such direction exists.
   """
+  present, gramian = only(present, gramian)
   cosine, inverse = cosines(gramian), inverse_norms(gramian)
-  x = equal_cosines(cosine)
+  x = equal_cosines(cosine, present)
   squared = quadratic_form(cosine, x)
   # Gradients that cancel leave rounding alone, and no direction.
   exists = squared > 1e-6 * jnp.sum(jnp.abs(x)) ** 2

@@ -9,11 +9,11 @@ import optax
 from maxgnr_jax._checks import check_range
 from maxgnr_jax._gnr import matvec, quadratic_form
 from maxgnr_jax.baselines._gramian import (
-  cosines,
-  gramian_method,
-  norms,
+  equal_shares,
+  gramian_rule,
+  only,
   rounding,
-  unit_largest,
+  unit_products,
 )
 from maxgnr_jax.baselines._simplex import minimise_on_simplex
 
@@ -55,12 +55,16 @@ def conicgrad(
     solved.
   """
   check_range("c", c, "in (0, 1)", lambda x: 0 < x < 1)
-  return gramian_method(
-    lambda gramian: conicgrad_weights(gramian, c), num_tasks=num_tasks, shared=shared
+  return gramian_rule(
+    lambda gramian, present: conicgrad_weights(gramian, c, present),
+    num_tasks=num_tasks,
+    shared=shared,
   )
 
 
-def conicgrad_weights(gramian: jax.Array, c: jax.typing.ArrayLike) -> jax.Array:
+def conicgrad_weights(
+  gramian: jax.Array, c: jax.typing.ArrayLike, present: jax.Array | bool = True
+) -> jax.Array:
   """The weights of :func:`conicgrad` for inner products [K, K].
 
   For weights w on the simplex the longest reach of an admissible d along
@@ -71,19 +75,20 @@ def conicgrad_weights(gramian: jax.Array, c: jax.typing.ArrayLike) -> jax.Array:
   Args:
     gramian: [K, K], ``⟨g_i, g_j⟩``.
     c: In (0, 1).
+    present: [K], bool: the tasks to combine; the weights of others are 0.
 
   Returns:
     [K]; all 0 if the mean gradient is.
   """
-  size, dtype = len(gramian), gramian.dtype
+  present, gramian = only(present, gramian)
+  dtype = gramian.dtype
   c = jnp.asarray(c, dtype)
   s = jnp.sqrt(1.0 - c * c)
-  norm = unit_largest(norms(gramian))
-  products = norm[:, None] * cosines(gramian) * norm[None, :]
+  norm, products = unit_products(gramian)
   # So that no length is 0 where gradients cancel: there it would have no derivative,
   # and with much less than 1e-8 none that Newton's method could follow.
   ridged = products + max(rounding(dtype), 1e-8) * jnp.diag(norm * norm)
-  mean = jnp.full((size,), 1.0 / size, dtype)
+  mean = equal_shares(present, dtype)
   mean_length = jnp.sqrt(jnp.maximum(quadratic_form(ridged, mean), 0.0))
   exists = mean_length > 0
   # Products of the gradients with the mean's direction, and with each other across it.
@@ -104,7 +109,7 @@ def conicgrad_weights(gramian: jax.Array, c: jax.typing.ArrayLike) -> jax.Array:
     gradient = unit + jnp.where(inside(w), 0.0, c) * along
     return gradient, (matrix - unit[:, None] * unit[None, :]) / length
 
-  w = minimise_on_simplex(derivatives, size, dtype, tolerance=rounding(dtype))
+  w = minimise_on_simplex(derivatives, present, dtype, tolerance=rounding(dtype))
   # In terms of the gradients: w itself, or c of the mean's direction and s across it.
   to_mean = jnp.where(exists, mean / jnp.where(exists, mean_length, 1.0), 0.0)
   sideways = (w - jnp.vdot(along, w) * to_mean) / root(across, w)

@@ -7,7 +7,13 @@ import jax.numpy as jnp
 import optax
 
 from maxgnr_jax._quadratic import minimise_above
-from maxgnr_jax.baselines._gramian import cosines, gramian_method, inverse_norms
+from maxgnr_jax.baselines._gramian import (
+  cosines,
+  equal_shares,
+  gramian_rule,
+  inverse_norms,
+  only,
+)
 
 
 def upgrad(
@@ -35,20 +41,22 @@ def upgrad(
   References:
     Quinton and Rey, Jacobian Descent for Multi-Objective Optimization, 2024, UPGrad.
   """
-  return gramian_method(upgrad_weights, num_tasks=num_tasks, shared=shared)
+  return gramian_rule(upgrad_weights, num_tasks=num_tasks, shared=shared)
 
 
-def upgrad_weights(gramian: jax.Array) -> jax.Array:
+def upgrad_weights(gramian: jax.Array, present: jax.Array | bool = True) -> jax.Array:
   """The weights of :func:`upgrad` for inner products [K, K].
 
   Args:
     gramian: [K, K], ``⟨g_i, g_j⟩``.
+    present: [K], bool: the tasks to combine; the weights of others are 0.
 
   Returns:
-    [K], each at least 1/K; their sum is not fixed.
-
+    [K], each at least 1/K, where K is the number of tasks that are present; their sum
+    is not fixed.
   """
-  preferences = jnp.eye(len(gramian), dtype=gramian.dtype) / len(gramian)
+  present, gramian = only(present, gramian)
+  preferences = jnp.diag(equal_shares(present, gramian.dtype))
   return jnp.sum(jax.vmap(_project, (0, None))(preferences, gramian), axis=0)
 
 
@@ -77,28 +85,31 @@ def dualproj(
     Lopez-Paz and Ranzato, Gradient Episodic Memory for Continual Learning, NeurIPS
     2017, Eq. 11.
   """
-  return gramian_method(dualproj_weights, num_tasks=num_tasks, shared=shared)
+  return gramian_rule(dualproj_weights, num_tasks=num_tasks, shared=shared)
 
 
-def dualproj_weights(gramian: jax.Array) -> jax.Array:
+def dualproj_weights(gramian: jax.Array, present: jax.Array | bool = True) -> jax.Array:
   """The weights of :func:`dualproj` for inner products [K, K].
 
   Args:
     gramian: [K, K], ``⟨g_i, g_j⟩``.
+    present: [K], bool: the tasks to combine; the weights of others are 0.
 
   Returns:
-    [K], each at least 1/K; their sum is not fixed.
+    [K], each at least 1/K, where K is the number of tasks that are present; their sum
+    is not fixed.
   """
-  return _project(jnp.full(gramian.shape[:1], 1 / len(gramian), gramian.dtype), gramian)
+  present, gramian = only(present, gramian)
+  return _project(equal_shares(present, gramian.dtype), gramian)
 
 
 def _project(preference: jax.Array, gramian: jax.Array) -> jax.Array:
   """Weights of the projection of ``Σ p_k g_k``: ``min wᵀ G w`` over ``w ≥ p``."""
   inverse = inverse_norms(gramian)
-  present = inverse > 0
-  norm = jnp.where(present, 1.0 / jnp.where(present, inverse, 1.0), 0.0)
+  pulls = inverse > 0
+  norm = jnp.where(pulls, 1.0 / jnp.where(pulls, inverse, 1.0), 0.0)
   bound = preference * norm
   scale = jnp.max(bound)
   scale = jnp.where(scale > 0, scale, 1.0)
   v = scale * minimise_above(cosines(gramian), bound / scale)
-  return jnp.where(present, v * inverse, preference)
+  return jnp.where(pulls, v * inverse, preference)

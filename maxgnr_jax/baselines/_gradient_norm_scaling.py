@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from maxgnr_jax.baselines._gramian import gramian_method, inverse_norms
+from maxgnr_jax.baselines._gramian import gramian_rule, inverse_norms, only
 
 
 def gradient_norm_scaling(
@@ -36,18 +36,20 @@ def gradient_norm_scaling(
     Experimental Analysis, 2025, Section V-F ("AvgNorm"), as notes of its readers give
     it: the paper's own text was not at hand.
   """
-  return gramian_method(
-    gradient_norm_scaling_weights, num_tasks=num_tasks, shared=shared
-  )
+  return gramian_rule(gradient_norm_scaling_weights, num_tasks=num_tasks, shared=shared)
 
 
-def gradient_norm_scaling_weights(gramian: jax.Array) -> jax.Array:
+def gradient_norm_scaling_weights(
+  gramian: jax.Array, present: jax.Array | bool = True
+) -> jax.Array:
   """The weights of :func:`gradient_norm_scaling` for inner products [K, K].
 
   Args:
     gramian: [K, K], ``⟨g_i, g_j⟩``.
+    present: [K], bool: the tasks to combine; the weights of others are 0.
 
   Returns:
     [K], non-negative; 0 for a task without gradient.
   """
+  _, gramian = only(present, gramian)
   return jnp.sqrt(jnp.maximum(jnp.sum(gramian), 0.0)) * inverse_norms(gramian)

@@ -67,7 +67,7 @@ def gradvac(
     weights, goals = _vaccinate(step.gramian(), memory["goals"], beta, orders)
     return Choice(weights, {"key": key, "goals": goals})
 
-  return method(choose, memory, num_tasks=num_tasks, shared=shared)
+  return method(choose, memory, first="gramian", num_tasks=num_tasks, shared=shared)
 
 
 def _vaccinate(gramian, goals, beta, key):
@@ -82,6 +82,7 @@ def _vaccinate(gramian, goals, beta, key):
     def step(carry, other):
       combination, goals = carry
       length = jnp.sqrt(jnp.maximum(quadratic_form(cosine, combination), 0.0))
+      # Where both have a gradient: zeros of absent tasks leave their goals alone.
       there = (other != task) & (length > 0) & (inverse[other] > 0)
       divisor = jnp.where(length > 0, length, 1.0)
       near = jnp.clip(matvec(cosine[other], combination) / divisor, -1.0, 1.0)

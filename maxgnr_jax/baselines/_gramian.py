@@ -9,7 +9,7 @@ import optax
 
 from maxgnr_jax._checks import check_weights
 from maxgnr_jax._gnr import matvec
-from maxgnr_jax._present import shared_out
+from maxgnr_jax._present import among, shared_out
 from maxgnr_jax.baselines._method import Choice, Step, method
 
 
@@ -82,6 +82,18 @@ def gramian_rule(
   return method(choose, first="gramian", num_tasks=num_tasks, shared=shared)
 
 
+def only(present: jax.Array | bool, gramian: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """The tasks that are ``present`` [K], and the products with zeros for the others."""
+  present = jnp.broadcast_to(jnp.asarray(present), gramian.shape[:1])
+  return present, among(present, gramian)
+
+
+def equal_shares(present: jax.Array, dtype: Any) -> jax.Array:
+  """One over the number of tasks that are ``present`` [K]; 0 for the others."""
+  shares = present.astype(dtype)
+  return shares / jnp.maximum(jnp.sum(shares), 1.0)
+
+
 def inverse_norms(gramian: jax.Array) -> jax.Array:
   """``1 / ‖g_k‖``, 0 for a task without gradient."""
   squared = jnp.diagonal(gramian)
@@ -100,19 +112,31 @@ def norms(gramian: jax.Array) -> jax.Array:
   return jnp.sqrt(jnp.diagonal(gramian))
 
 
+def unit_products(gramian: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """``‖g_k‖`` and ``⟨g_i, g_j⟩`` in units of the largest norm.
+
+  By the cosines, because squares of norms may be out of float32's range.
+  """
+  norm = unit_largest(norms(gramian))
+  return norm, norm[:, None] * cosines(gramian) * norm[None, :]
+
+
 def unit_largest(values: jax.Array) -> jax.Array:
   """Non-negative ``values`` in units of the largest, if that is not 0."""
   largest = jnp.max(values)
   return values / jnp.where(largest > 0, largest, 1.0)
 
 
-def equal_cosines(cosine: jax.Array) -> jax.Array:
+def equal_cosines(cosine: jax.Array, present: jax.Array) -> jax.Array:
   """``C⁺ 1``: combines unit vectors of cosines C to one equally near to all.
 
-  A task without gradient, whose row is 0, gets 0.
+  A task without gradient, whose row is 0, gets 0; so does one that is not ``present``.
   """
-  present = (jnp.diagonal(cosine) > 0).astype(cosine.dtype)
-  return matvec(jnp.linalg.pinv(cosine, hermitian=True), present)
+  ones = (jnp.diagonal(cosine) > 0).astype(cosine.dtype)
+  # JAX's own choice, for a matrix of only the tasks that are present.
+  number = jnp.sum(present.astype(cosine.dtype))
+  rtol = 10.0 * float(jnp.finfo(cosine.dtype).eps) * number
+  return matvec(jnp.linalg.pinv(cosine, rtol=rtol, hermitian=True), ones)
 
 
 def rounding(dtype: Any) -> float:

@@ -9,8 +9,9 @@ import optax
 from maxgnr_jax.baselines._gramian import (
   cosines,
   equal_cosines,
-  gramian_method,
+  gramian_rule,
   inverse_norms,
+  only,
   unit_largest,
 )
 
@@ -40,10 +41,10 @@ def imtl_g(
   References:
     Liu et al., Towards Impartial Multi-task Learning, ICLR 2021, Section 3.1.
   """
-  return gramian_method(imtl_g_weights, num_tasks=num_tasks, shared=shared)
+  return gramian_rule(imtl_g_weights, num_tasks=num_tasks, shared=shared)
 
 
-def imtl_g_weights(gramian: jax.Array) -> jax.Array:
+def imtl_g_weights(gramian: jax.Array, present: jax.Array | bool = True) -> jax.Array:
   """The weights of :func:`imtl_g` for inner products [K, K].
 
   With the cosines C, ``w_k ∝ (C⁺ 1)_k / ‖g_k‖``. The pseudo-inverse generalises the
@@ -51,13 +52,15 @@ def imtl_g_weights(gramian: jax.Array) -> jax.Array:
 
   Args:
     gramian: [K, K], ``⟨g_i, g_j⟩``.
+    present: [K], bool: the tasks to combine; the weights of others are 0.
 
   Returns:
     [K], of sum 1, or all 0 where there is no such combination.
 
   """
+  present, gramian = only(present, gramian)
   unit = unit_largest(inverse_norms(gramian))
-  weights = unit * equal_cosines(cosines(gramian))
+  weights = unit * equal_cosines(cosines(gramian), present)
   total = jnp.sum(weights)
   solvable = jnp.abs(total) > 1e-6 * jnp.sum(jnp.abs(weights))
   return jnp.where(solvable, weights / jnp.where(solvable, total, 1.0), 0.0)

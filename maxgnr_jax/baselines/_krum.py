@@ -7,7 +7,12 @@ import jax.numpy as jnp
 import optax
 
 from maxgnr_jax._checks import check_integer
-from maxgnr_jax.baselines._gramian import cosines, gramian_method, norms, unit_largest
+from maxgnr_jax.baselines._gramian import (
+  equal_shares,
+  gramian_rule,
+  only,
+  unit_products,
+)
 
 
 def krum(
@@ -22,6 +27,10 @@ def krum(
   From federated learning, where some of K workers may send anything. A gradient's
   score is the sum of its squared distances to the nearest ``K - num_byzantine - 2``
   others; those of the lowest scores are chosen.
+
+  K is the number of tasks that are present. In a step of fewer than
+  ``num_byzantine + 3`` the nearest one alone makes the score, with no promise about
+  arbitrary gradients; of fewer than ``num_selected`` all are chosen.
 
   Args:
     num_byzantine: How many gradients may be arbitrary, at least 0 and at most K - 3.
@@ -51,15 +60,20 @@ def krum(
   """
   check_integer("num_byzantine", num_byzantine, 0)
   check_integer("num_selected", num_selected, 1)
-  return gramian_method(
-    lambda gramian: krum_weights(gramian, num_byzantine, num_selected),
+  return gramian_rule(
+    lambda gramian, present: krum_weights(
+      gramian, num_byzantine, num_selected, present
+    ),
     num_tasks=num_tasks,
     shared=shared,
   )
 
 
 def krum_weights(
-  gramian: jax.Array, num_byzantine: int = 0, num_selected: int = 1
+  gramian: jax.Array,
+  num_byzantine: int = 0,
+  num_selected: int = 1,
+  present: jax.Array | bool = True,
 ) -> jax.Array:
   """The weights of :func:`krum` for inner products [K, K].
 
@@ -67,9 +81,11 @@ def krum_weights(
     gramian: [K, K], ``⟨g_i, g_j⟩``.
     num_byzantine: At most K - 3.
     num_selected: At most K.
+    present: [K], bool: the tasks to choose from; they may be fewer, as :func:`krum`
+      says.
 
   Returns:
-    [K], ``1 / num_selected`` for those chosen, 0 for the others.
+    [K], one over their number for those chosen, 0 for the others.
 
   Raises:
     ValueError: for too few tasks.
@@ -80,15 +96,19 @@ def krum_weights(
       f"Krum needs at least `num_byzantine` + 3 and `num_selected` tasks, got {size} "
       f"tasks with num_byzantine={num_byzantine} and num_selected={num_selected}."
     )
-  # Of the scaled norms, because squared distances may be out of float32's range.
-  norm = unit_largest(norms(gramian))
-  products = norm[:, None] * cosines(gramian) * norm[None, :]
+  present, gramian = only(present, gramian)
+  number = jnp.sum(present)
+  norm, products = unit_products(gramian)
   squared = norm * norm
   distances = jnp.maximum(squared[:, None] + squared[None, :] - 2.0 * products, 0.0)
   # The nearest two have equal scores, which rounding must not decide between.
   distances = 0.5 * (distances + distances.T)
-  itself = jnp.eye(size, dtype=bool)
-  ascending = jnp.sort(jnp.where(itself, jnp.inf, distances), axis=1)
-  scores = jnp.sum(ascending[:, : size - num_byzantine - 2], axis=1)
-  chosen = jnp.argsort(scores)[:num_selected]
-  return jnp.zeros(size, gramian.dtype).at[chosen].set(1.0 / num_selected)
+  others = present[None, :] & ~jnp.eye(size, dtype=bool)
+  ascending = jnp.sort(jnp.where(others, distances, jnp.inf), axis=1)
+  # At least one, if there is one.
+  neighbours = jnp.maximum(number - num_byzantine - 2, jnp.minimum(number - 1, 1))
+  nearest = jnp.arange(size)[None, :] < neighbours
+  scores = jnp.sum(jnp.where(nearest, ascending, 0.0), axis=1)
+  order = jnp.argsort(jnp.where(present, scores, jnp.inf))
+  chosen = jnp.zeros(size, bool).at[order[:num_selected]].set(True)
+  return equal_shares(chosen & present, gramian.dtype)

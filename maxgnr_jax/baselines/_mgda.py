@@ -11,6 +11,7 @@ from maxgnr_jax.baselines._gramian import (
   cosines,
   gramian_rule,
   inverse_norms,
+  only,
   unit_largest,
 )
 
@@ -55,13 +56,14 @@ def mgda_weights(gramian: jax.Array, present: jax.Array | bool = True) -> jax.Ar
 
   Args:
     gramian: [K, K], ``⟨g_i, g_j⟩``.
-    present: [K], bool: the tasks to combine.
+    present: [K], bool: the tasks to combine; the weights of others are 0.
 
   Returns:
     [K], non-negative, of sum 1. A task without gradient is the shortest vector itself,
     zero: all weight is on such tasks, and the update is zero.
 
   """
+  present, gramian = only(present, gramian)
   inverse = inverse_norms(gramian)
   unit = unit_largest(inverse)
   v = minimise_above(cosines(gramian), jnp.zeros_like(unit), unit)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from maxgnr_jax.baselines._gramian import gramian_method, inverse_norms
+from maxgnr_jax.baselines._gramian import gramian_rule, inverse_norms
 
 
 def ngdiff(
@@ -49,7 +49,8 @@ def ngdiff(
   if values.ndim != 1 or not values.size or not (np.abs(values) == 1).all():
     raise ValueError(f"`signs` must be a vector of 1 and -1, got {signs!r}.")
 
-  def weighting(gramian: jax.Array) -> jax.Array:
+  def rule(gramian: jax.Array, present: jax.Array) -> jax.Array:
+    del present
     return jnp.asarray(values, gramian.dtype) * inverse_norms(gramian)
 
-  return gramian_method(weighting, num_tasks=values.size, shared=shared)
+  return gramian_rule(rule, num_tasks=values.size, shared=shared)

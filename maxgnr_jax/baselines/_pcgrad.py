@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from maxgnr_jax._gnr import matvec
-from maxgnr_jax.baselines._gramian import cosines, inverse_norms, norms
+from maxgnr_jax._present import among
+from maxgnr_jax.baselines._gramian import cosines, inverse_norms, norms, only
 from maxgnr_jax.baselines._method import Choice, Step, key_memory, method
 
 
@@ -46,21 +47,28 @@ def pcgrad(
 
   def choose(step: Step, memory: dict[str, Any]) -> Choice:
     key, orders = jax.random.split(memory["key"])
-    return Choice(pcgrad_weights(step.gramian(), orders), {"key": key})
+    return Choice(pcgrad_weights(step.gramian(), orders, step.present), {"key": key})
 
-  return method(choose, key_memory(seed), num_tasks=num_tasks, shared=shared)
+  return method(
+    choose, key_memory(seed), first="gramian", num_tasks=num_tasks, shared=shared
+  )
 
 
-def pcgrad_weights(gramian: jax.Array, key: jax.Array) -> jax.Array:
+def pcgrad_weights(
+  gramian: jax.Array, key: jax.Array, present: jax.Array | bool = True
+) -> jax.Array:
   """The weights of :func:`pcgrad` for inner products [K, K].
 
   Args:
     gramian: [K, K], ``⟨g_i, g_j⟩``.
     key: For the orders.
+    present: [K], bool: the tasks to combine; the weights of others are 0.
 
   Returns:
     [K], each at least 1.
   """
+  # Zero conflicts with nothing: turns of absent tasks pass.
+  present, gramian = only(present, gramian)
   size = len(gramian)
   cosine = cosines(gramian)
 
@@ -77,4 +85,5 @@ def pcgrad_weights(gramian: jax.Array, key: jax.Array) -> jax.Array:
 
   projected = jax.vmap(project)(jnp.arange(size), jax.random.split(key, size))
   others = projected - jnp.eye(size, dtype=gramian.dtype)
-  return 1.0 + inverse_norms(gramian) * matvec(others.T, norms(gramian))
+  weights = 1.0 + inverse_norms(gramian) * matvec(others.T, norms(gramian))
+  return among(present, weights)
