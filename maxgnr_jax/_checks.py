@@ -197,6 +197,32 @@ def check_state(state: Any, kind: type) -> None:
     )
 
 
+def check_refresh(refresh: Any) -> None:
+  """Raises unless ``refresh`` is None or a bool that is known at trace time."""
+  if refresh is not None and not isinstance(refresh, bool):
+    raise TypeError(
+      "`refresh` must be None, or a bool that is known when the step is traced, got "
+      f'{refresh!r}. Under `jax.jit` pass `static_argnames="refresh"`; None decides by '
+      "the state's count."
+    )
+
+
+def check_weights_in_state(state: Any) -> jax.Array:
+  """The ``weights`` [K] in an aggregator's state; raises if it holds none."""
+  inside = state
+  while hasattr(inside, "inner_state"):  # as of `optax.inject_hyperparams`
+    inside = inside.inner_state
+  weights = getattr(inside, "weights", None)
+  if weights is None or jnp.ndim(weights) != 1:
+    raise TypeError(
+      "`aggregator` must be a single transformation that keeps the weights [K] of its "
+      "weighted sum as `weights` in its state, such as `maxgnr()`, got a state of "
+      f"{type(inside).__name__}. Of an `optax.chain` pass the aggregator alone, and "
+      "the rest to what takes the combined gradient."
+    )
+  return weights
+
+
 def check_batch(
   microbatches: int, positions: Sequence[int], inputs: Sequence[int], args: Any
 ) -> None:
