@@ -94,21 +94,26 @@ def value_and_combined_grad(
     beside ``losses``, which it always gets. It returns ``(losses, gradient, state)``,
     or ``((losses, aux), gradient, state)``; the gradient looks like the argument.
 
-    ``task_mask``, [K] or a pytree like the losses, bool, also sets the weights of
-    absent tasks to 0 in the steps between; the others keep theirs. A task that was
-    absent from the last refresh has weight 0 until the next. The backward pass starts
-    from the weights, so that a loss with weight 0 starts from zero, whatever its value.
-    But zero times a derivative that is not finite is NaN: a loss without labels must be
-    finite itself, such as ``sum(where(labelled, error, 0)) / max(number, 1)`` of
-    errors that are finite everywhere. (At a refresh every task has a gradient of its
-    own.)
+    With ``refresh``, a bool known when the step is traced, the caller says whether this
+    step is a refresh. Jitted with ``static_argnames="refresh"`` that makes two compiled
+    steps without a condition, which are faster on a CPU, for convolutions by far
+    (``benchmarks/results/speed-refresh``).
+
+    ``task_mask``, [K] or a pytree like the losses, bool, goes to the aggregator, and
+    sets the weights of absent tasks to 0 in the steps between; the others keep theirs.
+    A task that was absent from the last refresh has weight 0 until the next. The
+    backward pass starts from the weights, so that a loss of weight 0 starts from zero,
+    whatever its value. But zero times a derivative that is not finite is NaN, which
+    reaches the parameters that tasks share, here as in :func:`value_and_task_grads`:
+    missing labels must be replaced before the loss, ``where(labelled, labels, 0)``, and
+    numbers of labels be at least 1 in a mean.
 
   Raises:
     ValueError: if ``refresh_every`` is not an integer of at least 1; else what
       :func:`value_and_task_grads` and the aggregator raise.
     TypeError: if ``aggregator`` is no transformation; from ``init``, if its state holds
       no weights, as that of an :func:`optax.chain` or of
-      :func:`baselines.flat_regions`.
+      :func:`baselines.flat_regions`; for a traced ``refresh``.
 
   Example:
     >>> import jax.numpy as jnp
