@@ -72,7 +72,7 @@ def main() -> None:
           "standard_error": float(np.std(found) / np.sqrt(len(found))),
         }
       )
-  runs = {kind: timed(kwargs) for kind, kwargs in KINDS.items()}
+  runs: dict[str, Any] = {kind: timed(kwargs) for kind, kwargs in KINDS.items()}
   with tqdm(total=args.rounds, unit="round", dynamic_ncols=True) as progress:
     seconds = interleave(runs, args.rounds, progress.update)
   for kind, of_kind in seconds.items():

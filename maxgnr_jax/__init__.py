@@ -1,5 +1,8 @@
 """Multi-task training in JAX by the gradient-to-noise ratio."""
 
+from maxgnr_jax._combined_grad import CombinedGrad as CombinedGrad
+from maxgnr_jax._combined_grad import CombinedGradState as CombinedGradState
+from maxgnr_jax._combined_grad import value_and_combined_grad as value_and_combined_grad
 from maxgnr_jax._diagnostics import diagnostics as diagnostics
 from maxgnr_jax._flat_task_grads import (
   value_and_flat_task_grads as value_and_flat_task_grads,

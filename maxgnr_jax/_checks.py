@@ -1,7 +1,7 @@
 """Errors raised at trace time: what, what it must be, what came, what to do."""
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -222,6 +222,69 @@ def check_state(state: Any, kind: type) -> None:
       f"The state must be the {kind.__name__} that this transformation's `init` made, "
       f"got {type(state).__name__}. The state of an `optax.chain` belongs to the chain."
     )
+
+
+def check_refresh(refresh: Any) -> None:
+  """Raises unless ``refresh`` is None or a bool that is known at trace time."""
+  if refresh is not None and not isinstance(refresh, bool):
+    raise TypeError(
+      "`refresh` must be None, or a bool that is known when the step is traced, got "
+      f'{refresh!r}. Under `jax.jit` pass `static_argnames="refresh"`; None decides by '
+      "the state's count."
+    )
+
+
+def check_weights_in_state(state: Any) -> jax.Array:
+  """The ``weights`` [K] in an aggregator's state; raises if it holds none."""
+  inside = state
+  while hasattr(inside, "inner_state"):  # as of `optax.inject_hyperparams`
+    inside = inside.inner_state
+  weights = getattr(inside, "weights", None)
+  if weights is None or jnp.ndim(weights) != 1:
+    raise TypeError(
+      "`aggregator` must be a single transformation that keeps the weights [K] of its "
+      "weighted sum as `weights` in its state, such as `maxgnr()`, got a state of "
+      f"{type(inside).__name__}. Of an `optax.chain` pass the aggregator alone, and "
+      "the rest to what takes the combined gradient."
+    )
+  return weights
+
+
+def check_batch(
+  microbatches: int, positions: Sequence[int], inputs: Sequence[int], args: Any
+) -> None:
+  """Raises unless the arguments at these positions divide into so many microbatches.
+
+  Args:
+    microbatches: Their number, at least 1.
+    positions: Of the arguments that hold the batch.
+    inputs: Of those that are differentiated; in range.
+    args: All positional arguments.
+  """
+  named = all(-len(args) <= p < len(args) for p in positions)
+  differentiated = {p % len(args) for p in inputs}
+  if not positions or not named or differentiated & {p % len(args) for p in positions}:
+    raise TypeError(
+      "`batch_argnums` must name the positional arguments that hold the batch, others "
+      f"than those to differentiate, got {tuple(positions)} beside {tuple(inputs)}, of "
+      f"{len(args)} positional arguments. Pass the batch by position."
+    )
+  batch = {f"argument {position}": args[position] for position in positions}
+  leaves = jax.tree_util.tree_leaves_with_path(batch)
+  if not leaves:
+    raise ValueError(
+      f"`batch_argnums` must name arguments that hold arrays, got {tuple(positions)} "
+      "and no array there."
+    )
+  for path, leaf in leaves:
+    shape = jnp.shape(leaf)
+    if not shape or shape[0] % microbatches:
+      raise ValueError(
+        f"The batch must divide into {microbatches} microbatches of as many rows each, "
+        f"got the leaf {jax.tree_util.keystr(path, simple=True, separator='/')} of "
+        f"shape {shape}. Choose `microbatches` that divides the leading axis; pass "
+        "what has no rows in an argument that `batch_argnums` does not name."
+      )
 
 
 def check_floating(tree: Any, what: str) -> None:

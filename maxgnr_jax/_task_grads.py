@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from maxgnr_jax._checks import check_at_least_one
+from maxgnr_jax._checks import check_at_least_one, check_batch
+from maxgnr_jax._microbatches import mean_over_microbatches
 
 # Backward passes that are written out: each adds to the time that compiling takes.
 MOST_WRITTEN_OUT = 16
@@ -20,10 +21,13 @@ def value_and_task_grads(
   has_aux: bool = False,
   *,
   tasks_at_once: int | None = None,
+  microbatches: int | None = None,
+  batch_argnums: int | Sequence[int] = 1,
 ) -> Callable[..., tuple[Any, Any]]:
   """Like :func:`jax.value_and_grad`, for a function that returns K losses.
 
-  One forward pass and K backward passes.
+  One forward pass and K backward passes, of the whole batch or, with ``microbatches``,
+  of one part of it after the other.
 
   A loss that is not finite leaves the other tasks' gradients alone, where the backward
   passes are written out (see ``tasks_at_once``) and ``fun`` returns scalars, not a
@@ -42,18 +46,31 @@ def value_and_task_grads(
       from the fastest: ``vmap`` leaves gradients in a layout that what follows reads
       slowly, and convolutions are slow in a loop. ``vmap`` compiles faster, and a
       loop needs the least memory where K is large.
+    microbatches: n, at least 1: the batch is taken in n equal parts, one after the
+      other, with the activations of a single part in memory at a time. Losses and
+      gradients are the means over the parts, of sums in float32 at least. Those are the
+      whole batch's where each loss is a mean over the rows that does not mix them, as
+      batch normalisation does. Default: the whole batch at once.
+    batch_argnums: With ``microbatches``, which positional argument(s) hold the batch:
+      pytrees of arrays with rows on the leading axis, as many in each as n divides.
+      Part i holds the rows i, i + n, i + 2 n and so on. All other arguments are the
+      same for every part, a PRNG key too: ``jax.random.split(key, n)``, named here,
+      gives each part one of its own, ``[1]``.
 
   Returns:
     A function of the same arguments that returns ``(losses, grads)``, or
     ``((losses, aux), grads)`` with ``has_aux``. ``losses`` is as ``fun`` returned
     it; ``grads`` looks like the argument, ``[K, *shape]`` in each leaf (a tuple of
     such if ``argnums`` is a sequence), with the tasks in the order of
-    ``jax.tree.leaves(losses)``: for a dict, sorted by key.
+    ``jax.tree.leaves(losses)``: for a dict, sorted by key. With ``microbatches``
+    ``aux`` is stacked over the parts, ``[n, ...]`` in each leaf.
 
   Raises:
-    ValueError: if ``tasks_at_once`` is not an integer of at least 1.
-    TypeError: when called, if ``fun`` does not return K real losses, or an
-      argument to differentiate is not real floating point.
+    ValueError: if ``tasks_at_once`` or ``microbatches`` is not an integer of at least
+      1; when called, if n does not divide the batch.
+    TypeError: when called, if ``fun`` does not return K real losses, an argument to
+      differentiate is not real floating point, or the call lacks an argument that
+      ``argnums`` or ``batch_argnums`` names.
 
   Example:
     >>> import jax.numpy as jnp
@@ -66,40 +83,85 @@ def value_and_task_grads(
     {'fit': 1.0, 'size': 9.0}
     >>> grads.tolist()
     [2.0, 6.0]
+    >>> def mean_losses(params, batch):
+    ...   return jnp.mean((params - batch) ** 2), jnp.mean(params * batch)
+    >>> in_parts = value_and_task_grads(mean_losses, microbatches=2)
+    >>> in_parts(jnp.array(3.0), jnp.array([1.0, 2.0, 3.0, 4.0]))[1].tolist()
+    [1.0, 2.5]
   """
   if tasks_at_once is not None:
     check_at_least_one("tasks_at_once", tasks_at_once)
+  if microbatches is not None:
+    check_at_least_one("microbatches", microbatches)
   several = isinstance(argnums, Sequence)
-  numbers = argnums if isinstance(argnums, Sequence) else (argnums,)
-  positions = tuple(operator.index(number) for number in numbers)
+
+  def stack(tangents, inputs, losses):
+    grads = _backward_passes(tangents, inputs, losses, tasks_at_once)
+    return grads if several else grads[0]
+
+  return differentiated(
+    fun, stack, argnums, has_aux, microbatches=microbatches, batch_argnums=batch_argnums
+  )
+
+
+def differentiated(
+  fun: Callable[..., Any],
+  backward: Callable[[Callable[..., Any], Sequence[Any], Any], Any],
+  argnums: int | Sequence[int],
+  has_aux: bool,
+  *,
+  microbatches: int | None,
+  batch_argnums: int | Sequence[int],
+) -> Callable[..., tuple[Any, Any]]:
+  """``fun`` with its gradients, which ``backward`` takes.
+
+  Args:
+    fun: As in :func:`value_and_task_grads`.
+    backward: From the linear map of the arguments' tangents to those of the losses, the
+      arguments and the losses to what is returned beside these.
+    argnums: As in :func:`value_and_task_grads`, like all that follow.
+    has_aux: Likewise.
+    microbatches: Likewise.
+    batch_argnums: Likewise.
+
+  Returns:
+    A function of the same arguments that returns ``(losses, grads)``, or
+    ``((losses, aux), grads)``.
+  """
+  positions = _positions(argnums)
 
   @functools.wraps(fun)
-  def value_and_task_grads_fun(*args, **kwargs):
+  def differentiated_fun(*args, **kwargs):
     if not all(-len(args) <= p < len(args) for p in positions):
       raise TypeError(
         f"`argnums` must name positional arguments of the call, got {argnums} and "
         f"{len(args)} positional arguments. Pass what is differentiated by position."
       )
 
-    def partial(*differentiated):
-      full = list(args)
-      for position, value in zip(positions, differentiated, strict=True):
-        full[position] = value
-      return fun(*full, **kwargs)
+    def of_rows(*args):
+      """Losses and gradients, and auxiliary data."""
 
-    inputs = [args[position] for position in positions]
-    jax.tree.map(_check_input, inputs)
+      def partial(*inputs):
+        full = list(args)
+        for position, value in zip(positions, inputs, strict=True):
+          full[position] = value
+        result = fun(*full, **kwargs)
+        return result if has_aux else (result, None)
 
-    def partial_with_aux(*differentiated):
-      value = partial(*differentiated)
-      return value if has_aux else (value, None)
+      inputs = [args[position] for position in positions]
+      jax.tree.map(_check_input, inputs)
+      losses, tangents, aux = jax.linearize(partial, *inputs, has_aux=True)
+      return (losses, backward(tangents, inputs, losses)), aux
 
-    losses, tangents, aux = jax.linearize(partial_with_aux, *inputs, has_aux=True)
-    grads = _backward_passes(tangents, inputs, losses, tasks_at_once)
-    value = (losses, aux) if has_aux else losses
-    return value, grads if several else grads[0]
+    if microbatches is None:
+      (losses, grads), aux = of_rows(*args)
+    else:
+      batch = _positions(batch_argnums)
+      check_batch(microbatches, batch, positions, args)
+      (losses, grads), aux = mean_over_microbatches(of_rows, microbatches, batch, args)
+    return ((losses, aux) if has_aux else losses), grads
 
-  return value_and_task_grads_fun
+  return differentiated_fun
 
 
 def _backward_passes(tangents, inputs, losses, tasks_at_once):
@@ -156,6 +218,11 @@ def task_names(losses: Any) -> list[str]:
     return [str(task) for task in range(jnp.shape(losses)[0])]
   leaves = jax.tree_util.tree_leaves_with_path(losses)
   return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+
+
+def _positions(argnums: int | Sequence[int]) -> tuple[int, ...]:
+  numbers = argnums if isinstance(argnums, Sequence) else (argnums,)
+  return tuple(operator.index(number) for number in numbers)
 
 
 def _one_loss_at_a_time(losses: Any) -> tuple[Any, int]:

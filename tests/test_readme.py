@@ -32,6 +32,7 @@ def test_python_blocks_run_in_order(standard_promotion):
   [
     ("digits", report),
     ("digits-all", report),
+    ("digits-refresh", report),
     ("residuals", residuals),
     ("solvers", solvers_report),
     ("speed", speed_report),
@@ -59,6 +60,14 @@ def test_train_steps_are_the_committed_results():
   text = " ".join(README.split())
   assert f"took {min(vmap):.1f} to {max(vmap):.1f} times as long" in text
   assert f"a loop (`tasks_at_once=1`) {min(loop):.1f} to {max(loop):.0f} times" in text
+
+
+def test_steps_that_keep_their_weights_are_the_committed_results():
+  folder = RESULTS / "speed-refresh"
+  summary = json.loads((folder / "results.json").read_text())
+  table = speed_report.refresh(summary)
+  assert (folder / "table.md").read_text() == table + "\n"
+  assert table in README
 
 
 def test_the_captions_ratios_are_the_committed_results():

@@ -19,10 +19,12 @@ class Method(NamedTuple):
   Attributes:
     make: From a number of tasks to a transformation.
     flat_radius: Of the perturbation, if it takes flat gradients as well.
+    refresh_every: Steps from one choice of weights to the next.
   """
 
   make: Callable[[int], optax.GradientTransformation]
   flat_radius: float | None = None
+  refresh_every: int = 1
 
 
 def _equal_weights(stats: GradientStats):
@@ -67,6 +69,8 @@ METHODS = {
   "maxgnr-0.5": _on_trunk(maxgnr, 0.5),
   "maxgnr-0.9": _on_trunk(maxgnr, 0.9),
   "maxgnr-0.9-paper-solver": _on_trunk(maxgnr, 0.9, solver=steepest_descent()),
+  "maxgnr-0.9-every-4": _on_trunk(maxgnr, 0.9)._replace(refresh_every=4),
+  "maxgnr-0.9-every-16": _on_trunk(maxgnr, 0.9)._replace(refresh_every=16),
   "dwa": _everywhere(baselines.dwa, STEPS_PER_EPOCH),
   "uncertainty": _everywhere(baselines.uncertainty),
   "gradnorm": _on_trunk(baselines.gradnorm),
@@ -103,4 +107,8 @@ METHODS = {
   "krum": _on_trunk(baselines.krum),
   "trimmed-mean": _everywhere(baselines.trimmed_mean),
 }
-DEFAULT_METHODS = [name for name in METHODS if name.startswith(("equal", "maxgnr"))]
+DEFAULT_METHODS = [
+  name
+  for name, method in METHODS.items()
+  if name.startswith(("equal", "maxgnr")) and method.refresh_every == 1
+]

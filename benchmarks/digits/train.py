@@ -11,7 +11,11 @@ from flax import nnx
 from benchmarks.digits.data import Batch, Digits, sample
 from benchmarks.digits.methods import Method
 from benchmarks.digits.model import Network, kpis, losses, metrics
-from maxgnr_jax import value_and_flat_task_grads, value_and_task_grads
+from maxgnr_jax import (
+  value_and_combined_grad,
+  value_and_flat_task_grads,
+  value_and_task_grads,
+)
 
 BATCH_SIZE = 64
 EVALUATE_EVERY = 100  # steps
@@ -44,17 +48,23 @@ def make_run(
 ) -> Callable[[jax.Array, jax.Array], History]:
   """A jitted function from a PRNG key and a learning rate to a run's history."""
   train_digits, validation, test = data
-  aggregator = method.make(len(tasks))
+  aggregator = optax.with_extra_args_support(method.make(len(tasks)))
   graphdef = nnx.graphdef(nnx.eval_shape(lambda: Network(nnx.Rngs(0))))
 
   @jax.jit
   def run(key: jax.Array, learning_rate: jax.Array) -> History:
-    tx = optax.chain(aggregator, optax.adam(learning_rate))
+    adam = optax.adam(learning_rate)
 
     def task_losses(params, batch):
       outputs = nnx.merge(graphdef, params)(batch.canvas)
       every = (losses(outputs, batch), kpis(outputs, batch))
       return tuple({task: values[task] for task in tasks} for values in every)
+
+    refreshed = None
+    if method.refresh_every > 1:
+      refreshed = value_and_combined_grad(
+        task_losses, aggregator, refresh_every=method.refresh_every, has_aux=True
+      )
 
     def gradients(params, batch):
       """The gradients, and what a method may ask for besides."""
@@ -68,16 +78,24 @@ def make_run(
       (values, _), (grads, flat_grads) = differentiated(params, batch)
       return grads, {"losses": values, "flat_grads": flat_grads}
 
-    def train_step(carry, key):
-      params, opt_state = carry
-      batch = sample(key, train_digits, BATCH_SIZE)
+    def combine(params, state, batch):
+      """The gradient that the method makes of all the tasks'."""
+      if refreshed is not None:
+        _, grad, state = refreshed.value_and_grad(state, params, batch)
+        return grad, state
       grads, extra_args = gradients(params, batch)
-      updates, opt_state = tx.update(grads, opt_state, params, **extra_args)
+      return aggregator.update(grads, state, params, **extra_args)
+
+    def train_step(carry, key):
+      params, state, adam_state = carry
+      batch = sample(key, train_digits, BATCH_SIZE)
+      grad, state = combine(params, state, batch)
+      updates, adam_state = adam.update(grad, adam_state, params)
       params = optax.apply_updates(params, updates)
       # Of two aggregates, as of flat regions, the first.
-      _, weights = optax.tree.get_all_with_path(opt_state, "weights")[0]
-      gnr = optax.tree.get(opt_state, "gnr", jnp.full_like(weights, jnp.nan))
-      return (params, opt_state), (weights, gnr)
+      _, weights = optax.tree.get_all_with_path(state, "weights")[0]
+      gnr = optax.tree.get(state, "gnr", jnp.full_like(weights, jnp.nan))
+      return (params, state, adam_state), (weights, gnr)
 
     def train_and_evaluate(carry, keys):
       carry, (weights, gnr) = jax.lax.scan(train_step, carry, keys)
@@ -90,7 +108,8 @@ def make_run(
     init_key, data_key = jax.random.split(key)
     params = nnx.state(Network(nnx.Rngs(init_key)), nnx.Param)
     keys = jax.random.split(data_key, (num_steps // EVALUATE_EVERY, EVALUATE_EVERY))
-    carry = (params, tx.init(params))
+    state = (aggregator if refreshed is None else refreshed).init(params)
+    carry = (params, state, adam.init(params))
     _, history = jax.lax.scan(train_and_evaluate, carry, keys)
     return History(
       validation=history.validation,

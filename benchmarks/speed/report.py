@@ -8,6 +8,8 @@ STEPS = {
   "equal_weights": "equal weights",
   "maxgnr": "MaxGNR",
 }
+# Steps from one choice of weights to the next.
+EVERY = (2, 4, 8, 16)
 TASK_GRADS = {
   "written_out": "written out",
   "vmap": "`vmap`",
@@ -101,6 +103,23 @@ def task_grads(summary: dict) -> str:
   labels = TASK_GRADS.values()
   units = ("ms", "MB", "compile, s")
   header += [f"{label}, {unit}" for unit in units for label in labels]
+  return tabulate(rows, header, tablefmt="github", disable_numparse=True)
+
+
+def refresh(summary: dict) -> str:
+  """Steps with weights that are kept for some steps, as Markdown."""
+  columns = ["every 1"]
+  columns += [f"{way} {every}" for way in ("cond", "two") for every in EVERY]
+  rows = [
+    [
+      *_problem(entry),
+      _spread(entry["runs"]["single"]),
+      *(f"{entry['runs'][name]['to_single']:.2f}" for name in columns),
+    ]
+    for entry in summary["steps"]
+  ]
+  header = [*PROBLEM, "single backward, ms", "n = 1", *(f"n = {n}" for n in EVERY)]
+  header += [f"two steps, n = {n}" for n in EVERY]
   return tabulate(rows, header, tablefmt="github", disable_numparse=True)
 
 
