@@ -104,8 +104,9 @@ def value_and_combined_grad(
     A task that was absent from the last refresh has weight 0 until the next. The
     backward pass starts from the weights, so that a loss of weight 0 starts from zero,
     whatever its value. But zero times a derivative that is not finite is NaN, which
-    reaches the parameters that tasks share: for the steps between, missing labels must be replaced before the loss, ``where(labelled, labels, 0)``, and
-    numbers of labels be at least 1 in a mean.
+    reaches the parameters that tasks share: for the steps between, missing labels must
+    be replaced before the loss, ``where(labelled, labels, 0)``, and numbers of labels
+    be at least 1 in a mean.
 
   Raises:
     ValueError: if ``refresh_every`` is not an integer of at least 1; else what
