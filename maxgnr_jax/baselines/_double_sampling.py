@@ -186,8 +186,8 @@ def _two_batches(
     return method(choose, memory, first=first, num_tasks=num_tasks, shared=shared)
 
   one_batch = inner("gramian")
-  # Products of the mean would be for nothing.
-  two_batches = inner(None)
+  # The mean's inner products would be of no use.
+  two_batches = inner("norms")
 
   def update(grads, state, params=None, *, independent_grads=None, **extra_args):
     if independent_grads is None:

@@ -64,9 +64,7 @@ def excess_mtl(
     }
 
   def choose(step: Step, memory: dict[str, Any]) -> Choice:
-    squares, risks = _stacked.adagrad_risks(
-      memory["squares"], step.present_grads, step.dtype
-    )
+    squares, risks = _stacked.adagrad_risks(memory["squares"], step.grads, step.dtype)
     begins = step.task_count == 0
     first = jnp.where(begins, risks, memory["first_risks"])
     relative = jnp.where(first > 0, risks / jnp.where(first > 0, first, 1.0), 0.0)

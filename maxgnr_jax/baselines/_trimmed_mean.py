@@ -60,13 +60,14 @@ def trimmed_mean(
     kept = (place >= left_out) & (place < number - left_out)
 
     def leaf(grads):
-      present = step.present.reshape(-1, *(1,) * (grads.ndim - 1))
-      ascending = _stacked.sorted_over_tasks(jnp.where(present, grads, jnp.inf))
+      rows = list(enumerate(grads))
+      last = [jnp.where(step.present[k], row, jnp.inf) for k, row in rows]
+      ascending = _stacked.sorted_over_tasks(jnp.stack(last))
       total = _stacked.add(
         [jnp.where(kept[k], row, 0) for k, row in enumerate(ascending)]
       )
       # NaN and infinity are extremes, too, but not to be left out unseen.
-      unseen = _stacked.add(0 * jnp.where(present, grads, 0))
+      unseen = _stacked.add([jnp.where(step.present[k], 0 * row, 0) for k, row in rows])
       return total / jnp.sum(kept, dtype=grads.dtype) + unseen
 
     weights = jnp.ones_like(step.weights) / step.num_present
