@@ -104,7 +104,7 @@ def test_other_numbers_than_one_per_task_are_refused(name, wrong):
   tx = baselines.dtp() if name == "kpis" else baselines.famo(SGD)
   right = {"losses": LOSSES, "losses_after_step": LOSSES, "kpis": LOSSES}
   with pytest.raises(
-    ValueError, match=rf"`{name}` must hold one number per task.*\[3\]"
+    ValueError, match=rf"`{name}` must hold one value per task.*\[3\]"
   ):
     update_with(tx, **(right | {name: wrong}))
 

@@ -27,7 +27,8 @@ def db_mtl(
   is scaled to the length of the longest. Pass ``losses=`` to ``update``.
 
   Args:
-    beta: Decay rate of the average, in [0, 1); at step t it is ``beta / t^beta_decay``.
+    beta: Decay rate of the average, in [0, 1); at step t of the task it is
+      ``beta / t^beta_decay``.
     beta_decay: At least 0. The paper chooses between 0 and 0.5.
     num_tasks: As in :func:`gramian_method`.
     shared: Where gradients are averaged and made equally long, likewise. Elsewhere the
@@ -36,8 +37,8 @@ def db_mtl(
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`, whose
     memory holds the ``average``, stacked gradients like those of the parameters. The
-    weights are those of this step's gradients. A loss that is not positive and finite
-    leaves the task's average as it was.
+    weights are those of this step's gradients. A negative loss leaves the task's
+    average as it was.
 
   Raises:
     ValueError: for ``beta`` outside [0, 1) or ``beta_decay`` < 0.
@@ -66,21 +67,28 @@ def db_mtl(
 
   def choose(step: Step, memory: dict[str, Any]) -> Choice:
     losses = step.task_values("losses")
-    known = (losses >= 0) & jnp.isfinite(losses)
+    known = step.present & (losses >= 0)
     of_logarithm = jnp.where(
       known, 1.0 / (jnp.where(known, losses, 1.0) + SMALLEST_LOSS), 0.0
     )
-    time = (step.count + 1).astype(step.dtype)
+    time = (step.task_count + 1).astype(step.dtype)
     decay = jnp.asarray(beta, step.dtype) / time ** jnp.asarray(beta_decay, step.dtype)
     decay = jnp.where(known, decay, 1.0)
     average = _stacked.mix(
-      decay, memory["average"], (1.0 - decay) * of_logarithm, step.grads
+      decay, memory["average"], (1.0 - decay) * of_logarithm, step.present_grads
     )
-    length = _stacked.norms(average, step.dtype)
-    present = length > 0
-    scale = jnp.where(present, jnp.max(length) / jnp.where(present, length, 1.0), 0.0)
-    combined = _stacked.combine(scale, average, step.one_task)
+    length = step.among(_stacked.norms(average, step.dtype))
+    some = length > 0
+    scale = jnp.where(some, jnp.max(length) / jnp.where(some, length, 1.0), 0.0)
+    combined = _stacked.combine(scale, average, step.one_task, step.present)
     weights, memory = scale * of_logarithm, {"average": average}
     return Choice(weights, memory, combined, weights_elsewhere=of_logarithm)
 
-  return method(choose, memory, num_tasks=num_tasks, shared=shared)
+  return method(
+    choose,
+    memory,
+    values=("losses",),
+    first="norms",
+    num_tasks=num_tasks,
+    shared=shared,
+  )

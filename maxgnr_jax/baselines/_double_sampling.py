@@ -20,7 +20,8 @@ from maxgnr_jax._checks import (
   check_whole,
 )
 from maxgnr_jax._gnr import matvec
-from maxgnr_jax.baselines._method import Choice, Step, method, no_memory
+from maxgnr_jax.baselines._method import Choice, Step, method
+from maxgnr_jax.baselines._remembered import shares
 from maxgnr_jax.baselines._simplex import project_on_simplex
 
 
@@ -46,7 +47,9 @@ def modo(
     shared: Where inner products are measured, likewise.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`.
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`, whose
+    memory holds the ``simplex_weights`` [K], what the weights are when all tasks are
+    present.
 
   Raises:
     ValueError: for numbers out of range, or ``independent_grads`` of other shapes.
@@ -69,12 +72,12 @@ def modo(
   check_not_negative("rho", rho)
 
   def choose(step: Step, memory: dict[str, Any]) -> Choice:
-    slope = matvec(_products(step), step.weights)
-    slope += jnp.asarray(rho, step.dtype) * step.weights
-    moved = step.weights - jnp.asarray(gamma, step.dtype) * slope
-    return Choice(project_on_simplex(moved), memory)
+    w, together = shares(step, memory["simplex_weights"])
+    slope = matvec(_products(step), w) + jnp.asarray(rho, step.dtype) * w
+    w = _project(step, w - jnp.asarray(gamma, step.dtype) * slope)
+    return Choice(w, step.remember({"simplex_weights": together * w}, memory))
 
-  return _two_batches(choose, no_memory, num_tasks, shared)
+  return _two_batches(choose, num_tasks, shared)
 
 
 def sdmgrad(
@@ -105,7 +108,7 @@ def sdmgrad(
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`, whose
-    memory holds w as ``simplex_weights`` [K].
+    memory holds the ``simplex_weights`` [K], what w is when all tasks are present.
 
   Raises:
     ValueError: for numbers out of range, or ``independent_grads`` of other shapes.
@@ -129,30 +132,34 @@ def sdmgrad(
   check_fraction("momentum", momentum)
   check_whole("num_steps", num_steps, 1)
 
-  def memory(params, tasks, dtype):
-    del params
-    return {"simplex_weights": jnp.full((tasks,), 1.0 / max(tasks, 1), dtype)}
-
   def choose(step: Step, memory: dict[str, Any]) -> Choice:
     products = _products(step)
-    scale = jnp.mean(jnp.sqrt(jnp.maximum(jnp.diagonal(products), 0.0)))
+    lengths = jnp.sqrt(jnp.maximum(jnp.diagonal(products), 0.0))
+    scale = jnp.sum(lengths) / step.num_present
     scale = jnp.where(scale > 0, scale, 1.0)
     products = products / scale / scale
     pull = jnp.asarray(direction, step.dtype)
-    mean = jnp.full((step.num_tasks,), 1.0 / step.num_tasks, step.dtype)
+    mean = step.present.astype(step.dtype) / step.num_present
 
     def descend(_, carry):
       w, velocity = carry
       slope = matvec(products, w + pull * mean)
       velocity = jnp.asarray(momentum, step.dtype) * velocity + slope
       moved = w - jnp.asarray(learning_rate, step.dtype) * velocity
-      return project_on_simplex(moved), velocity
+      return _project(step, moved), velocity
 
-    start = (memory["simplex_weights"], jnp.zeros_like(mean))
+    w, together = shares(step, memory["simplex_weights"])
+    start = (w, jnp.zeros_like(w))
     w, _ = jax.lax.fori_loop(0, num_steps, descend, start)
-    return Choice((w + pull * mean) / (1.0 + pull), {"simplex_weights": w})
+    weights = (w + pull * mean) / (1.0 + pull)
+    return Choice(weights, step.remember({"simplex_weights": together * w}, memory))
 
-  return _two_batches(choose, memory, num_tasks, shared)
+  return _two_batches(choose, num_tasks, shared)
+
+
+def _project(step: Step, vector: jax.Array) -> jax.Array:
+  """The nearest weights of the tasks that are present."""
+  return project_on_simplex(jnp.where(step.present, vector, -jnp.inf))
 
 
 def _products(step: Step) -> jax.Array:
@@ -161,24 +168,33 @@ def _products(step: Step) -> jax.Array:
   if batches is None:
     return step.gramian()
   first, second = (_shared.restrict(batch, step.grads) for batch in batches)
-  return _stacked.gram(first, step.dtype, second)
+  return step.among(_stacked.gram(first, step.dtype, second))
 
 
 def _two_batches(
   choose: Callable[[Step, dict[str, Any]], Choice],
-  memory: Callable[[Any, int, Any], dict[str, Any]],
   num_tasks: int | None,
   shared: Any,
 ) -> optax.GradientTransformationExtraArgs:
   """A method that takes ``independent_grads``, and updates with the mean of both."""
-  inner = method(choose, memory, num_tasks=num_tasks, shared=shared)
+
+  def memory(params, tasks, dtype):
+    del params
+    return {"simplex_weights": jnp.full((tasks,), 1.0 / max(tasks, 1), dtype)}
+
+  def inner(first):
+    return method(choose, memory, first=first, num_tasks=num_tasks, shared=shared)
+
+  one_batch = inner("gramian")
+  # The mean's inner products would be of no use.
+  two_batches = inner("norms")
 
   def update(grads, state, params=None, *, independent_grads=None, **extra_args):
     if independent_grads is None:
-      return inner.update(grads, state, params, **extra_args)
+      return one_batch.update(grads, state, params, **extra_args)
     check_same_shapes(grads, independent_grads, "independent_grads")
     mean = jax.tree.map(lambda a, b: a + 0.5 * (b - a), grads, independent_grads)
     batches = (grads, independent_grads)
-    return inner.update(mean, state, params, **extra_args, batches=batches)
+    return two_batches.update(mean, state, params, **extra_args, batches=batches)
 
-  return optax.GradientTransformationExtraArgs(inner.init, update)
+  return optax.GradientTransformationExtraArgs(one_batch.init, update)

@@ -33,7 +33,7 @@ def graddrop(
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`, whose
     memory holds the ``key`` of the next step. The update is no weighted sum:
-    ``weights`` stay 1/K.
+    ``weights`` are equal.
 
   Raises:
     ValueError: for a ``leak`` outside [0, 1], or not of one number per task.
@@ -71,9 +71,12 @@ def graddrop(
       kept = jnp.where(positive[None], grads > 0, grads < 0)
       passed = jnp.broadcast_to(jnp.asarray(leak, grads.dtype), grads.shape[:1])
       passed = passed.reshape(-1, *(1,) * size.ndim)
+      # Of what is dropped 0 times: NaN and infinity are to be seen in the sum.
       return _stacked.add(grads * jnp.where(kept, 1.0, passed))
 
-    return Choice(step.weights, {"key": key}, _stacked.apply(leaf, step.grads, now))
+    combined = _stacked.apply(leaf, step.present_grads, now)
+    weights = jnp.ones_like(step.weights) / step.num_present
+    return Choice(weights, {"key": key}, combined)
 
   return method(choose, key_memory(seed), num_tasks=num_tasks)
 
@@ -98,7 +101,7 @@ def gradient_dropout(
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`, whose
     memory holds the ``key`` of the next step. The update is a weighted sum in
-    expectation only: ``weights`` stay 1/K.
+    expectation only: ``weights`` are equal.
 
   Raises:
     ValueError: for a ``rate`` outside [0, 1) or another ``noise``.
@@ -131,8 +134,10 @@ def gradient_dropout(
       else:
         kept = jax.random.uniform(key, grads.shape, grads.dtype) >= p
         factor = kept.astype(grads.dtype) / (1.0 - p)
-      return _stacked.add(factor * grads) / step.num_tasks
+      return _stacked.add(factor * grads) / step.num_present.astype(grads.dtype)
 
-    return Choice(step.weights, {"key": key}, _stacked.apply(leaf, step.grads, now))
+    combined = _stacked.apply(leaf, step.present_grads, now)
+    weights = jnp.ones_like(step.weights) / step.num_present
+    return Choice(weights, {"key": key}, combined)
 
   return method(choose, key_memory(seed), num_tasks=num_tasks)

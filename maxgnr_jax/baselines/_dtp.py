@@ -31,8 +31,7 @@ def dtp(
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`, whose
-    memory holds the running means ``kpi`` [K]. A number that is not finite moves
-    nothing.
+    memory holds the running means ``kpi`` [K].
 
   Raises:
     ValueError: for ``gamma`` < 0 or ``alpha`` outside (0, 1].
@@ -60,10 +59,10 @@ def dtp(
 
   def choose(step: Step, memory: dict[str, Any]) -> Choice:
     now, mean = step.task_values("kpis"), memory["kpi"]
-    follow = jnp.where(step.count == 0, 1.0, jnp.asarray(alpha, step.dtype))
-    mean = jnp.where(jnp.isfinite(now), mean + follow * (now - mean), mean)
+    follow = jnp.where(step.task_count == 0, 1.0, jnp.asarray(alpha, step.dtype))
+    mean = step.remember(mean + follow * (now - mean), mean)
     kpi = jnp.clip(mean, SMALLEST_KPI, 1.0)
     weights = -((1.0 - kpi) ** jnp.asarray(gamma, step.dtype)) * jnp.log(kpi)
     return Choice(weights, {"kpi": mean})
 
-  return method(choose, memory, num_tasks=num_tasks)
+  return method(choose, memory, values=("kpis",), num_tasks=num_tasks)

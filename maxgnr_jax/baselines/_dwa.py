@@ -8,6 +8,7 @@ import optax
 
 from maxgnr_jax._checks import check_positive, check_whole
 from maxgnr_jax.baselines._method import Choice, Step, method
+from maxgnr_jax.baselines._remembered import softmax_among
 
 
 def dwa(
@@ -19,8 +20,8 @@ def dwa(
   """More weight for the tasks whose losses fell less over the last two epochs.
 
   ``w_k = K softmax(r / T)_k``, where ``r_k`` is the mean loss of the last epoch divided
-  by that of the epoch before; 1 in the first two epochs. Pass ``losses=`` to
-  ``update``.
+  by that of the epoch before; 1 in the first two epochs. A task's epoch is that many
+  updates in which it took part. Pass ``losses=`` to ``update``.
 
   Args:
     steps_per_epoch: How many updates an epoch has, at least 1.
@@ -29,8 +30,8 @@ def dwa(
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`, whose
-    memory holds, each [K], ``loss_sum`` and ``loss_count`` of this epoch and the means
-    ``last_epoch`` and ``epoch_before``. A loss that is not finite does not count.
+    memory holds, each [K], the ``loss_sum`` of this epoch and the means ``last_epoch``
+    and ``epoch_before``.
 
   Raises:
     ValueError: for ``steps_per_epoch`` < 1 or ``temperature`` <= 0.
@@ -54,31 +55,25 @@ def dwa(
 
   def memory(params, tasks, dtype):
     del params
-    names = ("loss_sum", "loss_count", "last_epoch", "epoch_before")
+    names = ("loss_sum", "last_epoch", "epoch_before")
     return {name: jnp.zeros((tasks,), dtype) for name in names}
 
   def choose(step: Step, memory: dict[str, Any]) -> Choice:
     losses = step.task_values("losses")
-    begins = (step.count > 0) & (step.count % steps_per_epoch == 0)
-    total, counted = memory["loss_sum"], memory["loss_count"]
-    last, before = memory["last_epoch"], memory["epoch_before"]
-    mean = jnp.where(counted > 0, total / jnp.maximum(counted, 1.0), last)
-    last, before = jnp.where(begins, mean, last), jnp.where(begins, last, before)
+    begins = (step.task_count > 0) & (step.task_count % steps_per_epoch == 0)
+    total, last = memory["loss_sum"], memory["last_epoch"]
+    mean = total / jnp.asarray(steps_per_epoch, step.dtype)
+    before = jnp.where(begins, last, memory["epoch_before"])
+    last = jnp.where(begins, mean, last)
 
+    # 0 in the first two epochs.
     rate = jnp.where(before != 0, last / jnp.where(before != 0, before, 1.0), 1.0)
-    softmax = jax.nn.softmax(rate / jnp.asarray(temperature, step.dtype))
-    ready = step.count >= 2 * steps_per_epoch
-    weights = jnp.where(ready, step.num_tasks * softmax, 1.0)
+    softmax = softmax_among(step.present, rate / jnp.asarray(temperature, step.dtype))
+    new = {
+      "loss_sum": jnp.where(begins, 0.0, total) + losses,
+      "last_epoch": last,
+      "epoch_before": before,
+    }
+    return Choice(step.num_present * softmax, step.remember(new, memory))
 
-    finite = jnp.isfinite(losses)
-    return Choice(
-      weights,
-      {
-        "loss_sum": jnp.where(begins, 0.0, total) + jnp.where(finite, losses, 0.0),
-        "loss_count": jnp.where(begins, 0.0, counted) + finite.astype(step.dtype),
-        "last_epoch": last,
-        "epoch_before": before,
-      },
-    )
-
-  return method(choose, memory, num_tasks=num_tasks)
+  return method(choose, memory, values=("losses",), num_tasks=num_tasks)

@@ -9,6 +9,7 @@ import optax
 from maxgnr_jax import _stacked
 from maxgnr_jax._checks import check_positive
 from maxgnr_jax.baselines._method import Choice, Step, method
+from maxgnr_jax.baselines._remembered import shares, softmax_among
 
 
 def excess_mtl(
@@ -31,8 +32,9 @@ def excess_mtl(
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`, whose
-    memory holds the ``squares`` summed over the steps, stacked like the gradients, and
-    the ``first_risks`` [K].
+    memory holds the ``squares`` summed over the steps, stacked like the gradients, the
+    ``first_risks`` [K] and the ``simplex_weights`` [K], what the weights are when all
+    tasks are present.
 
   Raises:
     ValueError: for ``step_size`` <= 0.
@@ -55,17 +57,27 @@ def excess_mtl(
 
   def memory(params, tasks, dtype):
     squares = _stacked.zeros(params, tasks, _stacked.compute_dtype(params))
-    return {"squares": squares, "first_risks": jnp.zeros((tasks,), dtype)}
+    return {
+      "squares": squares,
+      "first_risks": jnp.zeros((tasks,), dtype),
+      "simplex_weights": jnp.full((tasks,), 1.0 / max(tasks, 1), dtype),
+    }
 
   def choose(step: Step, memory: dict[str, Any]) -> Choice:
     squares, risks = _stacked.adagrad_risks(memory["squares"], step.grads, step.dtype)
-    first = jnp.where(step.count == 0, risks, memory["first_risks"])
+    begins = step.task_count == 0
+    first = jnp.where(begins, risks, memory["first_risks"])
     relative = jnp.where(first > 0, risks / jnp.where(first > 0, first, 1.0), 0.0)
-    relative = jnp.where(jnp.isfinite(relative), relative, 0.0)
-    smallest = jnp.finfo(step.dtype).tiny
-    logits = jnp.log(jnp.maximum(step.weights, smallest))
+    relative = jnp.where(jnp.isfinite(relative) & ~begins, relative, 0.0)
+    w, together = shares(step, memory["simplex_weights"])
+    logits = jnp.log(jnp.maximum(w, jnp.finfo(step.dtype).tiny))
     logits += jnp.asarray(step_size, step.dtype) * relative
-    weights = jnp.where(step.count == 0, step.weights, jax.nn.softmax(logits))
-    return Choice(weights, {"squares": squares, "first_risks": first})
+    weights = softmax_among(step.present, logits)
+    new = {
+      "squares": squares,
+      "first_risks": first,
+      "simplex_weights": together * weights,
+    }
+    return Choice(weights, step.remember(new, memory))
 
-  return method(choose, memory, num_tasks=num_tasks, shared=shared)
+  return method(choose, memory, first="norms", num_tasks=num_tasks, shared=shared)

@@ -1,5 +1,6 @@
 """FAMO, fast adaptive multitask optimization."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -8,6 +9,7 @@ import optax
 
 from maxgnr_jax._checks import check_optimizer
 from maxgnr_jax.baselines._method import Choice, Step, method
+from maxgnr_jax.baselines._remembered import learn, softmax_among
 
 # Of the authors' code: the least that a loss counts as.
 SMALLEST_LOSS = 1e-8
@@ -27,7 +29,9 @@ def famo(
   learn from how far the last step brought each logarithm of a loss. Pass ``losses=`` to
   ``update``; and, as the authors do, ``losses_after_step=``, the losses of the *last*
   step's batch at the parameters after it, which takes another forward pass. Without
-  them this step's losses stand in: another batch, so noisier, but free.
+  them this step's losses stand in: another batch, so noisier, but free. A task teaches
+  nothing in its own first step, nor by a loss after the last one that is not finite or
+  of a task that was absent from it.
 
   Args:
     optimizer: What learns the logits; they start at 0. The authors decay them by 1e-3
@@ -39,7 +43,7 @@ def famo(
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`, whose
     memory holds the ``logits`` [K], the ``last_losses`` [K] and the state of
-    ``optimizer``. A loss that is not finite moves nothing and has weight 0.
+    ``optimizer``.
 
   Raises:
     TypeError: if ``optimizer`` is none, or ``update`` is called without ``losses``.
@@ -70,39 +74,39 @@ def famo(
     }
 
   def choose(step: Step, memory: dict[str, Any]) -> Choice:
-    losses = step.task_values("losses")
-    after = losses
+    after = losses = step.task_values("losses")
+    teaches = step.present & (step.task_count > 0)
     if step.extra_args.get("losses_after_step") is not None:
       after = step.task_values("losses_after_step")
+      # A task that was absent from the last step had no weight in it.
+      teaches &= jnp.isfinite(after) & (step.weights > 0)
 
     def excess(values):
       above = values - jnp.asarray(min_losses, step.dtype)
       return jnp.maximum(above, 0.0) + SMALLEST_LOSS
 
     progress = jnp.log(excess(memory["last_losses"])) - jnp.log(excess(after))
-    progress = jnp.where(jnp.isfinite(progress), progress, 0.0)
-    z = jax.nn.softmax(memory["logits"])
+    progress = jnp.where(teaches, progress, 0.0)
+    before = (memory["logits"], memory["optimizer"])
+    z = softmax_among(teaches, memory["logits"])
     slope = z * (progress - jnp.vdot(z, progress))
-    moves, optimizer_state = optimizer.update(
-      slope, memory["optimizer"], memory["logits"]
+    taught = learn(
+      dataclasses.replace(step, present=teaches), optimizer, slope, *before
     )
-    moved = (optax.apply_updates(memory["logits"], moves), optimizer_state)
-    # The first step has nothing to learn from.
     logits, optimizer_state = jax.tree.map(
-      lambda new, old: jnp.where(step.count == 0, old, new),
-      moved,
-      (memory["logits"], memory["optimizer"]),
+      lambda new, old: jnp.where(jnp.any(teaches), new, old), taught, before
     )
     # In units of the smallest loss, so that the quotients are in range.
-    finite = jnp.isfinite(losses)
-    divisor = jnp.where(finite, excess(losses), jnp.inf)
+    divisor = jnp.where(step.present, excess(losses), jnp.inf)
     smallest = jnp.min(divisor)
-    share = jax.nn.softmax(logits) * jnp.where(finite, smallest / divisor, 0.0)
+    share = softmax_among(step.present, logits)
+    share *= jnp.where(step.present, smallest / divisor, 0.0)
     total = jnp.sum(share)
     weights = share / jnp.where(total > 0, total, 1.0)
+    last = step.remember(losses, memory["last_losses"])
     return Choice(
       weights,
-      {"logits": logits, "last_losses": losses, "optimizer": optimizer_state},
+      {"logits": logits, "last_losses": last, "optimizer": optimizer_state},
     )
 
-  return method(choose, memory, num_tasks=num_tasks)
+  return method(choose, memory, values=("losses",), num_tasks=num_tasks)

@@ -27,7 +27,8 @@ def flat_regions(
   """Aggregates the gradients, and what leads to flat regions, each by itself.
 
   Takes both from :func:`maxgnr_jax.value_and_flat_task_grads`, the flat part as
-  ``flat_grads=``, and returns the sum of both aggregates.
+  ``flat_grads=``, and returns the sum of both aggregates. A task of which one part only
+  is not finite is absent from that one.
 
   Args:
     aggregator: Any transformation of stacked gradients, such as ``maxgnr()``.

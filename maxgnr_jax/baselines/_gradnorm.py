@@ -9,6 +9,7 @@ import optax
 from maxgnr_jax._checks import check_not_negative, check_optimizer
 from maxgnr_jax.baselines._gramian import norms
 from maxgnr_jax.baselines._method import Choice, Step, method
+from maxgnr_jax.baselines._remembered import learn, shares
 
 
 def gradnorm(
@@ -34,7 +35,7 @@ def gradnorm(
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`, whose
     memory holds the ``next_weights`` [K], the ``first_losses`` [K] and the state of
-    ``optimizer``. A loss that is negative or not finite counts as the first one.
+    ``optimizer``. A negative loss counts as the first one.
 
   Raises:
     ValueError: for ``alpha`` < 0.
@@ -70,29 +71,39 @@ def gradnorm(
     }
 
   def choose(step: Step, memory: dict[str, Any]) -> Choice:
-    losses, weights = step.task_values("losses"), memory["next_weights"]
-    usable = jnp.isfinite(losses) & (losses >= 0)
-    first = memory["first_losses"]
-    first = jnp.where((first == 0) & usable, losses, first)
-    known = usable & (first > 0)
-    remaining = jnp.where(known, losses / jnp.where(known, first, 1.0), 1.0)
-    mean = jnp.mean(remaining)
-    rate = remaining / jnp.where(mean > 0, mean, 1.0)
+    def mean(values):
+      return jnp.sum(step.among(values)) / step.num_present
 
+    losses, first = step.task_values("losses"), memory["first_losses"]
+    first = jnp.where((first == 0) & (losses >= 0), losses, first)
+    known = (losses >= 0) & (first > 0)
+    remaining = jnp.where(known, losses / jnp.where(known, first, 1.0), 1.0)
+    average = mean(remaining)
+    rate = remaining / jnp.where(average > 0, average, 1.0)
+
+    share, together = shares(step, memory["next_weights"])
+    weights = step.num_present * share
     norm = norms(step.gramian())
     weighted = weights * norm
-    wanted = jnp.mean(weighted) * rate ** jnp.asarray(alpha, step.dtype)
+    wanted = mean(weighted) * rate ** jnp.asarray(alpha, step.dtype)
     slope = jnp.sign(weighted - wanted) * norm
     slope = jnp.where(jnp.isfinite(slope), slope, 0.0)
-    moves, optimizer_state = optimizer.update(slope, memory["optimizer"], weights)
-    moved = jnp.maximum(optax.apply_updates(weights, moves), 0.0)
+    moved, optimizer_state = learn(step, optimizer, slope, weights, memory["optimizer"])
+    moved = jnp.maximum(moved, 0.0)
     total = jnp.sum(moved)
-    moved = jnp.where(
-      total > 0, step.num_tasks * moved / jnp.where(total > 0, total, 1.0), weights
-    )
-    return Choice(
-      weights,
-      {"next_weights": moved, "first_losses": first, "optimizer": optimizer_state},
-    )
+    share = jnp.where(total > 0, moved / jnp.where(total > 0, total, 1.0), share)
+    new = {
+      "next_weights": together * share,
+      "first_losses": first,
+      "optimizer": optimizer_state,
+    }
+    return Choice(weights, step.remember(new, memory))
 
-  return method(choose, memory, num_tasks=num_tasks, shared=shared)
+  return method(
+    choose,
+    memory,
+    values=("losses",),
+    first="gramian",
+    num_tasks=num_tasks,
+    shared=shared,
+  )

@@ -9,6 +9,7 @@ import optax
 
 from maxgnr_jax._checks import check_optimizer
 from maxgnr_jax.baselines._method import Choice, Step, method
+from maxgnr_jax.baselines._remembered import learn
 
 
 def uncertainty(
@@ -28,8 +29,7 @@ def uncertainty(
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`, whose
-    memory holds ``log_variance`` [K] and the state of ``optimizer``. A loss that is not
-    finite moves nothing.
+    memory holds ``log_variance`` [K] and the state of ``optimizer``.
 
   Raises:
     TypeError: if ``optimizer`` is none, or ``update`` is called without ``losses``.
@@ -77,8 +77,7 @@ def imtl_l(
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`, whose
-    memory holds ``log_scale`` [K] and the state of ``optimizer``. A loss that is not
-    finite moves nothing.
+    memory holds ``log_scale`` [K] and the state of ``optimizer``.
 
   Raises:
     TypeError: if ``optimizer`` is none, or ``update`` is called without ``losses``.
@@ -120,10 +119,9 @@ def _learned(
     return {name: s, "optimizer": optimizer.init(s)}
 
   def choose(step: Step, memory: dict[str, Any]) -> Choice:
-    s, losses = memory[name], step.task_values("losses")
-    slope = jnp.where(jnp.isfinite(losses), gradient(s, losses), 0.0)
-    moves, optimizer_state = optimizer.update(slope, memory["optimizer"], s)
-    moved = optax.apply_updates(s, moves)
+    s = memory[name]
+    slope = gradient(s, step.task_values("losses"))
+    moved, optimizer_state = learn(step, optimizer, slope, s, memory["optimizer"])
     return Choice(weights(s), {name: moved, "optimizer": optimizer_state})
 
-  return method(choose, memory, num_tasks=num_tasks)
+  return method(choose, memory, values=("losses",), num_tasks=num_tasks)

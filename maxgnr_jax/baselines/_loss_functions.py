@@ -51,7 +51,8 @@ def gls_weights(losses: jax.Array) -> jax.Array:
     losses: [K].
 
   Returns:
-    [K], non-negative.
+    [K], non-negative; 0 for a loss that is not positive and finite, as if there were
+    the others only.
   """
   present = (losses > 0) & jnp.isfinite(losses)
   logarithm = jnp.where(present, jnp.log(jnp.where(present, losses, 1.0)), 0.0)
@@ -74,13 +75,12 @@ def stch(
 
   Args:
     mu: μ, positive, in the unit of the losses. The paper tries 0.01 to 1.
-    preferences: λ, [K], positive; default 1/K each.
+    preferences: λ, [K], positive; default 1/K each, of the tasks that are present.
     ideal: z, [K], the lowest losses that can be reached; default 0.
     num_tasks: As in :func:`gramian_method`.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`. A
-    task whose loss is not finite gets weight 0.
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`.
 
   Raises:
     ValueError: for ``mu`` <= 0, or vectors that are not [K].
@@ -109,7 +109,7 @@ def stch(
           f"`{name}` must hold one number per task, shape {losses.shape}, got shape "
           f"{vector.shape}."
         )
-    equal = np.full(losses.shape, 1.0 / losses.size)
+    equal = jnp.ones_like(losses) / jnp.sum(jnp.isfinite(losses), dtype=losses.dtype)
     preferred = jnp.asarray(vectors.get("preferences", equal), losses.dtype)
     best = jnp.asarray(vectors.get("ideal", 0.0), losses.dtype)
     return stch_weights(losses - best, mu, preferred)
@@ -128,7 +128,8 @@ def stch_weights(
     preferences: [K], λ.
 
   Returns:
-    [K], non-negative.
+    [K], non-negative; 0 for a loss that is not finite, as if there were the others
+    only.
   """
   preferred = preferences * losses / jnp.asarray(mu, losses.dtype)
   return preferences * _softmax(preferred)
@@ -148,8 +149,7 @@ def bmtl(
     num_tasks: As in :func:`gramian_method`.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`. A
-    task whose loss is not finite gets weight 0.
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`.
 
   Raises:
     ValueError: for ``temperature`` <= 0.
@@ -178,7 +178,7 @@ def bmtl_weights(losses: jax.Array, temperature: jax.typing.ArrayLike) -> jax.Ar
     temperature: T, positive.
 
   Returns:
-    [K], non-negative, of sum 1.
+    [K], non-negative, of sum 1; 0 for a loss that is not finite.
   """
   return _softmax(losses / jnp.asarray(temperature, losses.dtype))
 
@@ -193,9 +193,13 @@ def _softmax(values: jax.Array) -> jax.Array:
 
 
 def _of_losses(weighting, num_tasks: int | None):
-  """A method whose weights are a function of this step's losses."""
+  """A method whose weights are a function of this step's losses.
+
+  Losses of absent tasks are infinite.
+  """
 
   def choose(step: Step, memory: dict[str, Any]) -> Choice:
-    return Choice(weighting(step.task_values("losses")), memory)
+    losses = jnp.where(step.present, step.task_values("losses"), jnp.inf)
+    return Choice(weighting(losses), memory)
 
-  return method(choose, num_tasks=num_tasks)
+  return method(choose, values=("losses",), num_tasks=num_tasks)

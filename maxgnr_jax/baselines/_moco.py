@@ -10,6 +10,7 @@ from maxgnr_jax import _stacked
 from maxgnr_jax._checks import check_not_negative, check_range
 from maxgnr_jax._gnr import matvec
 from maxgnr_jax.baselines._method import Choice, Step, method
+from maxgnr_jax.baselines._remembered import shares
 from maxgnr_jax.baselines._simplex import project_on_simplex
 
 
@@ -30,8 +31,8 @@ def moco(
   those of the shortest vector, and the update is ``Σ w_k y_k``.
 
   Args:
-    beta: How far an average moves to the new gradient, in (0, 1]; at step t it is
-      ``beta / t^beta_decay``.
+    beta: How far an average moves to the new gradient, in (0, 1]; at step t of the task
+      it is ``beta / t^beta_decay``.
     gamma: Step size of the weights, at least 0, divided by ``t^gamma_decay``; in units
       of the inverse squared gradient.
     beta_decay: At least 0.
@@ -43,7 +44,8 @@ def moco(
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`, whose
-    memory holds the ``average``, stacked gradients like those of the parameters.
+    memory holds the ``average``, stacked gradients like those of the parameters, and
+    the ``simplex_weights`` [K], what the weights are when all tasks are present.
 
   Raises:
     ValueError: for numbers out of range.
@@ -70,22 +72,26 @@ def moco(
   check_not_negative("rho", rho)
 
   def memory(params, tasks, dtype):
-    del dtype
-    return {"average": _stacked.zeros(params, tasks, None)}
+    return {
+      "average": _stacked.zeros(params, tasks, None),
+      "simplex_weights": jnp.full((tasks,), 1.0 / max(tasks, 1), dtype),
+    }
 
   def choose(step: Step, memory: dict[str, Any]) -> Choice:
     def number(x):
       return jnp.asarray(x, step.dtype)
 
+    task_time = (step.task_count + 1).astype(step.dtype)
+    follow = number(beta) / task_time ** number(beta_decay)
+    average = _stacked.decay(memory["average"], step.grads, 1.0 - follow, step.present)
+    w, together = shares(step, memory["simplex_weights"])
+    products = step.among(_stacked.gram(average, step.dtype))
+    slope = matvec(products, w) + number(rho) * w
     time = (step.count + 1).astype(step.dtype)
-    average = _stacked.decay(
-      memory["average"], step.grads, 1.0 - number(beta) / time ** number(beta_decay)
-    )
-    slope = matvec(_stacked.gram(average, step.dtype), step.weights)
-    slope += number(rho) * step.weights
-    step_size = number(gamma) / time ** number(gamma_decay)
-    weights = project_on_simplex(step.weights - step_size * slope)
-    combined = _stacked.combine(weights, average, step.one_task)
-    return Choice(weights, {"average": average}, combined)
+    moved = w - number(gamma) / time ** number(gamma_decay) * slope
+    weights = project_on_simplex(jnp.where(step.present, moved, -jnp.inf))
+    combined = _stacked.combine(weights, average, step.one_task, step.present)
+    w = step.remember(together * weights, memory["simplex_weights"])
+    return Choice(weights, {"average": average, "simplex_weights": w}, combined)
 
-  return method(choose, memory, num_tasks=num_tasks, shared=shared)
+  return method(choose, memory, first="norms", num_tasks=num_tasks, shared=shared)

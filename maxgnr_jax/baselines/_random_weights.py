@@ -6,6 +6,7 @@ import jax
 import optax
 
 from maxgnr_jax.baselines._method import Choice, Step, key_memory, method
+from maxgnr_jax.baselines._remembered import softmax_among
 
 
 def random_weights(
@@ -39,6 +40,6 @@ def random_weights(
   def choose(step: Step, memory: dict[str, Any]) -> Choice:
     key, now = jax.random.split(memory["key"])
     drawn = jax.random.normal(now, (step.num_tasks,), step.dtype)
-    return Choice(jax.nn.softmax(drawn), {"key": key})
+    return Choice(softmax_among(step.present, drawn), {"key": key})
 
   return method(choose, key_memory(seed), num_tasks=num_tasks)

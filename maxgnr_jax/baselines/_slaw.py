@@ -27,8 +27,8 @@ def slaw(
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`, whose
-    memory holds ``mean`` [K] and ``variance`` [K] of the losses. A loss that is not
-    finite moves nothing.
+    memory holds ``mean`` [K] and ``variance`` [K] of the losses. In its first step a
+    task has weight 1.
 
   Raises:
     ValueError: for ``beta`` outside [0, 1).
@@ -57,15 +57,20 @@ def slaw(
 
   def choose(step: Step, memory: dict[str, Any]) -> Choice:
     losses = step.task_values("losses")
-    seen = step.count.astype(step.dtype)
+    seen = step.task_count.astype(step.dtype)
     decay = jnp.minimum(jnp.asarray(beta, step.dtype), seen / (seen + 1.0))
-    finite = jnp.isfinite(losses)
-    change = jnp.where(finite, losses - memory["mean"], 0.0)
-    mean = memory["mean"] + (1.0 - decay) * change
-    variance = decay * (memory["variance"] + (1.0 - decay) * change**2)
-    variance = jnp.where(finite, variance, memory["variance"])
-    inverse = 1.0 / jnp.maximum(jnp.sqrt(variance), SMALLEST_DEVIATION)
-    weights = step.num_tasks * inverse / jnp.sum(inverse)
-    return Choice(weights, {"mean": mean, "variance": variance})
+    change = losses - memory["mean"]
+    new = {
+      "mean": memory["mean"] + (1.0 - decay) * change,
+      "variance": decay * (memory["variance"] + (1.0 - decay) * change**2),
+    }
+    # One loss has no deviation: then the tasks that have one share what is left.
+    known = step.present & (seen > 0)
+    deviation = jnp.maximum(jnp.sqrt(new["variance"]), SMALLEST_DEVIATION)
+    inverse = jnp.where(known, 1.0 / deviation, 0.0)
+    total = jnp.sum(inverse)
+    number = jnp.sum(known.astype(step.dtype))
+    weights = number * inverse / jnp.where(total > 0, total, 1.0)
+    return Choice(jnp.where(known, weights, 1.0), step.remember(new, memory))
 
-  return method(choose, memory, num_tasks=num_tasks)
+  return method(choose, memory, values=("losses",), num_tasks=num_tasks)

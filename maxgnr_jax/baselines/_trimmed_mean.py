@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax.numpy as jnp
 import optax
 
 from maxgnr_jax import _stacked
@@ -19,12 +20,13 @@ def trimmed_mean(
 
   Args:
     trim: How many of the largest and how many of the smallest values are left out, at
-      least 0 and less than K / 2.
+      least 0 and less than K / 2. In a step with too few tasks, as many as leave at
+      least one value: that is the median.
     num_tasks: As in :func:`gramian_method`.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`. The
-    update is no weighted sum: ``weights`` stay 1/K.
+    update is no weighted sum: ``weights`` are equal.
 
   Raises:
     ValueError: for a negative ``trim``; at the trace of ``update`` for too few tasks.
@@ -46,17 +48,29 @@ def trimmed_mean(
   check_integer("trim", trim, 0)
 
   def choose(step: Step, memory: dict[str, Any]) -> Choice:
-    kept = step.num_tasks - 2 * trim
-    if kept < 1:
+    if step.num_tasks - 2 * trim < 1:
       raise ValueError(
         f"The trimmed mean needs at least 2 `trim` + 1 tasks, got {step.num_tasks} "
         f"tasks with trim={trim}."
       )
 
-    def leaf(grads):
-      ascending = _stacked.sorted_over_tasks(grads)[trim : trim + kept]
-      return _stacked.add(ascending) / kept
+    number = jnp.sum(step.present)
+    left_out = jnp.minimum(trim, (number - 1) // 2)
+    place = jnp.arange(step.num_tasks)
+    kept = (place >= left_out) & (place < number - left_out)
 
-    return Choice(step.weights, memory, _stacked.apply(leaf, step.grads))
+    def leaf(grads):
+      rows = list(enumerate(grads))
+      last = [jnp.where(step.present[k], row, jnp.inf) for k, row in rows]
+      ascending = _stacked.sorted_over_tasks(jnp.stack(last))
+      total = _stacked.add(
+        [jnp.where(kept[k], row, 0) for k, row in enumerate(ascending)]
+      )
+      # NaN and infinity are extremes, too, but not to be left out unseen.
+      unseen = _stacked.add([jnp.where(step.present[k], 0 * row, 0) for k, row in rows])
+      return total / jnp.sum(kept, dtype=grads.dtype) + unseen
+
+    weights = jnp.ones_like(step.weights) / step.num_present
+    return Choice(weights, memory, _stacked.apply(leaf, step.grads))
 
   return method(choose, num_tasks=num_tasks)
