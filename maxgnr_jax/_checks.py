@@ -245,7 +245,7 @@ def check_weights_in_state(state: Any) -> jax.Array:
       "`aggregator` must be a single transformation that keeps the weights [K] of its "
       "weighted sum as `weights` in its state, such as `maxgnr()`, got a state of "
       f"{type(inside).__name__}. Of an `optax.chain` pass the aggregator alone, and "
-      "the rest to what takes the combined gradient."
+      "the rest to what takes the combined gradient; `groups` have several weights."
     )
   return weights
 

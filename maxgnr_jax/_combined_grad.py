@@ -12,9 +12,10 @@ from maxgnr_jax._checks import (
   check_at_least_one,
   check_refresh,
   check_state,
-  check_task_values,
+  check_task_mask,
   check_weights_in_state,
 )
+from maxgnr_jax._present import among
 from maxgnr_jax._task_grads import differentiated, value_and_task_grads
 
 
@@ -169,8 +170,7 @@ def value_and_combined_grad(
       present = extra_args.get("task_mask")
       held = weights
       if present is not None:
-        mask = check_task_values("task_mask", present, weights.size, bool)
-        held = jnp.where(mask, weights, 0)
+        held = among(check_task_mask(present, weights.size), weights)
 
       def weigh(tangents, inputs, losses):
         pullback = jax.linear_transpose(tangents, *inputs)

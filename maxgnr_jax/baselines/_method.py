@@ -241,9 +241,13 @@ def method(
       if choice.combined is not None:
         combined = jax.tree.map(lambda x: jnp.where(anyone, x, 0), choice.combined)
         updates = _shared.replace(updates, combined)
-      remembered = jax.tree.map(
-        lambda new, old: jnp.where(anyone, new, old), choice.memory, state.memory
-      )
+
+      def kept(new, old):
+        # What is kept for each task stays as it is anyhow, and large arrays in place.
+        of_tasks = jnp.shape(new)[:1] == (tasks,)
+        return new if of_tasks else jnp.where(anyone, new, old)
+
+      remembered = jax.tree.map(kept, choice.memory, state.memory)
       return updates, weights, remembered
 
     mask = check_task_mask(task_mask, tasks)
