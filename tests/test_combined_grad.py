@@ -354,9 +354,10 @@ def test_vmap_over_seeds_equals_a_loop():
   [
     optax.chain(maxgnr(), optax.clip(1.0)),
     baselines.flat_regions(maxgnr()),
+    maxgnr(groups="parameter"),
     optax.adam(1e-3),
   ],
-  ids=["chain", "flat_regions", "adam"],
+  ids=["chain", "flat_regions", "groups", "adam"],
 )
 def test_a_state_without_weights_of_its_own_is_refused(aggregator):
   combined = value_and_combined_grad(losses, aggregator, refresh_every=2)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import optax
 
-from benchmarks.digits.model import trunk_only
+from benchmarks.digits.model import trunk_layers, trunk_only
 from maxgnr_jax import GradientStats, Solver, baselines, maxgnr, steepest_descent
 
 # What DWA and its like call an epoch: about 6 passes over the digits to train on.
@@ -69,6 +69,9 @@ METHODS = {
   "maxgnr-0.5": _on_trunk(maxgnr, 0.5),
   "maxgnr-0.9": _on_trunk(maxgnr, 0.9),
   "maxgnr-0.9-paper-solver": _on_trunk(maxgnr, 0.9, solver=steepest_descent()),
+  "maxgnr-0.9-noise-0.9": _on_trunk(maxgnr, 0.9, noise_decay=0.9),
+  "maxgnr-0.9-noise-0.99": _on_trunk(maxgnr, 0.9, noise_decay=0.99),
+  "maxgnr-0.9-by-layer": _on_trunk(maxgnr, 0.9, groups=trunk_layers),
   "maxgnr-0.9-every-4": _on_trunk(maxgnr, 0.9)._replace(refresh_every=4),
   "maxgnr-0.9-every-16": _on_trunk(maxgnr, 0.9)._replace(refresh_every=16),
   "dwa": _everywhere(baselines.dwa, STEPS_PER_EPOCH),

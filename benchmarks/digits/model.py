@@ -61,6 +61,16 @@ def trunk_only(params: nnx.State) -> nnx.State:
   return jax.tree.map_with_path(lambda path, _: path[0].key == "trunk", params)
 
 
+def trunk_layers(params: nnx.State) -> nnx.State:
+  """The trunk's layers as groups; the heads go with the last one."""
+
+  def label(path, _):
+    in_first = path[0].key == "trunk" and path[2].key == 0
+    return "first layer" if in_first else "last layer"
+
+  return jax.tree.map_with_path(label, params)
+
+
 def losses(outputs: dict[str, jax.Array], batch: Batch) -> dict[str, jax.Array]:
   """The loss of each task: cross-entropy, or mean squared error."""
   cross_entropy = optax.softmax_cross_entropy_with_integer_labels

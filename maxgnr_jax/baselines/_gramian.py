@@ -33,7 +33,9 @@ def gramian_method(
       called with the shapes and dtypes of the parameters.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`.
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`. Like
+    :func:`maxgnr`'s its ``update`` takes ``task_mask`` and ``axis_name``, as all
+    baselines' do, and a task whose gradient is not finite is absent from the step.
 
   Raises:
     ValueError: for ``num_tasks`` < 1; at the trace of ``update``, for gradients that
