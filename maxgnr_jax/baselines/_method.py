@@ -250,34 +250,32 @@ def method(
       remembered = jax.tree.map(kept, choice.memory, state.memory)
       return updates, weights, remembered
 
+    def again_if_poisoned(finite: jax.Array, result: Any):
+      def again(carry):
+        finite = carry[1] & _stacked.finite(grads, tasks, dtype)
+        return jnp.ones((), bool), finite, attempt(mask & finite)
+
+      # A loop of no or one turn: XLA would copy what comes out of a branch.
+      done = _stacked.all_finite(result[:2])
+      carry = (done, finite, result)
+      return jax.lax.while_loop(lambda carry: ~carry[0], again, carry)[1:]
+
     mask = check_task_mask(task_mask, tasks)
     finite = jnp.ones((tasks,), bool)
     for name in values:
       given = check_task_values(name, extra_args.get(name), tasks, dtype)
       finite &= jnp.isfinite(given)
-    if first == "gramian":
-      products = _stacked.gram(measured, dtype)
+    products = _stacked.gram(measured, dtype) if first == "gramian" else None
+    if products is not None:
       finite &= jnp.isfinite(jnp.diagonal(products))
       finite &= _stacked.finite(_shared.rest(grads, measured), tasks, dtype)
-      present = mask & finite
-      updates, weights, remembered = attempt(present, among(present, products))
+      products = among(mask & finite, products)
     elif first == "norms":
       finite &= _stacked.finite(grads, tasks, dtype)
-      present = mask & finite
-      updates, weights, remembered = attempt(present)
-    else:
-      result = attempt(mask & finite)
-
-      def again(carry):
-        _, finite, _ = carry
-        finite &= _stacked.finite(grads, tasks, dtype)
-        return jnp.ones((), bool), finite, attempt(mask & finite)
-
-      # A loop of no or one turn: XLA would copy what comes out of a branch.
-      done = _stacked.all_finite(result[:2])
-      _, finite, (updates, weights, remembered) = jax.lax.while_loop(
-        lambda carry: ~carry[0], again, (done, finite, result)
-      )
+    result = attempt(mask & finite, products)
+    if first is None:
+      finite, result = again_if_poisoned(finite, result)
+    updates, weights, remembered = result
     present = mask & finite
     return updates, BaselineState(
       count=optax.safe_increment(state.count),
