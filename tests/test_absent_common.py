@@ -32,6 +32,12 @@ READ_LOSSES = (
 )
 
 
+# Of the module, so that all tests of a method come together and share what is compiled.
+@pytest.fixture(params=METHODS, scope="module")
+def name(request):
+  return request.param
+
+
 def arguments(seed):
   """Gradients of one step, and all that methods read beside them."""
   rng = np.random.default_rng(seed)
@@ -76,7 +82,6 @@ def parts(state):
 
 
 @pytest.mark.parametrize("missing", [0, NUM_TASKS - 1])
-@pytest.mark.parametrize("name", METHODS)
 def test_a_task_that_is_never_there_changes_nothing(name, missing):
   if name in DRAWN or (name in FIXED and missing == 0):
     pytest.skip("of fewer tasks it is another method")
@@ -97,7 +102,6 @@ def test_a_task_that_is_never_there_changes_nothing(name, missing):
 
 
 @pytest.mark.parametrize("value", [np.nan, -np.inf])
-@pytest.mark.parametrize("name", METHODS)
 def test_a_poisoned_task_is_like_a_masked_one(name, value):
   sequence, masks = [], []
   for step, (grads, extra) in enumerate(SEQUENCE):
@@ -127,7 +131,6 @@ def test_a_poisoned_task_is_like_a_masked_one(name, value):
     np.testing.assert_array_equal(part.notfinite_count, NUM_STEPS - sum(masks, 0))
 
 
-@pytest.mark.parametrize("name", METHODS)
 def test_what_is_remembered_of_an_absent_task_stays(name):
   absent = 1
   masks = [np.ones(NUM_TASKS, bool), all_but(absent)]
@@ -140,7 +143,6 @@ def test_what_is_remembered_of_an_absent_task_stays(name):
         np.testing.assert_array_equal(x[absent], y[absent])
 
 
-@pytest.mark.parametrize("name", METHODS)
 def test_without_any_task_nothing_moves(name):
   everyone = np.ones(NUM_TASKS, bool)
   (_, before), (updates, after) = run(name, SEQUENCE[:2], [everyone, ~everyone])
@@ -153,7 +155,6 @@ def test_without_any_task_nothing_moves(name):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-@pytest.mark.parametrize("name", METHODS)
 def test_a_loss_that_is_not_finite_makes_its_task_absent(name, value):
   poisoned = [
     (grads, extra | {"losses": extra["losses"].at[2].set(value)})
