@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +52,10 @@ def test_training_goes_on_bit_for_bit(saved, name):
 def test_training_goes_on_bit_for_bit_in_another_process(saved):
   folder, results = saved
   command = [sys.executable, "-m", "tests.checkpoints", str(folder)]
-  child = subprocess.run(command, capture_output=True, text=True, timeout=300)
+  root = Path(__file__).parent.parent
+  child = subprocess.run(
+    command, cwd=root, capture_output=True, text=True, timeout=300, check=False
+  )
   assert child.returncode == 0, child.stdout + child.stderr
   for name, expected in results.items():
     found = np.load(folder / f"{name}.npz")
