@@ -1,0 +1,67 @@
+"""What was saved on one device is restored on eight, sharded as asked, and back."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from tests.checkpoints import (
+  AFTER,
+  BEFORE,
+  NUM_TASKS,
+  TRANSFORMATIONS,
+  bits,
+  follow,
+  like,
+  restore,
+  save,
+)
+from tests.devices.meshes import PARAMS, SPECS, STACKED, make_mesh, put
+from tests.examples import grads_sequence
+
+pytestmark = pytest.mark.usefixtures("standard_promotion", "quick_compilation")
+SEQUENCE = grads_sequence(PARAMS, NUM_TASKS, BEFORE + AFTER)
+
+
+def place(mesh):
+  """Parameters and gradients on a mesh, or on one device without."""
+  if mesh is None:
+    return PARAMS, SEQUENCE
+  return put(PARAMS, SPECS, mesh), [put(grads, STACKED, mesh) for grads in SEQUENCE]
+
+
+def interrupted(name, before, after, path):
+  """The last update and state, of steps on one mesh and then on another.
+
+  Compared with those of as many steps on the first one.
+  """
+  tx = TRANSFORMATIONS[name]()
+  params, sequence = place(before)
+  _, state = follow(tx, tx.init(params), params, sequence[:BEFORE])
+  save(path, state)
+  expected = follow(tx, state, params, sequence[BEFORE:])
+  params, sequence = place(after)
+  target = tx.init(params) if after is None else like(tx.init(params), after)
+  restored = restore(path, target)
+  for x, wanted in zip(jax.tree.leaves(restored), jax.tree.leaves(target), strict=True):
+    assert x.sharding.is_equivalent_to(wanted.sharding, x.ndim)
+  found = follow(tx, restored, params, sequence[BEFORE:])
+  for x, y in zip(bits(found), bits(expected), strict=True):
+    a, e = (np.asarray(z, np.float64) for z in (x, y))
+    np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-5)
+  return restored
+
+
+@pytest.mark.parametrize("name", ["maxgnr", "graddrop", "moco"])
+def test_from_one_device_to_eight_and_back(name, tmp_path):
+  interrupted(name, None, make_mesh(), tmp_path / "to_eight")
+  interrupted(name, make_mesh(), None, tmp_path / "to_one")
+
+
+def test_between_meshes_the_momentum_is_sharded_as_asked(tmp_path):
+  explicit = make_mesh(AxisType.Explicit)
+  state = interrupted("maxgnr", make_mesh(), explicit, tmp_path / "state")[0]
+  for name in ("both", "rows", "vector"):
+    assert state.momentum[name].sharding.spec == STACKED[name]
+  assert state.weights.sharding.is_fully_replicated
+  assert len(state.weights.sharding.device_set) == 8
