@@ -134,8 +134,8 @@ def maxgnr(
     Under :func:`jax.jit` parameters and momentum may be sharded over a mesh in any way.
     Inside :func:`jax.shard_map` give ``update`` the ``axis_name``, or names, over which
     parameters are sharded. Either way average each task's gradients over data-parallel
-    replicas first, inside ``shard_map`` by the mean of the losses: weights are no linear
-    function of gradients. Other extra arguments are ignored.
+    replicas first (inside ``shard_map``, the losses before they are differentiated):
+    weights are no linear function of gradients. Other extra arguments are ignored.
 
   Raises:
     ValueError: for ``gamma`` or ``noise_decay`` outside [0, 1), for groups without
