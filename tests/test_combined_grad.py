@@ -78,8 +78,10 @@ def parts(method="maxgnr"):
   return jax.jit(jax.jacrev(vector)), jax.jit(aggregator.update), aggregator.init
 
 
-@settings(max_examples=15)
-@given(st.integers(0, 2**16), st.integers(1, 5), st.sampled_from(["maxgnr", "imtl_l"]))
+@settings(max_examples=8)
+@given(
+  st.integers(0, 2**16), st.sampled_from([1, 3]), st.sampled_from(["maxgnr", "imtl_l"])
+)
 def test_weights_are_those_of_the_last_refresh(seed, refresh_every, method):
   sequence = batches(seed)
   values, grads, states = scanned(refresh_every, method)(sequence)

@@ -129,5 +129,5 @@ def test_of_a_baseline_it_holds_every_number_per_task():
   log = diagnostics(state, task_names(losses))
   for name in ("weights", "mean", "variance"):
     assert {f"{name}/depth", f"{name}/edges"} <= set(log)
-  assert len(log) == 6
+  assert len(log) == 10  # and the two counts
   assert float(log["mean/depth"]) == 1

@@ -62,7 +62,7 @@ def test_command_writes_table_figures_and_results(tmp_path):
     "--steps",
     "200",
   ]
-  methods = ["equal-weights", "maxgnr-0.9", "dtp", "flat-imtl-g"]
+  methods = ["equal-weights", "maxgnr-0.9", "flat-imtl-g"]
   command += ["--methods", *methods, "--out", str(tmp_path)]
   done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
   assert done.returncode == 0, done.stderr

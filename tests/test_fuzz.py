@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 from maxgnr_jax import baselines, maxgnr
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 METHODS = {
   "maxgnr": maxgnr,
   "maxgnr averaged": functools.partial(maxgnr, noise_decay=0.9),

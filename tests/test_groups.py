@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from maxgnr_jax import diagnostics, group_names, maxgnr
 from tests.examples import assert_trees_close, example_params, follow, grads_sequence
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 PARAMS = example_params()
 NAMES = {"head": "a", "trunk": ("b", "a")}
 

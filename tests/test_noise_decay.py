@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from maxgnr_jax import maxgnr
 from tests.examples import assert_trees_close, example_params, follow, grads_sequence
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 STEPS, GAMMA = 6, 0.6
 PARAMS = jnp.zeros(40)
 

@@ -23,7 +23,7 @@ from tests.devices.meshes import (
 from tests.examples import assert_trees_close, random_grads
 from tests.test_common import METHODS, make
 
-STEPS = 3
+STEPS = 2
 KINDS = pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 
 
@@ -54,7 +54,7 @@ def compare(tx, num_tasks, mesh, rtol=1e-4, atol=1e-5):
   return found
 
 
-@pytest.mark.parametrize("name", ["db_mtl", "famo", "graddrop", "mgda", "moco"])
+@pytest.mark.parametrize("name", ["famo", "graddrop", "moco"])
 def test_baselines_are_the_same_on_a_mesh(name):
   compare(make(METHODS[name], 3), 3, make_mesh())
 
@@ -79,7 +79,7 @@ def test_momentum_begins_sharded_as_its_parameter(kind):
 
 @KINDS
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("num_tasks", [3, 7, 17])
+@pytest.mark.parametrize("num_tasks", [3, 17])
 def test_only_sums_travel(num_tasks, dtype, kind):
   mesh = make_mesh(kind)
   params = {k: x.astype(dtype) for k, x in PARAMS.items()}
@@ -92,7 +92,7 @@ def test_only_sums_travel(num_tasks, dtype, kind):
   assert collectives(compiled) == [("all-reduce", num_tasks), ("all-reduce", sums)]
 
 
-@pytest.mark.parametrize("name", ["equal_weights", "mgda", "imtl_g", "trimmed_mean"])
+@pytest.mark.parametrize("name", ["equal_weights", "mgda"])
 def test_baselines_gather_nothing(name):
   mesh, tx = make_mesh(), make(METHODS[name], 3)
   grads = put(random_grads(PARAMS, 3), STACKED, mesh)
@@ -136,7 +136,7 @@ def test_a_data_parallel_step_equals_one_device():
     assert_trees_close(*map(on_one_device, (found, expected)), rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["maxgnr", "mgda", "equal_weights", "moco"])
+@pytest.mark.parametrize("name", ["maxgnr", "mgda", "equal_weights"])
 def test_inside_shard_map_with_axis_name(name):
   tx = METHODS[name].make(num_tasks=3)
   extra = {"losses": jnp.array([1.0, 2.0, 3.0])}
