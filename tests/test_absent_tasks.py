@@ -49,7 +49,7 @@ def poison(grads, task, leaf, position, value):
 
 @settings(max_examples=10)
 @given(
-  num_tasks=st.sampled_from([3, 7, 17]),
+  num_tasks=st.sampled_from([3, 17]),
   dtype=st.sampled_from(["float32", "bfloat16"]),
   value=st.sampled_from([np.nan, np.inf, -np.inf]),
   seed=st.integers(0, 99),
@@ -83,7 +83,7 @@ def test_a_poisoned_task_is_like_a_masked_one(num_tasks, dtype, value, seed):
 @settings(max_examples=10)
 @given(
   # Few sizes, as each is compiled.
-  present=st.sampled_from([(3, 1), (3, 2), (9, 2), (17, 1)]).flatmap(
+  present=st.sampled_from([(3, 1), (9, 2)]).flatmap(
     lambda sizes: st.permutations([k >= sizes[1] for k in range(sizes[0])])
   ),
   seed=st.integers(0, 99),

@@ -194,9 +194,9 @@ def test_vmap_over_seeds_equals_a_loop(tx):
   assert_follow_alike(batched, expected)
 
 
-@pytest.mark.parametrize(("num_tasks", "num_traces"), [(NUM_TASKS, 1), (None, 2)])
-def test_steps_are_not_traced_again(method, num_tasks, num_traces):
-  tx = make(method, num_tasks)
+def test_steps_are_not_traced_again(method):
+  """Without `num_tasks` but once: the first step changes the state's shapes."""
+  tx = make(method, None)
   traces = 0
 
   @jax.jit
@@ -209,7 +209,7 @@ def test_steps_are_not_traced_again(method, num_tasks, num_traces):
   params, state = PARAMS, tx.init(PARAMS)
   for grads in sequence():
     params, state = step(grads, state, params)
-  assert traces == num_traces
+  assert traces == 2
 
 
 def test_unknown_extra_arguments_are_ignored(tx):

@@ -91,7 +91,7 @@ def test_parameters_that_are_not_shared_take_their_groups_weights():
   np.testing.assert_allclose(updates["head"]["bias"], expected, rtol=1e-5)
 
 
-@settings(max_examples=10)
+@settings(max_examples=4)
 @given(present=st.lists(st.booleans(), min_size=3, max_size=3))
 def test_an_absent_task_is_absent_from_all_groups(present):
   mask = jnp.array(present)

@@ -29,9 +29,9 @@ def gram(state):
   return state.noise.norm[:, None] * state.noise.norm[None, :] * state.noise.cosine
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(
-  noise_decay=st.sampled_from([0.0, 0.5, 0.9, 0.99]),
+  noise_decay=st.sampled_from([0.5, 0.99]),
   exponent=st.sampled_from([-15, 0, 15]),
   seed=st.integers(0, 99),
 )
@@ -63,7 +63,7 @@ def test_without_decay_it_is_the_last_sample():
     np.testing.assert_allclose(state.weights, right.weights, rtol=1e-4)
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(
   masks=st.lists(
     st.lists(st.booleans(), min_size=4, max_size=4), min_size=8, max_size=8

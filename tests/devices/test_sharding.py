@@ -54,13 +54,13 @@ def compare(tx, num_tasks, mesh, rtol=1e-4, atol=1e-5):
   return found
 
 
-@pytest.mark.parametrize("name", ["famo", "graddrop", "moco"])
+@pytest.mark.parametrize("name", ["graddrop", "moco"])
 def test_baselines_are_the_same_on_a_mesh(name):
   compare(make(METHODS[name], 3), 3, make_mesh())
 
 
 @KINDS
-@pytest.mark.parametrize("num_tasks", [3, 10])
+@pytest.mark.parametrize("num_tasks", [10])
 def test_maxgnr_is_the_same_on_a_mesh_and_keeps_shardings(num_tasks, kind):
   mesh = make_mesh(kind)
   updates, state = compare(maxgnr(num_tasks=num_tasks), num_tasks, mesh)
