@@ -75,7 +75,7 @@ def trimmed(grads, trim):
   return ascending[left_out : len(grads) - left_out].mean(axis=0)
 
 
-@pytest.mark.parametrize(("num_tasks", "trim"), [(5, 2), (8, 1), (7, 3), (17, 4)])
+@pytest.mark.parametrize(("num_tasks", "trim"), [(5, 2), (8, 1), (17, 4)])
 def test_the_trimmed_mean_is_of_those_that_are_present(num_tasks, trim):
   update = update_of(functools.partial(baselines.trimmed_mean, trim), num_tasks)
   grads = gradients(num_tasks)

@@ -67,7 +67,7 @@ TWO_BATCHES = {
 }
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("value", [np.nan])
 @pytest.mark.parametrize("batch", [0, 1])
 @pytest.mark.parametrize("name", TWO_BATCHES)
 def test_either_batch_may_poison_a_task(name, batch, value):

@@ -33,6 +33,7 @@ def test_python_blocks_run_in_order(standard_promotion):
     ("digits", report),
     ("digits-all", report),
     ("digits-refresh", report),
+    ("digits-noise", report),
     ("residuals", residuals),
     ("solvers", solvers_report),
     ("speed", speed_report),
