@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import optax
 
+from maxgnr_jax._shared import is_masked
+
 Labels = str | Any | Callable[[Any], Any] | None
 
 
@@ -73,7 +75,7 @@ def split(labels: Any, names: list[str], tree: Any) -> list[Any]:
       lambda x, own: x if own == name else optax.MaskedNode(),
       tree,
       labels,
-      is_leaf=_is_masked,
+      is_leaf=is_masked,
     )
 
   return [part(name) for name in names]
@@ -83,10 +85,10 @@ def merge(parts: list[Any]) -> Any:
   """The tree that was split."""
 
   def own(*candidates):
-    present = [x for x in candidates if not _is_masked(x)]
+    present = [x for x in candidates if not is_masked(x)]
     return present[0] if present else candidates[0]
 
-  return jax.tree.map(own, *parts, is_leaf=_is_masked)
+  return jax.tree.map(own, *parts, is_leaf=is_masked)
 
 
 def check_measured(names: list[str], parts: list[Any]) -> None:
@@ -98,7 +100,3 @@ def check_measured(names: list[str], parts: list[Any]) -> None:
         "`shared` selects none. Give these the label of another group, whose weights "
         "they then take."
       )
-
-
-def _is_masked(node: Any) -> bool:
-  return isinstance(node, optax.MaskedNode)

@@ -252,7 +252,7 @@ def maxgnr(
       chosen = choose(every_stats[0], state.noise)
       weights_of_parts = [chosen[0]]
     else:
-      chosen = jax.vmap(choose)(_stack(every_stats), state.noise)
+      chosen = jax.vmap(choose)(_stacked.stack(every_stats), state.noise)
       weights_of_parts = list(chosen[0])
     weights, gnr, alone, stats, noise = chosen
     updates = merge(
@@ -311,7 +311,3 @@ def _kept(noise_decay: Any, state: MaxGNRState, present: jax.Array) -> jax.Array
   samples = jnp.maximum(state.task_count - 1, 0).astype(dtype)
   keep = rho * (1.0 - rho**samples) / (1.0 - rho ** (samples + 1.0))
   return jnp.where(present & (state.task_count > 0), keep, 1.0)
-
-
-def _stack(trees: list[Any]) -> Any:
-  return jax.tree.map(lambda *x: jnp.stack(x), *trees)

@@ -44,10 +44,10 @@ def select(shared: Any, params: optax.Params) -> Any:
 def as_mask(shared: Any, params: optax.Params) -> Any:
   """A pytree of bools like ``params``: True where ``shared`` is, or is None."""
   return jax.tree.map(
-    lambda s, part: jax.tree.map(lambda _: not _is_masked(s), part),
+    lambda s, part: jax.tree.map(lambda _: not is_masked(s), part),
     select(shared, params),
     params,
-    is_leaf=_is_masked,
+    is_leaf=is_masked,
   )
 
 
@@ -55,7 +55,7 @@ def restrict(grads: optax.Updates, momentum: Any) -> Any:
   """``grads`` with :class:`optax.MaskedNode` where ``momentum`` has it."""
   try:
     return jax.tree.map(
-      lambda m, g: m if _is_masked(m) else g, momentum, grads, is_leaf=_is_masked
+      lambda m, g: m if is_masked(m) else g, momentum, grads, is_leaf=is_masked
     )
   except ValueError as error:
     raise ValueError(
@@ -69,10 +69,10 @@ def restrict(grads: optax.Updates, momentum: Any) -> Any:
 def replace(updates: optax.Updates, part: Any) -> optax.Updates:
   """``updates`` with the arrays of ``part``, in its dtypes, where it is not masked."""
   return jax.tree.map(
-    lambda p, u: u if _is_masked(p) else p.astype(u.dtype),
+    lambda p, u: u if is_masked(p) else p.astype(u.dtype),
     part,
     updates,
-    is_leaf=_is_masked,
+    is_leaf=is_masked,
   )
 
 
@@ -84,10 +84,10 @@ def has_numbers(grads: optax.Updates) -> bool:
 def rest(grads: optax.Updates, measured: optax.Updates) -> optax.Updates:
   """``grads`` where ``measured`` is masked, and :class:`optax.MaskedNode` elsewhere."""
   return jax.tree.map(
-    lambda m, g: g if _is_masked(m) else optax.MaskedNode(),
+    lambda m, g: g if is_masked(m) else optax.MaskedNode(),
     measured,
     grads,
-    is_leaf=_is_masked,
+    is_leaf=is_masked,
   )
 
 
@@ -97,7 +97,7 @@ def nothing_to_measure(grads: optax.Updates) -> optax.Updates:
   Such are masked nodes only, as `optax.partition` passes for an unused label, and
   arrays of size 0.
   """
-  if not jax.tree.leaves(grads, is_leaf=_is_masked):
+  if not jax.tree.leaves(grads, is_leaf=is_masked):
     raise ValueError(
       "The gradients must hold at least one array, got an empty pytree: "
       f"{jax.tree.structure(grads)}. Check what the losses are differentiated by."
@@ -105,5 +105,6 @@ def nothing_to_measure(grads: optax.Updates) -> optax.Updates:
   return jax.tree.map(lambda g: g[0], grads)
 
 
-def _is_masked(node: Any) -> bool:
+def is_masked(node: Any) -> bool:
+  """Whether a node stands for parameters that are left out."""
   return isinstance(node, optax.MaskedNode)

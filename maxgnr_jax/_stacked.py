@@ -37,6 +37,11 @@ def zeros(params: Any, num_tasks: int, dtype: Any | None) -> Any:
   return jax.tree.map(leaf, params)
 
 
+def stack(trees: Sequence[Any]) -> Any:
+  """Pytrees of the same structure as one, stacked on a new leading axis."""
+  return jax.tree.map(lambda *rows: jnp.stack(rows), *trees)
+
+
 def decay(
   momentum: Any,
   grads: Any,

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from maxgnr_jax import _stacked
 from maxgnr_jax._checks import check_at_least_one, check_batch
 from maxgnr_jax._microbatches import mean_over_microbatches
 
@@ -179,11 +180,7 @@ def _backward_passes(tangents, inputs, losses, tasks_at_once):
     )
     for k in range(num_tasks)
   ]
-  return _stack(every)
-
-
-def _stack(every):
-  return jax.tree.map(lambda *rows: jnp.stack(rows), *every)
+  return _stacked.stack(every)
 
 
 def for_each_task(
@@ -192,7 +189,7 @@ def for_each_task(
   """``fun`` of each task's part of a stacked pytree; the results stacked."""
   if tasks_at_once is None and num_tasks <= MOST_WRITTEN_OUT:
     every = [fun(jax.tree.map(lambda x, k=k: x[k], stacked)) for k in range(num_tasks)]
-    return _stack(every)
+    return _stacked.stack(every)
   if tasks_at_once is None or tasks_at_once >= num_tasks:
     return jax.vmap(fun)(stacked)
   batch_size = None if tasks_at_once == 1 else tasks_at_once
