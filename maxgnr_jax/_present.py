@@ -1,5 +1,7 @@
 """Tasks that take part in a step, and tasks that are absent from it."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -10,6 +12,12 @@ def among(present: jax.Array, values: jax.Array) -> jax.Array:
   if values.ndim == 2:
     present = present[:, None] & present[None, :]
   return jnp.where(present, values, jnp.zeros((), values.dtype))
+
+
+def equal_shares(present: jax.Array, dtype: Any) -> jax.Array:
+  """One over the number of tasks that are ``present`` [K]; 0 for the others."""
+  shares = present.astype(dtype)
+  return shares / jnp.maximum(jnp.sum(shares), 1.0)
 
 
 def shared_out(present: jax.Array, weights: jax.Array) -> jax.Array:

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from maxgnr_jax._gnr import matvec
-from maxgnr_jax._present import among
-from maxgnr_jax.baselines._gramian import equal_shares, gramian_rule, only
+from maxgnr_jax._present import among, equal_shares
+from maxgnr_jax.baselines._gramian import gramian_rule, only
 
 
 def aligned_mtl(

@@ -8,8 +8,8 @@ import optax
 
 from maxgnr_jax._checks import check_range
 from maxgnr_jax._gnr import matvec, quadratic_form
+from maxgnr_jax._present import equal_shares
 from maxgnr_jax.baselines._gramian import (
-  equal_shares,
   gramian_rule,
   only,
   rounding,

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from maxgnr_jax._present import equal_shares
 from maxgnr_jax.baselines._method import Choice, Step, method
 
 
@@ -32,7 +33,7 @@ def equal_weights(
   """
 
   def choose(step: Step, memory: dict[str, Any]) -> Choice:
-    return Choice(jnp.full_like(step.weights, 1.0) / step.num_present, memory)
+    return Choice(equal_shares(step.present, step.dtype), memory)
 
   return method(choose, num_tasks=num_tasks)
 

@@ -20,6 +20,7 @@ from maxgnr_jax._checks import (
   check_whole,
 )
 from maxgnr_jax._gnr import matvec
+from maxgnr_jax._present import equal_shares
 from maxgnr_jax.baselines._method import Choice, Step, method
 from maxgnr_jax.baselines._remembered import shares
 from maxgnr_jax.baselines._simplex import project_on_simplex
@@ -139,7 +140,7 @@ def sdmgrad(
     scale = jnp.where(scale > 0, scale, 1.0)
     products = products / scale / scale
     pull = jnp.asarray(direction, step.dtype)
-    mean = step.present.astype(step.dtype) / step.num_present
+    mean = equal_shares(step.present, step.dtype)
 
     def descend(_, carry):
       w, velocity = carry

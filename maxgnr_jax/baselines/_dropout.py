@@ -9,6 +9,7 @@ import optax
 
 from maxgnr_jax import _stacked
 from maxgnr_jax._checks import check_fraction, check_range
+from maxgnr_jax._present import equal_shares
 from maxgnr_jax.baselines._method import Choice, Step, key_memory, method
 
 
@@ -75,7 +76,7 @@ def graddrop(
       return _stacked.add(grads * jnp.where(kept, 1.0, passed))
 
     combined = _stacked.apply(leaf, step.present_grads, now)
-    weights = jnp.ones_like(step.weights) / step.num_present
+    weights = equal_shares(step.present, step.dtype)
     return Choice(weights, {"key": key}, combined)
 
   return method(choose, key_memory(seed), num_tasks=num_tasks)
@@ -137,7 +138,7 @@ def gradient_dropout(
       return _stacked.add(factor * grads) / step.num_present.astype(grads.dtype)
 
     combined = _stacked.apply(leaf, step.present_grads, now)
-    weights = jnp.ones_like(step.weights) / step.num_present
+    weights = equal_shares(step.present, step.dtype)
     return Choice(weights, {"key": key}, combined)
 
   return method(choose, key_memory(seed), num_tasks=num_tasks)

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from maxgnr_jax._present import equal_shares
 from maxgnr_jax._quadratic import minimise_above
 from maxgnr_jax.baselines._gramian import (
   cosines,
-  equal_shares,
   gramian_rule,
   inverse_norms,
   only,

@@ -90,12 +90,6 @@ def only(present: jax.Array | bool, gramian: jax.Array) -> tuple[jax.Array, jax.
   return present, among(present, gramian)
 
 
-def equal_shares(present: jax.Array, dtype: Any) -> jax.Array:
-  """One over the number of tasks that are ``present`` [K]; 0 for the others."""
-  shares = present.astype(dtype)
-  return shares / jnp.maximum(jnp.sum(shares), 1.0)
-
-
 def inverse_norms(gramian: jax.Array) -> jax.Array:
   """``1 / ‖g_k‖``, 0 for a task without gradient."""
   squared = jnp.diagonal(gramian)

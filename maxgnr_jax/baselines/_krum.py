@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from maxgnr_jax._checks import check_integer
+from maxgnr_jax._present import equal_shares
 from maxgnr_jax.baselines._gramian import (
-  equal_shares,
   gramian_rule,
   only,
   unit_products,

@@ -5,8 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from maxgnr_jax._present import among
-from maxgnr_jax.baselines._gramian import equal_shares
+from maxgnr_jax._present import among, equal_shares
 from maxgnr_jax.baselines._newton import search_line
 
 

@@ -7,6 +7,7 @@ import optax
 
 from maxgnr_jax import _stacked
 from maxgnr_jax._checks import check_integer
+from maxgnr_jax._present import equal_shares
 from maxgnr_jax.baselines._method import Choice, Step, method
 
 
@@ -70,7 +71,7 @@ def trimmed_mean(
       unseen = _stacked.add([jnp.where(step.present[k], 0 * row, 0) for k, row in rows])
       return total / jnp.sum(kept, dtype=grads.dtype) + unseen
 
-    weights = jnp.ones_like(step.weights) / step.num_present
+    weights = equal_shares(step.present, step.dtype)
     return Choice(weights, memory, _stacked.apply(leaf, step.grads))
 
   return method(choose, num_tasks=num_tasks)
