@@ -11,9 +11,10 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.digits import data
-from benchmarks.digits.methods import METHODS, Method, equal_weights
+from benchmarks.digits.methods import METHODS
 from benchmarks.digits.model import TASKS
 from benchmarks.digits.train import History, make_run
+from benchmarks.methods import EQUAL_WEIGHTS
 
 LEARNING_RATES = (1e-4, 3e-4, 1e-3)
 SIGNS = np.array([task.sign for task in TASKS.values()])
@@ -55,7 +56,7 @@ def run(
         return SIGNS[index] * metrics[index]
 
       single[task] = train(
-        f"single-task model: {task}", Method(equal_weights), [task], own_metric
+        f"single-task model: {task}", EQUAL_WEIGHTS, [task], own_metric
       )
     base = single_task_metrics(single, "validation")
     joint = {

@@ -4,18 +4,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 from flax import nnx
 
 from benchmarks.digits.data import Batch, Digits, sample
-from benchmarks.digits.methods import Method
-from benchmarks.digits.model import Network, kpis, losses, metrics
-from maxgnr_jax import (
-  value_and_combined_grad,
-  value_and_flat_task_grads,
-  value_and_task_grads,
-)
+from benchmarks.digits.methods import STEPS_PER_EPOCH
+from benchmarks.digits.model import Network, kpis, losses, metrics, trunk_only
+from benchmarks.methods import Method, Setting, combination, weights_and_gnr
 
 BATCH_SIZE = 64
 EVALUATE_EVERY = 100  # steps
@@ -48,7 +43,6 @@ def make_run(
 ) -> Callable[[jax.Array, jax.Array], History]:
   """A jitted function from a PRNG key and a learning rate to a run's history."""
   train_digits, validation, test = data
-  aggregator = optax.with_extra_args_support(method.make(len(tasks)))
   graphdef = nnx.graphdef(nnx.eval_shape(lambda: Network(nnx.Rngs(0))))
 
   @jax.jit
@@ -58,43 +52,18 @@ def make_run(
     def task_losses(params, batch):
       outputs = nnx.merge(graphdef, params)(batch.canvas)
       every = (losses(outputs, batch), kpis(outputs, batch))
-      return tuple({task: values[task] for task in tasks} for values in every)
+      return *({task: values[task] for task in tasks} for values in every), ()
 
-    refreshed = None
-    if method.refresh_every > 1:
-      refreshed = value_and_combined_grad(
-        task_losses, aggregator, refresh_every=method.refresh_every, has_aux=True
-      )
-
-    def gradients(params, batch):
-      """The gradients, and what a method may ask for besides."""
-      if method.flat_radius is None:
-        differentiated = value_and_task_grads(task_losses, has_aux=True)
-        (values, indicators), grads = differentiated(params, batch)
-        return grads, {"losses": values, "kpis": indicators}
-      differentiated = value_and_flat_task_grads(
-        task_losses, method.flat_radius, has_aux=True
-      )
-      (values, _), (grads, flat_grads) = differentiated(params, batch)
-      return grads, {"losses": values, "flat_grads": flat_grads}
-
-    def combine(params, state, batch):
-      """The gradient that the method makes of all the tasks'."""
-      if refreshed is not None:
-        _, grad, state = refreshed.value_and_grad(state, params, batch)
-        return grad, state
-      grads, extra_args = gradients(params, batch)
-      return aggregator.update(grads, state, params, **extra_args)
+    setting = Setting(len(tasks), trunk_only, STEPS_PER_EPOCH)
+    combined = combination(method, task_losses, setting)
 
     def train_step(carry, key):
       params, state, adam_state = carry
       batch = sample(key, train_digits, BATCH_SIZE)
-      grad, state = combine(params, state, batch)
+      _, grad, state = combined.value_and_grad(state, params, batch)
       updates, adam_state = adam.update(grad, adam_state, params)
       params = optax.apply_updates(params, updates)
-      # Of two aggregates, as of flat regions, the first.
-      _, weights = optax.tree.get_all_with_path(state, "weights")[0]
-      gnr = optax.tree.get(state, "gnr", jnp.full_like(weights, jnp.nan))
+      weights, gnr = weights_and_gnr(state)
       return (params, state, adam_state), (weights, gnr)
 
     def train_and_evaluate(carry, keys):
@@ -108,7 +77,7 @@ def make_run(
     init_key, data_key = jax.random.split(key)
     params = nnx.state(Network(nnx.Rngs(init_key)), nnx.Param)
     keys = jax.random.split(data_key, (num_steps // EVALUATE_EVERY, EVALUATE_EVERY))
-    state = (aggregator if refreshed is None else refreshed).init(params)
+    state = combined.init(params)
     carry = (params, state, adam.init(params))
     _, history = jax.lax.scan(train_and_evaluate, carry, keys)
     return History(

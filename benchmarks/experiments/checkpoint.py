@@ -1,0 +1,113 @@
+"""What a run that was killed goes on from."""
+
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from benchmarks.experiments.step import RunState
+
+
+class Best(NamedTuple):
+  """The model that did best on the training set, held by the host.
+
+  Attributes:
+    score: What it was chosen by, smaller is better: [], geometric mean of its epoch's
+      mean losses.
+    epoch: [], int32. Which epoch ended with it, from 1 on; 0 for none yet.
+    params: Its parameters.
+    rest: Its batch statistics.
+  """
+
+  score: np.float64
+  epoch: np.int32
+  params: Any
+  rest: Any
+
+
+class Snapshot(NamedTuple):
+  """A run at one moment.
+
+  Attributes:
+    state: What steps change.
+    best: The best model so far.
+    history: One row per epoch done, for JSON.
+  """
+
+  state: RunState
+  best: Best
+  history: list[dict[str, Any]]
+
+
+class Checkpoints:
+  """The last snapshots of a run in a folder; a new one replaces the old when whole.
+
+  Args:
+    folder: Where they are.
+    seconds: Least time between two of them.
+  """
+
+  def __init__(self, folder: Path, seconds: float):
+    self._seconds = seconds
+    self._last = time.monotonic()
+    self._manager = ocp.CheckpointManager(
+      folder.absolute(), options=ocp.CheckpointManagerOptions(max_to_keep=2)
+    )
+
+  def save_if_due(self, snapshot: Snapshot) -> None:
+    """Saves, in the background, if the last time is long enough ago."""
+    if time.monotonic() - self._last < self._seconds:
+      return
+    self._manager.save(
+      int(snapshot.state.step),
+      args=ocp.args.Composite(
+        state=ocp.args.StandardSave(snapshot.state),
+        best=ocp.args.StandardSave(snapshot.best),
+        history=ocp.args.JsonSave(snapshot.history),
+      ),
+    )
+    self._last = time.monotonic()
+
+  def restore(self, like: Snapshot) -> Snapshot | None:
+    """The last whole snapshot, on the devices of ``like``; None if there is none."""
+    step = self._manager.latest_step()
+    if step is None:
+      return None
+    saved = self._manager.restore(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardRestore(_shapes(like.state)),
+        best=ocp.args.StandardRestore(_shapes(like.best)),
+        history=ocp.args.JsonRestore(),
+      ),
+    )
+    return Snapshot(saved.state, saved.best, saved.history)
+
+  def close(self) -> None:
+    """Waits for what is being written."""
+    self._manager.wait_until_finished()
+    self._manager.close()
+
+
+def save_model(folder: Path, best: Best) -> None:
+  """Writes a model for :func:`load_model`."""
+  with ocp.StandardCheckpointer() as checkpointer:
+    checkpointer.save(folder.absolute(), best, force=True)
+
+
+def load_model(folder: Path, like: Best) -> Best:
+  """A model that :func:`save_model` wrote, of the shapes of ``like``."""
+  with ocp.StandardCheckpointer() as checkpointer:
+    return checkpointer.restore(folder.absolute(), _shapes(like))
+
+
+def _shapes(tree: Any) -> Any:
+  """Shapes, dtypes and devices of JAX arrays; others are restored as NumPy's."""
+
+  def shape(x):
+    return ocp.utils.to_shape_dtype_struct(x) if isinstance(x, jax.Array) else x
+
+  return jax.tree.map(shape, tree)

@@ -1,0 +1,93 @@
+"""The commands ``train``, ``sweep`` and ``report`` of every experiment."""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from benchmarks.experiments import tables
+from benchmarks.experiments.config import Run, Settings, read_file
+from benchmarks.experiments.problem import Problem
+from benchmarks.experiments.report import Report, report
+from benchmarks.experiments.summary import JUDGED
+from benchmarks.experiments.sweep import Sweep, sweep
+from benchmarks.experiments.train import make_trainer, train_with_bar
+
+
+def main(
+  module: str,
+  settings: type[Settings],
+  make_problem: Callable[[Any], Problem],
+  reference: Callable[[Any], tables.Reference | None] = lambda settings: None,
+  argv: Sequence[str] | None = None,
+) -> None:
+  """Runs one command line.
+
+  Args:
+    module: What is typed after ``python -m``.
+    settings: The problem's settings.
+    make_problem: From these to the problem.
+    reference: From these to published numbers, for the tables.
+    argv: Arguments; default: the process's.
+  """
+  commands = {
+    name: dataclasses.make_dataclass(
+      name, [], bases=(settings, kind), frozen=True, kw_only=True
+    )
+    for name, kind in {"train": Run, "sweep": Sweep, "report": Report}.items()
+  }
+  for name, kind in {"train": Run, "sweep": Sweep, "report": Report}.items():
+    commands[name].__doc__ = kind.__doc__
+  arguments = list(sys.argv[1:] if argv is None else argv)
+  try:
+    arguments = _with_file(arguments)
+    config = tyro.extras.subcommand_cli_from_dict(
+      commands,  # type: ignore[arg-type]
+      prog=f"python -m {module}",
+      args=arguments,
+      sort_subcommands=False,
+    )
+    problem = make_problem(config)
+    if isinstance(config, Run):
+      result = train_with_bar(make_trainer(problem, config), config)
+      _print_result(problem, result, config.out)
+    elif isinstance(config, Sweep):
+      sweep(problem, config, commands["train"])
+      print(f"Results are in {config.out}; `report` makes tables and figures of them.")
+    else:
+      print(tables.whole(report(problem, config.out, config, reference(config))))
+  except (ValueError, FileNotFoundError) as error:
+    sys.exit(f"python -m {module}: {error}")
+
+
+def _with_file(arguments: list[str]) -> list[str]:
+  """Flags from ``--config FILE`` before those of the command line, which win."""
+  if "--config" not in arguments:
+    return arguments
+  at = arguments.index("--config")
+  path = Path(arguments[at + 1])
+  flags = []
+  for name, value in read_file(path).items():
+    flag = "--" + name.replace("_", "-")
+    if isinstance(value, bool):
+      flags.append(flag if value else flag.replace("--", "--no-", 1))
+    elif isinstance(value, list):
+      flags += [flag, *map(str, value)]
+    else:
+      flags += [flag, str(value)]
+  rest = arguments[:at] + arguments[at + 2 :]
+  return [*rest[:1], *flags, *rest[1:]]
+
+
+def _print_result(problem: Problem, result: dict[str, Any], out: Path) -> None:
+  for judged, text in JUDGED.items():
+    for split, metrics in result[judged].items():
+      print(f"\n{split}, {text}:")
+      for metric in problem.metrics:
+        print(
+          f"  {metric.task} {metric.label}: {metrics[metric.name]:.{metric.places}f}"
+        )
+  print(f"\nLog, result and model are in {out}.")

@@ -1,0 +1,103 @@
+"""The settings of a run, and what tells two runs apart."""
+
+import dataclasses
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmarks.methods import named
+
+# What a run's numbers do not depend on.
+_OPERATION = ("data", "out", "resume", "checkpoint_seconds", "tensorboard")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+  """What all runs of a sweep share. Defaults are the paper's (Section 5.1)."""
+
+  data: Path
+  """The data: a folder or file."""
+  out: Path = Path("out/run")
+  """Folder for settings, log, checkpoints and results."""
+  batch_size: int = 2
+  """Examples per step."""
+  microbatches: int = 1
+  """Parts in which a batch is taken, for memory's sake."""
+  epochs: int = 100
+  """Passes over the training set; each ends with an evaluation."""
+  validation: float = 0.0
+  """Share of the training set that is held out to choose settings by."""
+  checkpoint_seconds: float = 60.0
+  """Least time between two checkpoints."""
+  tensorboard: bool = False
+  """Log for TensorBoard besides the CSV file."""
+
+  def __post_init__(self) -> None:
+    """Finds what is out of range before anything is loaded."""
+    for name in ("batch_size", "microbatches", "epochs"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+    if self.batch_size % self.microbatches:
+      raise ValueError(
+        f"microbatches must divide the batch size, got {self.microbatches} parts of "
+        f"{self.batch_size}"
+      )
+    if not 0 <= self.validation < 1:
+      raise ValueError(f"validation must be in [0, 1), got {self.validation}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run(Settings):
+  """One training run."""
+
+  method: str = "maxgnr"
+  """A method of benchmarks/methods.py; ``maxgnr`` with the options below."""
+  gamma: float = 0.9
+  """MaxGNR's decay of the momentum."""
+  solver: Literal["exact", "paper"] = "exact"
+  """MaxGNR's: the optimum of Eq. 17, or the paper's 100 steps of steepest descent."""
+  measure: Literal["trunk", "all"] = "trunk"
+  """Which parameters' gradients MaxGNR measures: the shared ones, or all."""
+  task: str | None = None
+  """Train this task alone, with its own loss only."""
+  learning_rate: float = 1e-4
+  """Adam's."""
+  seed: int = 0
+  """Of the initial parameters and the order of the data."""
+  resume: bool = False
+  """Go on where the run in ``out`` stopped."""
+
+  def __post_init__(self) -> None:
+    """Finds what is out of range before anything is loaded."""
+    super().__post_init__()
+    if not self.learning_rate > 0:
+      raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+    named(self.method_name)
+
+  @property
+  def method_name(self) -> str:
+    """The method with its options, as in tables."""
+    if self.method != "maxgnr":
+      return self.method
+    solver = "-paper-solver" if self.solver == "paper" else ""
+    return f"maxgnr-{self.gamma:g}{solver}{'-all' if self.measure == 'all' else ''}"
+
+  def identity(self, title: str) -> dict[str, Any]:
+    """Everything that the run's numbers depend on, for JSON."""
+    fields = {
+      name: value
+      for name, value in dataclasses.asdict(self).items()
+      if name not in (*_OPERATION, "method", "gamma", "solver", "measure")
+    }
+    method = "single-task" if self.task else self.method_name
+    whole = {"problem": title, "method": method, **fields}
+    return json.loads(json.dumps(whole))  # tuples are lists there
+
+
+def read_file(path: Path) -> dict[str, Any]:
+  """The settings in a TOML file, by flag: ``learning-rate = 0.001`` or with ``_``."""
+  return {
+    name.replace("-", "_"): value
+    for name, value in tomllib.loads(path.read_text()).items()
+  }

@@ -1,0 +1,63 @@
+"""What is measured of a model, and what sums a table up: Δm and the mean rank."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Metric(NamedTuple):
+  """One column of a table.
+
+  Attributes:
+    name: Key in results.
+    task: The task that it judges.
+    label: Heading of the column.
+    sign: 1 if larger is better, -1 if smaller is.
+    places: Decimal places that are printed.
+    in_delta_m: Whether Δm and the mean rank count it.
+    shown: Whether tables have a column for it.
+  """
+
+  name: str
+  task: str
+  label: str
+  sign: int
+  places: int
+  in_delta_m: bool = True
+  shown: bool = True
+
+
+def delta_m(
+  values: Mapping[str, float], base: Mapping[str, float], metrics: Sequence[Metric]
+) -> float:
+  """Δm %: the mean change of the metrics against ``base``; positive is better.
+
+  References:
+    Maninis, Radosavovic, Kokkinos, `Attentive Single-Tasking of Multiple Tasks
+    <https://arxiv.org/abs/1904.08918>`_, 2019, Section 5, over metrics as is usual now.
+  """
+  return float(
+    np.mean(
+      [
+        100 * m.sign * (values[m.name] - base[m.name]) / abs(base[m.name])
+        for m in metrics
+        if m.in_delta_m
+      ]
+    )
+  )
+
+
+def mean_ranks(
+  rows: Sequence[Mapping[str, float]], metrics: Sequence[Metric]
+) -> list[float]:
+  """Each row's rank, 1 the best, averaged over the metrics; ties share their ranks."""
+  ranks = []
+  for metric in metrics:
+    if metric.in_delta_m:
+      score = np.array([metric.sign * row[metric.name] for row in rows])
+      score = np.nan_to_num(score, nan=-np.inf)  # what diverged is last
+      better = (score[None] > score[:, None]).sum(1)
+      equal = (score[None] == score[:, None]).sum(1)
+      ranks.append(better + (equal + 1) / 2)
+  return np.mean(ranks, axis=0).tolist()

@@ -1,0 +1,40 @@
+"""A small network with one trunk and a linear head per task."""
+
+from collections.abc import Mapping
+
+import jax
+from flax import nnx
+
+
+class MLP(nnx.Module):
+  """Two hidden layers that all tasks share, and one linear head per task.
+
+  Args:
+    inputs: Numbers per example.
+    hidden: Width of both layers.
+    heads: Task -> numbers that its head makes.
+    rngs: For the initial parameters.
+  """
+
+  def __init__(
+    self, inputs: int, hidden: int, heads: Mapping[str, int], rngs: nnx.Rngs
+  ):
+    self.trunk = nnx.Sequential(
+      nnx.Linear(inputs, hidden, rngs=rngs),
+      nnx.relu,
+      nnx.Linear(hidden, hidden, rngs=rngs),
+      nnx.relu,
+    )
+    self.heads = nnx.Dict(
+      {task: nnx.Linear(hidden, size, rngs=rngs) for task, size in heads.items()}
+    )
+
+  def __call__(self, x: jax.Array) -> dict[str, jax.Array]:
+    """Each task's output for examples [N, inputs]."""
+    features = self.trunk(x)
+    return {task: head(features) for task, head in self.heads.items()}
+
+
+def trunk_only(params: nnx.State) -> nnx.State:
+  """True for the parameters of the trunk: where MaxGNR measures gradients."""
+  return jax.tree.map_with_path(lambda path, _: path[0].key == "trunk", params)

@@ -1,0 +1,88 @@
+"""Gradients and their noise over a whole data set, at a fixed model."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.experiments.checkpoint import Best
+from benchmarks.experiments.loading import stream
+from benchmarks.experiments.step import Trainer
+from maxgnr_jax import value_and_task_grads
+
+
+class GradientNoise(NamedTuple):
+  """Of the shared parameters' gradients of B batches, an epoch; K tasks.
+
+  Attributes:
+    norms: [B, K]. Norms of the batches' gradients.
+    gradient: [K]. Squared norms of the mean gradients, the noise in them taken off.
+    noise: [K, K]. Covariances of the tasks' noises, summed over parameters; the
+      diagonal is tr(C^k) / |S| of Eq. 3.
+  """
+
+  norms: np.ndarray
+  gradient: np.ndarray
+  noise: np.ndarray
+
+  def single_task_gnr(self) -> np.ndarray:
+    """GNR_S of Eq. 8, [K]: only a task's own noise."""
+    return self.gradient / np.diag(self.noise)
+
+  def task_gnr(self, weights: np.ndarray) -> np.ndarray:
+    """GNR_M of Eq. 9, [K]: the noise of all, under ``weights`` [K]."""
+    return weights**2 * self.gradient / (weights @ self.noise @ weights)
+
+
+def gradient_noise(trainer: Trainer, model: Best, seed: int) -> GradientNoise:
+  """Takes the gradients of one epoch's batches, in the order of ``seed``.
+
+  As in training: batch statistics are each batch's own.
+  """
+  params, rest = trainer.replicate((model.params, model.rest))
+  task_grads = value_and_task_grads(_with_aux(trainer.task_losses), has_aux=True)
+  measured = trainer.problem.trunk_only(params)
+
+  @jax.jit
+  def measure(total, batch):
+    _, grads = task_grads(params, batch, rest)
+    rows = [
+      grad.reshape(len(grad), -1)
+      for grad, shared in zip(
+        jax.tree.leaves(grads), jax.tree.leaves(measured), strict=True
+      )
+      if shared
+    ]
+    gram = sum(row @ row.T for row in rows)
+    return [a + b for a, b in zip(total, rows, strict=True)], gram
+
+  sizes = [
+    leaf.size
+    for leaf, shared in zip(
+      jax.tree.leaves(params), jax.tree.leaves(measured), strict=True
+    )
+    if shared
+  ]
+  total: Any = [jnp.zeros((len(trainer.tasks), size)) for size in sizes]
+  grams = []
+  batches = trainer.problem.train_batches(trainer.batch_size, seed)
+  for batch in stream(batches, 0, trainer.steps_per_epoch):
+    total, gram = measure(total, batch)
+    grams.append(np.asarray(gram, np.float64))
+  number = len(grams)
+  means = [np.asarray(leaf, np.float64) / number for leaf in total]
+  of_mean = sum(mean @ mean.T for mean in means)
+  # Unbiased, as a variance is; the mean gradient holds a share of the noise itself.
+  noise = (np.mean(grams, axis=0) - of_mean) * number / max(1, number - 1)
+  gradient = np.maximum(np.diag(of_mean) - np.diag(noise) / number, 0)
+  norms = np.sqrt([np.diag(gram) for gram in grams])
+  return GradientNoise(norms, gradient, noise)
+
+
+def _with_aux(task_losses):
+  def losses(*args):
+    values, kpis, rest = task_losses(*args)
+    return values, (kpis, rest)
+
+  return losses

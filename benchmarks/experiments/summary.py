@@ -1,0 +1,105 @@
+"""Results of many runs as one small summary: what is committed."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks.experiments.metric import delta_m, mean_ranks
+from benchmarks.experiments.problem import Problem
+from benchmarks.machine import describe_machine
+
+# Which of a run's models is judged, and what tables say of it.
+JUDGED = {
+  "last": "mean over the last 10 epochs",
+  "best": "the model that is best on the training set",
+}
+
+
+class Found(NamedTuple):
+  """One row's runs at the learning rate that was chosen.
+
+  Attributes:
+    learning_rate: The chosen one.
+    scores: Learning rate -> Δm % on the validation data; empty if there was no choice.
+    results: Of :func:`benchmarks.experiments.train.train`, by seed.
+  """
+
+  learning_rate: float
+  scores: dict[float, float]
+  results: list[dict[str, Any]]
+
+
+def summarise(
+  problem: Problem,
+  found: Mapping[tuple[str, str | None], Found],
+  described: Mapping[str, Any],
+) -> dict[str, Any]:
+  """Every published number, per seed, with what it takes to make it again."""
+  metrics = problem.metrics
+  single = {task: f for (_, task), f in found.items() if task is not None}
+  joint = {method: f for (method, task), f in found.items() if task is None}
+  seeds = range(len(next(iter(found.values())).results))
+  rows = {
+    "single-task": {
+      "learning_rates": {task: f.learning_rate for task, f in single.items()},
+      "validation": {task: _keys(f.scores) for task, f in single.items()},
+      "test": {
+        judged: {
+          metric.name: [
+            single[metric.task].results[seed][judged]["test"][metric.name]
+            for seed in seeds
+          ]
+          for metric in metrics
+          if metric.task in single
+        }
+        for judged in JUDGED
+      },
+    }
+  }
+  for method, f in joint.items():
+    rows[method] = {
+      "learning_rate": f.learning_rate,
+      "validation": _keys(f.scores),
+      "test": {
+        judged: {
+          metric.name: [f.results[seed][judged]["test"][metric.name] for seed in seeds]
+          for metric in metrics
+        }
+        for judged in JUDGED
+      },
+    }
+  for judged in JUDGED:
+    _sum_up(rows, judged, [m for m in metrics if m.in_delta_m])
+  return {
+    **described,
+    "problem": problem.title,
+    "tasks": list(problem.tasks),
+    "metrics": [metric._asdict() for metric in metrics],
+    "machine": describe_machine(),
+    "rows": rows,
+  }
+
+
+def _sum_up(rows: dict[str, Any], judged: str, metrics) -> None:
+  """Adds Δm of each seed and the mean rank among all rows, single-task models too."""
+  means = {
+    name: {key: float(np.mean(v)) for key, v in row["test"][judged].items()}
+    for name, row in rows.items()
+  }
+  ranks = mean_ranks([means[name] for name in rows], metrics)
+  for row, rank in zip(rows.values(), ranks, strict=True):
+    row.setdefault("mean_rank", {})[judged] = rank
+    seeds = len(next(iter(row["test"][judged].values())))
+    row.setdefault("delta_m", {})[judged] = [
+      delta_m(
+        {key: v[seed] for key, v in row["test"][judged].items()},
+        means["single-task"],
+        metrics,
+      )
+      for seed in range(seeds)
+    ]
+
+
+def _keys(scores: Mapping[float, float]) -> dict[str, float]:
+  return {f"{rate:g}": score for rate, score in scores.items()}

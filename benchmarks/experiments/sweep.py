@@ -1,0 +1,221 @@
+"""Methods x learning rates x seeds; what is done already is not done again."""
+
+import dataclasses
+import functools
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from benchmarks.experiments import summary
+from benchmarks.experiments.config import Run, Settings
+from benchmarks.experiments.metric import Metric, delta_m
+from benchmarks.experiments.problem import Problem
+from benchmarks.experiments.train import make_trainer, train
+from benchmarks.methods import named
+
+PAPER_METHODS = (
+  "equal-weights",
+  "dwa",
+  "uncertainty",
+  "gradnorm",
+  "mgda",
+  "pcgrad",
+  "maxgnr-0.5",
+  "maxgnr-0.9",
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sweep(Settings):
+  """Runs of several methods, the same budget for each, single-task models included."""
+
+  methods: tuple[str, ...] = PAPER_METHODS
+  """Rows of the table, see benchmarks/methods.py; or maxgnr-GAMMA[-paper-solver][-all].
+  """
+  learning_rates: tuple[float, ...] = (1e-4,)
+  """Adam's; of several the validation data choose one for each method."""
+  seeds: int = 3
+  """Runs per method."""
+  tuning_seeds: int = 1
+  """Of these, runs by which the learning rate is chosen."""
+  jobs: int = os.cpu_count() or 1
+  """Runs side by side."""
+
+  def __post_init__(self) -> None:
+    """Finds what is out of range before anything is loaded."""
+    super().__post_init__()
+    for name in ("seeds", "tuning_seeds", "jobs"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+    if self.tuning_seeds > self.seeds:
+      raise ValueError(
+        f"tuning_seeds must be at most seeds, got {self.tuning_seeds} of {self.seeds}"
+      )
+    if len(set(self.learning_rates)) > 1 and not self.validation:
+      raise ValueError(
+        "learning rates are chosen on validation data, never on the test set: give "
+        "--validation 0.1, or a single learning rate"
+      )
+    for method in self.methods:
+      named(method)
+
+
+Row = tuple[
+  str, str | None
+]  # of a table: a method, and the task of a single-task model
+
+
+def sweep(problem: Problem, settings: Sweep, make_run: Callable[..., Run]) -> dict:
+  """Runs all that is missing in ``settings.out/runs`` and sums it up.
+
+  Args:
+    problem: What is trained.
+    settings: Of the sweep.
+    make_run: From the fields of a :class:`Run`.
+
+  Returns:
+    What :func:`benchmarks.experiments.summary.summarise` makes, also written to
+    ``settings.out/results.json``.
+  """
+  start = time.monotonic()
+  shared = {
+    field.name: getattr(settings, field.name)
+    for field in dataclasses.fields(settings)
+    if field.name not in {f.name for f in dataclasses.fields(Sweep)}
+    or field.name in {f.name for f in dataclasses.fields(Settings)}
+  }
+  rows: list[Row] = [("single-task", task) for task in problem.tasks]
+  rows += [(method, None) for method in dict.fromkeys(settings.methods)]
+
+  def run_of(row: Row, rate: float, seed: int) -> Run:
+    method, task = row
+    name = method if task is None else f"{method}-{task}"
+    return make_run(
+      **shared
+      | {
+        "out": settings.out / "runs" / name / f"lr-{rate:g}" / f"seed-{seed}",
+        "method": "equal-weights" if task else method,
+        "task": task,
+        "learning_rate": rate,
+        "seed": seed,
+        "resume": True,
+      }
+    )
+
+  @functools.cache
+  def trainer_of(row: Row):
+    return make_trainer(problem, run_of(row, settings.learning_rates[0], 0))
+
+  rates = tuple(dict.fromkeys(settings.learning_rates))
+  tuning = range(settings.tuning_seeds if len(rates) > 1 else settings.seeds)
+  rest = range(len(tuning), settings.seeds)
+  epochs = settings.epochs * len(rows) * (len(rates) * len(tuning) + len(rest))
+  bar = tqdm(total=epochs, unit="epoch", dynamic_ncols=True, smoothing=0.02)
+  trainers = {
+    row: trainer_of(row) for row in rows
+  }  # made here: threads would repeat it
+
+  def do(job: tuple[Row, float, int]) -> dict[str, Any]:
+    trainer, run = trainers[job[0]], run_of(*job)
+    done = 0
+
+    def progress(steps: int, _: str) -> None:
+      nonlocal done
+      before, done = done, done + steps
+      per_epoch = trainer.steps_per_epoch
+      bar.update(done // per_epoch - before // per_epoch)
+
+    result = train(trainer, run, progress)
+    bar.update(run.epochs - done // trainer.steps_per_epoch)  # found done
+    bar.set_postfix_str("/".join(run.out.parts[-3:]))
+    return result
+
+  with bar, ThreadPoolExecutor(settings.jobs) as pool:
+    jobs = [(row, rate, seed) for row in rows for rate in rates for seed in tuning]
+    results = dict(zip(jobs, pool.map(do, jobs), strict=True))
+    scores = _scores(problem, rows, rates, tuning, results)
+    chosen = {row: max(scores[row], key=_finite(scores[row])) for row in rows}
+    jobs = [(row, chosen[row], seed) for row in rows for seed in rest]
+    results |= dict(zip(jobs, pool.map(do, jobs), strict=True))
+  found = {
+    row: summary.Found(
+      chosen[row],
+      scores[row] if len(rates) > 1 else {},
+      [results[row, chosen[row], seed] for seed in range(settings.seeds)],
+    )
+    for row in rows
+  }
+  whole = summary.summarise(problem, found, _described(settings, start))
+  text = json.dumps(whole, indent=1) + "\n"
+  (settings.out / "results.json").write_text(text)
+  return whole
+
+
+def _scores(
+  problem: Problem,
+  rows: Sequence[Row],
+  rates: Sequence[float],
+  seeds: Sequence[int],
+  results: dict[Any, dict[str, Any]],
+) -> dict[Row, dict[float, float]]:
+  """How well each rate does on the validation data: Δm, mean over seeds.
+
+  A single-task model's is against the mean over its rates; that of a method, against
+  the single-task models at their best rates.
+  """
+  if len(rates) == 1:
+    return {row: {rates[0]: 0.0} for row in rows}
+
+  def mean(row: Row, rate: float) -> dict[str, float]:
+    runs = [results[row, rate, seed]["last"]["validation"] for seed in seeds]
+    return {name: float(np.mean([run[name] for run in runs])) for name in runs[0]}
+
+  def score(row: Row, base: dict[str, float], metrics: Sequence[Metric]):
+    return {rate: delta_m(mean(row, rate), base, metrics) for rate in rates}
+
+  scores: dict[Row, dict[float, float]] = {}
+  base: dict[str, float] = {}
+  for row in rows:
+    _, task = row
+    if task is not None:
+      metrics = problem.metrics_of(task)
+      values = [mean(row, rate) for rate in rates]
+      own = {m.name: float(np.nanmean([v[m.name] for v in values])) for m in metrics}
+      scores[row] = score(row, own, metrics)
+      best = mean(row, max(scores[row], key=_finite(scores[row])))
+      base |= {metric.name: best[metric.name] for metric in metrics}
+    else:
+      scores[row] = score(row, base, problem.metrics)
+  return scores
+
+
+def _finite(scores: dict[float, float]) -> Callable[[float], float]:
+  """A key for `max`: a rate whose run diverged has no score, and is not chosen."""
+  return lambda rate: np.nan_to_num(scores[rate], nan=-np.inf)
+
+
+def _described(settings: Sweep, start: float) -> dict[str, Any]:
+  """What it takes to make the results again."""
+  fields = dataclasses.asdict(settings)
+  for name in ("data", "out", "jobs", "checkpoint_seconds", "tensorboard", "methods"):
+    del fields[name]
+  fields["learning_rates"] = list(settings.learning_rates)
+  return {
+    "command": " ".join(["python", "-m", *_module(), *sys.argv[1:]]),
+    "settings": json.loads(json.dumps(fields)),
+    "seconds": round(time.monotonic() - start),
+  }
+
+
+def _module() -> list[str]:
+  spec = getattr(sys.modules["__main__"], "__spec__", None)
+  name = spec.name if spec else Path(sys.argv[0]).stem
+  return [name.removesuffix(".__main__")]

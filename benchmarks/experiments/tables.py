@@ -1,0 +1,166 @@
+"""The paper's tables, in Markdown and LaTeX."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from tabulate import tabulate
+
+from benchmarks.experiments.metric import Metric
+from benchmarks.experiments.summary import JUDGED
+
+_ARROW = {1: "↑", -1: "↓"}
+_LATEX = {
+  "±": r"$\pm$",
+  "↑": r"$\uparrow$",
+  "↓": r"$\downarrow$",
+  "Δm %": r"$\Delta_m$ \%",
+}
+_MANY = 8  # metrics of one kind are no longer listed, but summed up
+
+
+class Reference(NamedTuple):
+  """Numbers that somebody else published.
+
+  Attributes:
+    title: Whose, on which data.
+    rows: Method -> metric's name -> value.
+  """
+
+  title: str
+  rows: Mapping[str, Mapping[str, float]]
+
+
+class _Column(NamedTuple):
+  heading: str
+  sign: int
+  places: int
+  values: Callable[[dict[str, Any]], list[float]]  # of a row, by seed
+
+
+def markdown(summary: dict, judged: str, reference: Reference | None = None) -> str:
+  """A Markdown table, mean ± standard error over seeds, the best two in bold.
+
+  Args:
+    summary: Of :func:`benchmarks.experiments.summary.summarise`.
+    judged: ``"last"`` or ``"best"``.
+    reference: Published numbers, for further rows, marked as such.
+  """
+  return _table(summary, judged, reference, "github", "**{}**".format, str)
+
+
+def latex(summary: dict, judged: str, reference: Reference | None = None) -> str:
+  """The same for LaTeX, with the lines of the package booktabs."""
+
+  def escape(text: str) -> str:
+    for symbol, command in _LATEX.items():
+      text = text.replace(symbol, command)
+    return text.replace("_", r"\_")
+
+  bold = r"\textbf{{{}}}".format
+  table = _table(summary, judged, reference, "latex_raw", bold, escape)
+  for rule in ("toprule", "midrule", "bottomrule"):
+    table = table.replace(r"\hline", rf"\{rule}", 1)
+  return table
+
+
+def _table(summary, judged, reference, form, bold, escape) -> str:
+  columns = _columns(summary, judged)
+  cells = {
+    name: [column.values(row) for column in columns]
+    for name, row in summary["rows"].items()
+  }
+  means = np.array(
+    [[np.mean(v) if v else np.nan for v in row] for row in cells.values()]
+  )
+  best = [_best_two(c.sign, x) for c, x in zip(columns, means.T, strict=True)]
+  rates = [_rates(row) for row in summary["rows"].values()]
+  table = []
+  for index, (name, values) in enumerate(cells.items()):
+    texts = [
+      bold(text) if index in best[at] else text
+      for at, (column, seeds) in enumerate(zip(columns, values, strict=True))
+      for text in [_mean_and_error(seeds, column.places)]
+    ]
+    table.append([name, *texts, rates[index]])
+  if reference is not None:
+    shown = [Metric(**metric) for metric in summary["metrics"] if metric["shown"]]
+    for name, published in reference.rows.items():
+      texts = [
+        f"{published[m.name]:.{m.places}f}" if m.name in published else ""
+        for m in shown
+      ]
+      blank = [""] * (len(columns) - len(shown) + 1)
+      table.append([f"{reference.title}: {name}", *texts, *blank])
+  headings = [f"{c.heading} {_ARROW[c.sign]}" for c in columns]
+  header = [escape(h) for h in ["method", *headings, "learning rate"]]
+  rows = [[escape(cell) for cell in row] for row in table]
+  return tabulate(rows, header, tablefmt=form, disable_numparse=True)
+
+
+def _columns(summary: dict, judged: str) -> list[_Column]:
+  metrics = [Metric(**metric) for metric in summary["metrics"]]
+  shown = [metric for metric in metrics if metric.shown]
+
+  def of_metric(name: str):
+    return lambda row: row["test"][judged].get(name, [])
+
+  def over_tasks(names: list[str], reduce):
+    return lambda row: [
+      float(reduce(seed))
+      for seed in zip(*(row["test"][judged][name] for name in names), strict=True)
+    ]
+
+  if len(shown) > _MANY and len({metric.label for metric in shown}) == 1:
+    names, (first, *_) = [metric.name for metric in shown], shown
+    worst = max if first.sign < 0 else min
+    columns = [
+      _Column(
+        f"mean {first.label}", first.sign, first.places, over_tasks(names, np.mean)
+      ),
+      _Column(
+        f"worst {first.label}", first.sign, first.places, over_tasks(names, worst)
+      ),
+    ]
+  else:
+    columns = [
+      _Column(f"{m.task} {m.label}", m.sign, m.places, of_metric(m.name)) for m in shown
+    ]
+  return [
+    *columns,
+    _Column("Δm %", 1, 1, lambda row: row["delta_m"][judged]),
+    _Column("mean rank", -1, 1, lambda row: [row["mean_rank"][judged]]),
+  ]
+
+
+def _best_two(sign: int, means: np.ndarray) -> set[int]:
+  """Which rows hold the best two values; all that tie with the second."""
+  score = sign * means
+  finite = np.sort(score[np.isfinite(score)])
+  if len(finite) < 3:
+    return set()
+  return set(np.flatnonzero(score >= finite[-2]).tolist())
+
+
+def _rates(row: dict[str, Any]) -> str:
+  if "learning_rate" in row:
+    return f"{row['learning_rate']:g}"
+  return ", ".join(f"{rate:g}" for rate in sorted(set(row["learning_rates"].values())))
+
+
+def _mean_and_error(values: list[float], places: int) -> str:
+  if not values:
+    return ""
+  mean = f"{np.mean(values):.{places}f}"
+  if len(values) < 2:
+    return mean
+  return f"{mean} ± {np.std(values, ddof=1) / np.sqrt(len(values)):.{places}f}"
+
+
+def whole(summary: dict, reference: Reference | None = None) -> str:
+  """Both Markdown tables, under headings that say which models are judged."""
+  parts = []
+  for judged, text in JUDGED.items():
+    parts.append(f"{summary['problem']}; test set, {text}:")
+    parts.append(markdown(summary, judged, reference))
+  return "\n\n".join(parts)

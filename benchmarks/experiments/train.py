@@ -1,0 +1,217 @@
+"""One run, from its settings to its result; killed at any moment, it can go on."""
+
+import csv
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from benchmarks.experiments.checkpoint import Best, Checkpoints, Snapshot, save_model
+from benchmarks.experiments.config import Run
+from benchmarks.experiments.loading import stream
+from benchmarks.experiments.metric import Metric
+from benchmarks.experiments.problem import SPLITS, Problem
+from benchmarks.experiments.step import RunState, Trainer
+
+# Besides its best model's, a run's result is the mean over its last evaluations.
+LAST = 10
+_SECONDS_PER_LINE = 1.0
+
+
+def make_trainer(problem: Problem, run: Run) -> Trainer:
+  """The compiled functions that ``run`` needs."""
+  return Trainer(problem, run.method_name, run.task, run.batch_size, run.microbatches)
+
+
+def train(
+  trainer: Trainer, run: Run, progress: Callable[[int, str], Any] | None = None
+) -> dict[str, Any]:
+  """Trains, or goes on training, and returns what is in ``run.out/result.json``.
+
+  Args:
+    trainer: Of :func:`make_trainer`, shared by runs that differ in seed and rate.
+    run: The settings.
+    progress: Called with each number of steps done and, now and then, a line on them.
+
+  Returns:
+    ``identity`` (the settings), ``history`` (a row per epoch), ``best_epoch``,
+    ``"best"`` and ``"last"``: metrics by split, of the best model on the training set
+    and as the mean over the last evaluations.
+
+  Raises:
+    ValueError: if ``run.out`` holds another run, or one to be resumed and
+      ``run.resume`` is not set.
+  """
+  identity = run.identity(trainer.problem.title)
+  run.out.mkdir(parents=True, exist_ok=True)
+  done = _claim(run, identity)
+  if done is not None:
+    return done
+  checkpoints = Checkpoints(run.out / "checkpoints", run.checkpoint_seconds)
+  start = _start(trainer, run)
+  snapshot = checkpoints.restore(start) or start
+  writer = _tensorboard(run, len(snapshot.history))
+  snapshot = _loop(trainer, run, snapshot, checkpoints, writer, progress)
+  checkpoints.close()
+  save_model(run.out / "model", snapshot.best)
+  result = {"identity": identity, **summarise(snapshot, trainer.problem.metrics)}
+  _write(run.out / "result.json", json.dumps(result, indent=1))
+  shutil.rmtree(run.out / "checkpoints")
+  return result
+
+
+def _loop(trainer, run, snapshot, checkpoints, writer, progress) -> Snapshot:
+  """All steps that are left."""
+  state, best, history = snapshot
+  batches = trainer.problem.train_batches(run.batch_size, run.seed)
+  first, per_epoch = int(state.step), trainer.steps_per_epoch
+  if progress is not None and first:
+    progress(first, "")
+  iterator = stream(batches, first, run.epochs * per_epoch)
+  told = time.monotonic()
+  for step, batch in enumerate(iterator, start=first + 1):
+    state, (losses, weights) = trainer.step(state, batch)
+    line = ""
+    if time.monotonic() - told > _SECONDS_PER_LINE:
+      line, told = _line(trainer.tasks, losses, weights), time.monotonic()
+    if progress is not None:
+      progress(1, line)
+    if step % per_epoch == 0:
+      row = _row(trainer, step // per_epoch, state)
+      history = [*history, row]
+      best = _better(best, row, state)
+      state = trainer.start_epoch(state)
+      _log(run, history, writer)
+    checkpoints.save_if_due(Snapshot(state, best, history))
+  return Snapshot(state, best, history)
+
+
+def _start(trainer: Trainer, run: Run) -> Snapshot:
+  state = trainer.init(run.seed, run.learning_rate)
+  return Snapshot(state, _model(np.inf, 0, state), [])
+
+
+def _model(score: float, epoch: int, state: RunState) -> Best:
+  params, rest = jax.tree.map(
+    np.array, (state.params, state.rest)
+  )  # copies: steps reuse them
+  return Best(np.float64(score), np.int32(epoch), params, rest)
+
+
+def _better(best: Best, row: dict[str, Any], state: RunState) -> Best:
+  """The model of this epoch, if its losses are smaller, whatever their scales."""
+  losses = [np.nan if x is None else x for x in row["loss"].values()]
+  with np.errstate(divide="ignore"):
+    score = float(np.exp(np.mean(np.log(losses))))
+  return _model(score, row["epoch"], state) if score < best.score else best
+
+
+def _row(trainer: Trainer, epoch: int, state: RunState) -> dict[str, Any]:
+  """What an epoch leaves in the history."""
+  row = {"epoch": epoch, **state.epoch.means(trainer.tasks)}
+  for split in SPLITS:
+    batches = trainer.problem.evaluation_batches(split)
+    metrics = trainer.evaluate(state.params, state.rest, batches)
+    if metrics is not None:
+      row[split] = metrics
+  return row
+
+
+def summarise(snapshot: Snapshot, metrics: tuple[Metric, ...]) -> dict[str, Any]:
+  """The result: metrics of the best model, and those of the last epochs on average."""
+  history, epoch = snapshot.history, max(1, int(snapshot.best.epoch))
+  splits = [split for split in SPLITS if split in history[-1]]
+  names = [metric.name for metric in metrics]
+  last = {
+    split: {
+      name: float(np.mean([row[split][name] for row in history[-LAST:]]))
+      for name in names
+    }
+    for split in splits
+  }
+  best = {split: history[epoch - 1][split] for split in splits}
+  return {"best_epoch": epoch, "best": best, "last": last, "history": history}
+
+
+def _claim(run: Run, identity: dict[str, Any]) -> dict[str, Any] | None:
+  """The result, if it is there; an error, if the folder is another run's."""
+  settings = run.out / "run.json"
+  if settings.exists():
+    there = json.loads(settings.read_text())
+    differ = sorted(
+      k for k in there | identity if there.get(k, None) != identity.get(k)
+    )
+    if differ:
+      listed = "; ".join(
+        f"{k}: {there.get(k)!r} there, {identity.get(k)!r} here" for k in differ
+      )
+      raise ValueError(f"{run.out} holds a run of other settings ({listed})")
+    if not run.resume:
+      raise ValueError(f"{run.out} holds this run: resume it, or choose another folder")
+    result = run.out / "result.json"
+    return json.loads(result.read_text()) if result.exists() else None
+  _write(settings, json.dumps(identity, indent=1))
+  return None
+
+
+def _log(run: Run, history: list[dict[str, Any]], writer) -> None:
+  """The history as CSV, written anew; the last row for TensorBoard."""
+  rows = [dict(_flat(row)) for row in history]
+  with (run.out / "history.csv.new").open("w", newline="") as file:
+    table = csv.DictWriter(file, list(rows[0]))
+    table.writeheader()
+    table.writerows(rows)
+  os.replace(run.out / "history.csv.new", run.out / "history.csv")
+  if writer is not None:
+    for name, value in rows[-1].items():
+      if value is not None:
+        writer.add_scalar(name, value, rows[-1]["epoch"])
+
+
+def _flat(row: dict[str, Any]):
+  for name, value in row.items():
+    if isinstance(value, dict):
+      yield from ((f"{name}/{key}", inner) for key, inner in value.items())
+    else:
+      yield name, value
+
+
+def _tensorboard(run: Run, epochs_done: int):
+  if not run.tensorboard:
+    return None
+  from tensorboardX import SummaryWriter
+
+  return SummaryWriter(str(run.out / "tensorboard"), purge_step=epochs_done + 1)
+
+
+def _write(path: Path, text: str) -> None:
+  """All of it or nothing, whenever the process is killed."""
+  new = path.with_name(path.name + ".new")
+  new.write_text(text + "\n")
+  os.replace(new, path)
+
+
+def _line(tasks: tuple[str, ...], losses, weights) -> str:
+  values = zip(tasks, np.asarray(losses), np.asarray(weights), strict=True)
+  return ", ".join(f"{task} {loss:.3g} (w {w:.2f})" for task, loss, w in values)
+
+
+def train_with_bar(trainer: Trainer, run: Run) -> dict[str, Any]:
+  """:func:`train`, with a progress bar of steps, losses and weights."""
+  total = run.epochs * trainer.steps_per_epoch
+  with tqdm(total=total, unit="step", dynamic_ncols=True, smoothing=0.1) as bar:
+    bar.set_description(run.method_name)
+
+    def progress(steps: int, line: str) -> None:
+      if line:
+        bar.set_postfix_str(line, refresh=False)
+      bar.update(steps)
+
+    return train(trainer, run, progress)

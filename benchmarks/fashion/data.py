@@ -1,0 +1,129 @@
+"""Fashion-MNIST from a file, and canvases of two images."""
+
+import functools
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import grain
+import numpy as np
+
+from benchmarks.experiments.problem import Batch
+
+SHIFT = 8  # pixels by which the right image is moved right and down
+SIDE = 28 + SHIFT
+_ARRAYS = {"x_train": 3, "y_train": 1, "x_test": 3, "y_test": 1}
+
+
+class Images(NamedTuple):
+  """N images [N, 28, 28], uint8, and their classes [N] in 0..9."""
+
+  image: np.ndarray
+  label: np.ndarray
+
+
+def load(path: Path) -> tuple[Images, Images]:
+  """The images to train and to test on.
+
+  Args:
+    path: ``.npz`` file with ``x_train`` and ``x_test``, [N, 28, 28] uint8, and
+      ``y_train`` and ``y_test``, [N].
+
+  Raises:
+    ValueError: if the file is not such a file.
+  """
+  if not path.is_file():
+    raise ValueError(f"--data must be Fashion-MNIST as one .npz file, {path} is none")
+  try:
+    with np.load(path) as file:
+      arrays = {name: file[name] for name in _ARRAYS if name in file}
+  except (OSError, ValueError, EOFError) as error:
+    raise ValueError(f"{path} cannot be read as an .npz file: {error}") from error
+  for name, ndim in _ARRAYS.items():
+    if name not in arrays:
+      raise ValueError(
+        f"{path} lacks the array {name!r}; it needs {', '.join(_ARRAYS)}"
+      )
+    shape = arrays[name].shape
+    if len(shape) != ndim or shape[1:] not in ((), (28, 28)):
+      raise ValueError(f"{path}: {name} must be [N, 28, 28] or [N], got {shape}")
+  for part in ("train", "test"):
+    images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
+    if images.dtype != np.uint8 or len(images) != len(labels) or not len(images):
+      raise ValueError(
+        f"{path}: x_{part} must be uint8 with one label per image, got "
+        f"{images.dtype} {images.shape} and {len(labels)} labels"
+      )
+    if labels.min() < 0 or labels.max() > 9:
+      raise ValueError(
+        f"{path}: y_{part} must be in 0..9, got {labels.min()} to {labels.max()}"
+      )
+  return (
+    Images(arrays["x_train"], arrays["y_train"].astype(np.int32)),
+    Images(arrays["x_test"], arrays["y_test"].astype(np.int32)),
+  )
+
+
+def canvases(images: Images, left: np.ndarray, right: np.ndarray, pool: int) -> Batch:
+  """Pairs of images, the brighter pixel on top.
+
+  Args:
+    images: To choose from.
+    left: [N]. Indices of the images in the upper left corner.
+    right: [N]. Of those in the lower right corner.
+    pool: Side of the squares of pixels that are averaged; it must divide 36.
+
+  Returns:
+    ``canvas`` [N, (36 / pool)²] in [0, 1]; ``left`` and ``right``, classes [N];
+    ``ink`` [N], the mean brightness of the two images, what is hidden included.
+  """
+  upper, lower = images.image[left], images.image[right]
+  whole = np.zeros((len(left), SIDE, SIDE), np.uint8)
+  whole[:, :28, :28] = upper
+  np.maximum(whole[:, SHIFT:, SHIFT:], lower, out=whole[:, SHIFT:, SHIFT:])
+  cells = whole.reshape(len(left), SIDE // pool, pool, SIDE // pool, pool)
+  canvas = cells.mean((2, 4), dtype=np.float32) / 255
+  ink = (upper.mean((1, 2)) + lower.mean((1, 2))) / (2 * 255)
+  return {
+    "canvas": canvas.reshape(len(left), -1),
+    "left": images.label[left],
+    "right": images.label[right],
+    "ink": ink.astype(np.float32),
+  }
+
+
+class _RandomPairs:
+  """A source for grain: element t holds the pairs of step t."""
+
+  def __init__(self, images: Images, pool: int, batch_size: int, seed: int):
+    self._images, self._pool = images, pool
+    self._batch_size, self._seed = batch_size, seed
+
+  def __len__(self) -> int:
+    return sys.maxsize
+
+  def __getitem__(self, step: Any) -> Batch:
+    random = np.random.default_rng((self._seed, int(step)))
+    left, right = random.integers(len(self._images.label), size=(2, self._batch_size))
+    return canvases(self._images, left, right, self._pool)
+
+
+def random_pairs(
+  images: Images, pool: int, batch_size: int, seed: int
+) -> grain.MapDataset:
+  """Endless batches of new pairs."""
+  return grain.MapDataset.source(_RandomPairs(images, pool, batch_size, seed))
+
+
+@functools.lru_cache(maxsize=4)
+def _fixed(size: int, number: int) -> np.ndarray:
+  return np.random.default_rng(0).integers(size, size=(2, number))
+
+
+def fixed_pairs(images: Images, pool: int, number: int, size: int) -> Iterator[Batch]:
+  """``number`` pairs, the same each time, in batches of ``size``."""
+  left, right = _fixed(len(images.label), number)
+  for begin in range(0, number, size):
+    part = slice(begin, begin + size)
+    yield canvases(images, left[part], right[part], pool)

@@ -1,0 +1,249 @@
+"""The methods that share a table, and what makes one gradient of a model's losses."""
+
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from maxgnr_jax import (
+  GradientStats,
+  Solver,
+  baselines,
+  maxgnr,
+  steepest_descent,
+  value_and_combined_grad,
+  value_and_flat_task_grads,
+  value_and_task_grads,
+)
+
+
+class Setting(NamedTuple):
+  """What a method may have to know of the problem.
+
+  Attributes:
+    num_tasks: K.
+    shared: Function from the parameters to bools: where gradients are measured.
+    steps_per_epoch: What DWA and its like call an epoch.
+  """
+
+  num_tasks: int
+  shared: Callable[[Any], Any]
+  steps_per_epoch: int
+
+
+class Method(NamedTuple):
+  """What turns stacked gradients into one.
+
+  Attributes:
+    make: From a setting to a transformation.
+    flat_radius: Of the perturbation, if it takes flat gradients as well.
+    refresh_every: Steps from one choice of weights to the next.
+  """
+
+  make: Callable[[Setting], optax.GradientTransformation]
+  flat_radius: float | None = None
+  refresh_every: int = 1
+
+
+def _equal_weights(stats: GradientStats):
+  return jnp.full_like(stats.gradient_norm, 1 / stats.gradient_norm.size)
+
+
+def on_trunk(factory, *args, **options) -> Method:
+  """A method that measures the gradients of the trunk."""
+
+  def make(setting: Setting) -> optax.GradientTransformation:
+    return factory(*args, num_tasks=setting.num_tasks, shared=setting.shared, **options)
+
+  return Method(make)
+
+
+def _everywhere(factory, *args, **options) -> Method:
+  """A method that looks at losses only, or at every coordinate or parameter."""
+  return Method(lambda setting: factory(*args, num_tasks=setting.num_tasks, **options))
+
+
+def _dwa(setting: Setting) -> optax.GradientTransformation:
+  return baselines.dwa(setting.steps_per_epoch, num_tasks=setting.num_tasks)
+
+
+def _unit_gradients(setting: Setting) -> optax.GradientTransformation:
+  """NGDiff that unlearns no task."""
+  return baselines.ngdiff([1] * setting.num_tasks, shared=setting.shared)
+
+
+def _flat_imtl_g(setting: Setting) -> optax.GradientTransformation:
+  return baselines.flat_regions(
+    baselines.imtl_g(num_tasks=setting.num_tasks, shared=setting.shared)
+  )
+
+
+# With equal weights the GNR is measured as MaxGNR measures it.
+EQUAL_WEIGHTS = on_trunk(maxgnr, 0.9, solver=Solver(_equal_weights))
+
+# Name on the command line and in the table -> method.
+METHODS = {
+  "equal-weights": EQUAL_WEIGHTS,
+  "maxgnr-0.5": on_trunk(maxgnr, 0.5),
+  "maxgnr-0.9": on_trunk(maxgnr, 0.9),
+  "maxgnr-0.9-paper-solver": on_trunk(maxgnr, 0.9, solver=steepest_descent()),
+  "maxgnr-0.9-noise-0.9": on_trunk(maxgnr, 0.9, noise_decay=0.9),
+  "maxgnr-0.9-noise-0.99": on_trunk(maxgnr, 0.9, noise_decay=0.99),
+  "maxgnr-0.9-every-4": on_trunk(maxgnr, 0.9)._replace(refresh_every=4),
+  "maxgnr-0.9-every-16": on_trunk(maxgnr, 0.9)._replace(refresh_every=16),
+  "dwa": Method(_dwa),
+  "uncertainty": _everywhere(baselines.uncertainty),
+  "gradnorm": on_trunk(baselines.gradnorm),
+  "mgda": on_trunk(baselines.mgda),
+  "pcgrad": on_trunk(baselines.pcgrad),
+  "dtp": _everywhere(baselines.dtp),
+  "gls": _everywhere(baselines.gls),
+  "imtl-g": on_trunk(baselines.imtl_g),
+  "imtl-l": _everywhere(baselines.imtl_l),
+  "gradient-norm-scaling": on_trunk(baselines.gradient_norm_scaling),
+  "cagrad": on_trunk(baselines.cagrad),
+  "nash-mtl": on_trunk(baselines.nash_mtl),
+  "fairgrad-2": on_trunk(baselines.fairgrad, 2.0),
+  "conicgrad": on_trunk(baselines.conicgrad),
+  "ngdiff": Method(_unit_gradients),
+  "slaw": _everywhere(baselines.slaw),
+  "bmtl": _everywhere(baselines.bmtl),
+  "gradient-dropout": _everywhere(baselines.gradient_dropout),
+  "flat-imtl-g": Method(_flat_imtl_g, flat_radius=0.05),
+  "upgrad": on_trunk(baselines.upgrad),
+  "dualproj": on_trunk(baselines.dualproj),
+  "aligned-mtl": on_trunk(baselines.aligned_mtl),
+  "config": on_trunk(baselines.config),
+  "graddrop": _everywhere(baselines.graddrop),
+  "gradvac": on_trunk(baselines.gradvac),
+  "random-weights": _everywhere(baselines.random_weights),
+  "famo": _everywhere(baselines.famo),
+  "stch": _everywhere(baselines.stch),
+  "db-mtl": on_trunk(baselines.db_mtl),
+  "moco": on_trunk(baselines.moco),
+  "excess-mtl": on_trunk(baselines.excess_mtl),
+  "sdmgrad": on_trunk(baselines.sdmgrad),
+  "modo": on_trunk(baselines.modo),
+  "krum": on_trunk(baselines.krum),
+  "trimmed-mean": _everywhere(baselines.trimmed_mean),
+}
+
+_MAXGNR = re.compile(
+  r"maxgnr-(?P<gamma>\d+(\.\d+)?)(?P<paper>-paper-solver)?(?P<all>-all)?"
+)
+
+
+def named(name: str) -> Method:
+  """The method of a name: one of ``METHODS``, or MaxGNR with its options.
+
+  ``maxgnr-GAMMA[-paper-solver][-all]``: γ in [0, 1), solved as in Section 5.1 of the
+  paper or exactly, measured on all parameters or on those that the tasks share.
+
+  Raises:
+    ValueError: if there is none of that name.
+  """
+  if name in METHODS:
+    return METHODS[name]
+  options = _MAXGNR.fullmatch(name)
+  if options is None:
+    raise ValueError(
+      f"there is no method {name!r}: it must be maxgnr-GAMMA[-paper-solver][-all] or "
+      f"one of {', '.join(METHODS)}"
+    )
+  kind = _everywhere if options["all"] else on_trunk
+  solver = {"solver": steepest_descent()} if options["paper"] else {}
+  return kind(maxgnr, float(options["gamma"]), **solver)
+
+
+class Combination(NamedTuple):
+  """Two pure functions: K losses to one gradient, by a method.
+
+  Attributes:
+    init: From the parameters to the method's state.
+    value_and_grad: From state and the losses' arguments to
+      ``((losses, kpis, rest), gradient, state)``.
+  """
+
+  init: Callable[[Any], Any]
+  value_and_grad: Callable[..., tuple[Any, Any, Any]]
+
+
+def combination(
+  method: Method,
+  task_losses: Callable[..., tuple[Any, Any, Any]],
+  setting: Setting,
+  microbatches: int | None = None,
+) -> Combination:
+  """The gradient that ``method`` makes of the gradients of ``task_losses``.
+
+  Args:
+    method: One of ``METHODS``.
+    task_losses: From parameters, batch and more to the losses, the tasks' key
+      performance indicators in [0, 1], both dicts of scalars, and anything else.
+    setting: Of the problem.
+    microbatches: Parts in which a batch is taken; what the losses return besides is
+      then the mean over them.
+
+  Raises:
+    ValueError: for microbatches of flat gradients, which are taken at once.
+  """
+  aggregator = optax.with_extra_args_support(method.make(setting))
+  parts: Any = {"has_aux": True, "microbatches": microbatches}
+
+  def with_aux(params, *args):
+    losses, kpis, rest = task_losses(params, *args)
+    return losses, (kpis, rest)
+
+  def whole(aux):
+    if microbatches is None:
+      return aux
+    return jax.tree.map(
+      lambda x: x.mean(0) if jnp.issubdtype(x.dtype, jnp.floating) else x[-1], aux
+    )
+
+  if method.refresh_every > 1:
+    refreshed = value_and_combined_grad(
+      with_aux, aggregator, refresh_every=method.refresh_every, **parts
+    )
+
+    def refresh(state, params, *args):
+      (losses, aux), grad, state = refreshed.value_and_grad(state, params, *args)
+      return (losses, *whole(aux)), grad, state
+
+    return Combination(refreshed.init, refresh)
+
+  if method.flat_radius is not None:
+    if microbatches is not None:
+      raise ValueError(
+        "a method of flat gradients takes a batch at once: leave microbatches out"
+      )
+    differentiated = value_and_flat_task_grads(
+      with_aux, method.flat_radius, has_aux=True
+    )
+
+    def flat(state, params, *args):
+      (losses, aux), (grads, flat_grads) = differentiated(params, *args)
+      grad, state = aggregator.update(
+        grads, state, params, losses=losses, flat_grads=flat_grads
+      )
+      return (losses, *aux), grad, state
+
+    return Combination(aggregator.init, flat)
+
+  def combine(state, params, *args):
+    (losses, aux), grads = value_and_task_grads(with_aux, **parts)(params, *args)
+    kpis, rest = whole(aux)
+    grad, state = aggregator.update(grads, state, params, losses=losses, kpis=kpis)
+    return (losses, kpis, rest), grad, state
+
+  return Combination(aggregator.init, combine)
+
+
+def weights_and_gnr(state: Any) -> tuple[jax.Array, jax.Array]:
+  """The weights in use, [K], and the GNRs under them: NaN where not measured."""
+  # Of two aggregates, as of flat regions, the first.
+  _, weights = optax.tree.get_all_with_path(state, "weights")[0]
+  return weights, optax.tree.get(state, "gnr", jnp.full_like(weights, jnp.nan))
