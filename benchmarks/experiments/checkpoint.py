@@ -22,8 +22,8 @@ class Best(NamedTuple):
     rest: Its batch statistics.
   """
 
-  score: np.float64
-  epoch: np.int32
+  score: np.ndarray
+  epoch: np.ndarray
   params: Any
   rest: Any
 

@@ -104,7 +104,7 @@ def _measured(
     problem, method, None, settings["batch_size"], settings["microbatches"]
   )
   state = trainer.init(0, 1.0)
-  like = Best(np.float64(0), np.int32(0), state.params, state.rest)
+  like = Best(np.array(0.0), np.array(0), state.params, state.rest)
   model = load_model(folder / "model", like)
   row = json.loads((folder / "result.json").read_text())["history"][
     int(model.epoch) - 1

@@ -133,8 +133,8 @@ class Trainer:
     devices = jax.devices() if devices is None else devices
     if batch_size % (len(devices) * microbatches):
       raise ValueError(
-        f"{len(devices)} devices must share each of {microbatches} parts of a batch evenly, "
-        f"got a batch of {batch_size}"
+        f"{len(devices)} devices must share each of {microbatches} parts of a batch "
+        f"evenly, got a batch of {batch_size}"
       )
     self.problem = problem
     self.batch_size = batch_size

@@ -102,7 +102,7 @@ def _model(score: float, epoch: int, state: RunState) -> Best:
   params, rest = jax.tree.map(
     np.array, (state.params, state.rest)
   )  # copies: steps reuse them
-  return Best(np.float64(score), np.int32(epoch), params, rest)
+  return Best(np.array(score), np.array(epoch), params, rest)
 
 
 def _better(best: Best, row: dict[str, Any], state: RunState) -> Best:
