@@ -1,0 +1,1 @@
+"""Experiments: methods x learning rates x seeds on problems of several tasks."""
