@@ -282,7 +282,7 @@ def test_xavier_normal_kernels_and_zero_biases():
 
 def test_outputs_have_the_shapes_of_the_tasks():
   image = jnp.asarray(example(0, h=16, w=24)[1]["image"])
-  outputs = nnx.jit(call)(small_model(), image)
+  outputs = nnx.jit(call)(small_model((4, 5)), image)
   shapes = {task: output.shape[3:] for task, output in outputs.items()}
   assert shapes == {"depth": (), "normal": (3,), "segmentation": (CLASSES,)}
   assert {output.shape[:3] for output in outputs.values()} == {(2, 16, 24)}
