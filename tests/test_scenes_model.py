@@ -24,6 +24,9 @@ CLASSES = 3
 take_sums = jax.jit(sums)
 take_losses = jax.jit(losses)
 take_kpis = jax.jit(kpis)
+pool = jax.jit(max_pool)
+unpool = jax.jit(max_unpool)
+pool_grad = jax.jit(jax.grad(lambda x, weights: jnp.sum(weights * max_pool(x)[0])))
 
 
 def unit(vectors):
@@ -227,10 +230,10 @@ def test_pooling_and_unpooling_are_those_of_a_loop(seed):
   # Few values, so that many are equal.
   features = np.random.default_rng(seed).integers(0, 3, (2, 4, 6, 3))
   features = features.astype(np.float32)
-  pooled, mask = jax.jit(max_pool)(features)
+  pooled, mask = map(np.asarray, pool(features))
   other = np.arange(pooled.size, dtype=np.float32).reshape(pooled.shape) + 1
-  unpooled = jax.jit(max_unpool)(other, mask)
-  gradient = jax.jit(jax.grad(lambda x: jnp.sum(other * max_pool(x)[0])))(features)
+  unpooled = unpool(other, mask)
+  gradient = pool_grad(features, other)
   expected = np.zeros_like(features)
   for n, i, j, c in np.ndindex(pooled.shape):
     window = features[n, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2, c]
