@@ -1,0 +1,1 @@
+"""Scenes: segmentation, depth and surface normals of one image."""
