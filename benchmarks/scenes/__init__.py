@@ -1,0 +1,1 @@
+"""Dense prediction on scenes: segmentation, depth and surface normals of one image."""
