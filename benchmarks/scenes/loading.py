@@ -1,0 +1,106 @@
+"""Batches by number: what a training step is given depends on the seed and the step.
+
+So a run that is interrupted goes on from its step alone; no state of an iterator has to
+be saved.
+"""
+
+import functools
+from collections.abc import Iterator
+from typing import Protocol
+
+import grain
+import numpy as np
+
+from benchmarks.scenes.augment import augment as augment_example
+
+Example = dict[str, np.ndarray]
+
+
+class Source(Protocol):
+  """Examples by number, as ``folder.Scenes`` or a list of examples."""
+
+  def __len__(self) -> int: ...
+
+  def __getitem__(self, number: int, /) -> Example: ...
+
+
+def batches(
+  source: Source,
+  batch_size: int,
+  seed: int,
+  augment: bool = True,
+  inverse_depth: bool = False,
+) -> grain.MapDataset:
+  """Element t is the batch of training step t, without end.
+
+  Every epoch has an order of its own, and changes each example in its own way. Where
+  an epoch's examples do not fill the last batch, it is filled with the next epoch's:
+  no example is left out, and all batches are of one size.
+
+  Args:
+    source: The examples to train on.
+    batch_size: Examples per batch.
+    seed: Of the orders and the changes, from 0 to 2³² - 1.
+    augment: Whether to zoom and mirror at random.
+    inverse_depth: Whether ``depth`` is 1 / depth.
+
+  Returns:
+    A dataset of dictionaries as the source's, with a leading axis of ``batch_size``.
+  """
+  if len(source) == 0:
+    raise ValueError("`source` must have at least one example, got none.")
+  dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+  if augment:
+    dataset = dataset.random_map(
+      functools.partial(augment_example, inverse_depth=inverse_depth)
+    )
+  # Without end there is no remainder; asking for it to be dropped keeps the length, the
+  # largest integer, an integer.
+  return dataset.batch(batch_size, drop_remainder=True)
+
+
+def stream(
+  dataset: grain.MapDataset, start: int = 0, num_threads: int = 2, prefetch: int = 4
+) -> Iterator[Example]:
+  """The batches from training step ``start`` on, made ahead in other threads.
+
+  Args:
+    dataset: Of :func:`batches`.
+    start: The first step.
+    num_threads: Threads that read and augment; with 0, this one does.
+    prefetch: Batches to make ahead.
+  """
+  options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch)
+  return iter(dataset[start:].to_iter_dataset(options))
+
+
+def evaluation_batches(source: Source, batch_size: int) -> Iterator[Example]:
+  """All examples once, in order, in batches of one size.
+
+  What the last one lacks is filled up with void examples (label -1, depth 0, normal
+  0), which metrics leave out of account as they do void pixels.
+  """
+  for start in range(0, len(source), batch_size):
+    numbers = range(start, min(start + batch_size, len(source)))
+    examples = [source[number] for number in numbers]
+    void = {name: np.zeros_like(value) for name, value in examples[0].items()}
+    void["label"] = np.full_like(void["label"], -1)
+    examples += [void] * (batch_size - len(examples))
+    yield {name: np.stack([e[name] for e in examples]) for name in void}
+
+
+def hold_out(n: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+  """Numbers of examples to train on, and of those to validate on, each in order.
+
+  Args:
+    n: Examples in all.
+    fraction: Of those to validate on, in (0, 1); at least one example is on each side.
+    seed: Of the random choice.
+  """
+  if not 0 < fraction < 1:
+    raise ValueError(f"`fraction` must be between 0 and 1, got {fraction}.")
+  if n < 2:
+    raise ValueError(f"`n` must be at least 2 to be divided, got {n}.")
+  held_out = min(max(round(fraction * n), 1), n - 1)
+  order = np.random.default_rng(seed).permutation(n)
+  return np.sort(order[held_out:]), np.sort(order[:held_out])
