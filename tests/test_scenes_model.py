@@ -11,8 +11,9 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.experiments.metric import add
 from benchmarks.scenes.losses import kpis, losses
-from benchmarks.scenes.metrics import METRICS, add, angles, summarise, sums
+from benchmarks.scenes.metrics import METRICS, angles, summarise, sums
 from benchmarks.scenes.pooling import max_pool, max_unpool
 from benchmarks.scenes.segnet import SegNet, trunk_only, unit_length
 from maxgnr_jax import maxgnr, value_and_task_grads

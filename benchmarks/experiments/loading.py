@@ -11,9 +11,11 @@ import numpy as np
 from benchmarks.experiments.problem import Batch
 
 
-def stream(batches: grain.MapDataset, start: int, stop: int) -> Iterator[Batch]:
-  """The batches of steps ``start`` to ``stop``, loaded ahead by a thread."""
-  options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
+def stream(
+  batches: grain.MapDataset, start: int = 0, stop: int | None = None
+) -> Iterator[Batch]:
+  """The batches of steps ``start`` to ``stop``, made ahead by other threads."""
+  options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
   return iter(batches[start:stop].to_iter_dataset(options))
 
 
@@ -51,8 +53,18 @@ def in_order(arrays: Batch, batch_size: int) -> Iterator[Batch]:
     yield {name: array[begin : begin + batch_size] for name, array in arrays.items()}
 
 
-def held_out(size: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-  """Indices to train on, and those of a ``share`` held out at random, both sorted."""
-  order = np.random.default_rng((seed, 1)).permutation(size)
-  number = round(share * size)
+def hold_out(size: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+  """Numbers of examples to train on, and of those held out, each in order.
+
+  Args:
+    size: Examples in all.
+    share: Of those held out, in [0, 1). Above 0, at least one example is on each side.
+    seed: Of the random choice.
+  """
+  if not 0 <= share < 1:
+    raise ValueError(f"`share` must be in [0, 1), got {share}")
+  if share and size < 2:
+    raise ValueError(f"`size` must be at least 2 to be divided, got {size}")
+  number = min(max(round(share * size), 1), size - 1) if share else 0
+  order = np.random.default_rng(seed).permutation(size)
   return np.sort(order[number:]), np.sort(order[:number])

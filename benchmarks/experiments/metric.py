@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 
@@ -61,3 +62,18 @@ def mean_ranks(
       equal = (score[None] == score[:, None]).sum(1)
       ranks.append(better + (equal + 1) / 2)
   return np.mean(ranks, axis=0).tolist()
+
+
+def add(
+  total: Mapping[str, np.ndarray], batch_sums: Mapping[str, jax.Array]
+) -> dict[str, np.ndarray]:
+  """``total``, at first ``{}``, and one batch's sums.
+
+  In int64, so that counts stay exact, and float64.
+  """
+
+  def wide(value: jax.Array) -> np.ndarray:
+    array = np.asarray(value)
+    return array.astype(np.int64 if array.dtype.kind == "i" else np.float64)
+
+  return {name: total.get(name, 0) + wide(value) for name, value in batch_sums.items()}

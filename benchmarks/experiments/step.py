@@ -12,6 +12,7 @@ import optax
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from benchmarks.experiments.metric import add
 from benchmarks.experiments.problem import Batch, Problem
 from benchmarks.methods import (
   EQUAL_WEIGHTS,
@@ -185,12 +186,7 @@ class Trainer:
     """The metrics over all examples of ``batches``; None if there are none."""
     total: dict[str, np.ndarray] = {}
     for batch in batches:
-      sums = self._jitted_sums(params, rest, self._on_devices(batch))
-      for name, value in sums.items():
-        # Counts stay exact, and sums of many batches precise.
-        whole = np.asarray(value)
-        wide = whole.astype(np.int64 if whole.dtype.kind == "i" else np.float64)
-        total[name] = total[name] + wide if name in total else wide
+      total = add(total, self._jitted_sums(params, rest, self._on_devices(batch)))
     return self.problem.summarise(total) if total else None
 
   def task_losses(self, params, batch: Batch, rest) -> tuple[Any, Any, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from benchmarks.experiments.config import Settings
-from benchmarks.experiments.loading import held_out
+from benchmarks.experiments.loading import hold_out
 from benchmarks.experiments.metric import Metric
 from benchmarks.experiments.mlp import MLP, trunk_only
 from benchmarks.experiments.problem import Batch, Problem
@@ -52,7 +52,7 @@ class FashionSettings(Settings):
 def make_problem(settings: FashionSettings) -> Problem:
   """Pairs of the images in the file ``settings.data``."""
   images, test = load(settings.data)
-  kept, validation = held_out(len(images.label), settings.validation, seed=0)
+  kept, validation = hold_out(len(images.label), settings.validation, seed=0)
   parts = {
     "train": _only(images, kept),
     "validation": _only(images, validation),

@@ -1,7 +1,7 @@
 """The metrics of the tables, over all labelled pixels of a set of images.
 
 Sums over a batch are taken on the device (:func:`sums`), and added up over the set on
-the host (:func:`add`); :func:`summarise` makes metrics of them. The result does not
+the host; :func:`summarise` makes metrics of them. The result does not
 depend on how the set is cut into batches.
 """
 
@@ -22,9 +22,13 @@ METRICS = (
   Metric("depth_rel_err", "depth", "rel. error %", -1, 2),
   Metric("normal_mean", "normal", "mean °", -1, 2),
   Metric("normal_median", "normal", "median °", -1, 2),
-  Metric("within_11.25", "normal", "within 11.25° %", 1, 2, in_delta_m=False),
-  Metric("within_22.5", "normal", "within 22.5° %", 1, 2, in_delta_m=False),
-  Metric("within_30", "normal", "within 30° %", 1, 2, in_delta_m=False),
+  Metric(
+    "within_11.25", "normal", "within 11.25° %", 1, 2, in_delta_m=False, shown=False
+  ),
+  Metric(
+    "within_22.5", "normal", "within 22.5° %", 1, 2, in_delta_m=False, shown=False
+  ),
+  Metric("within_30", "normal", "within 30° %", 1, 2, in_delta_m=False, shown=False),
 )
 # Of the histogram of angles; 180° has a bin of its own.
 BINS_PER_DEGREE = 100
@@ -83,16 +87,6 @@ def _count(bins: jax.Array, labelled: jax.Array, number: int) -> jax.Array:
   # Void pixels go to a bin that is thrown away.
   bins = jnp.where(labelled, jnp.clip(bins, 0, number - 1), number)
   return jnp.bincount(bins.ravel(), length=number + 1)[:number].astype(jnp.int32)
-
-
-def add(total: Mapping[str, np.ndarray], batch_sums: Arrays) -> dict[str, np.ndarray]:
-  """``total``, at first ``{}``, and one batch's sums, in int64 and float64."""
-
-  def wide(value: jax.Array) -> np.ndarray:
-    array = np.asarray(value)
-    return array.astype(np.int64 if array.dtype.kind == "i" else np.float64)
-
-  return {name: total.get(name, 0) + wide(value) for name, value in batch_sums.items()}
 
 
 def summarise(total: Mapping[str, np.ndarray]) -> dict[str, float]:

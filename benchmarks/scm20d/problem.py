@@ -10,7 +10,7 @@ import numpy as np
 from scipy.io import arff
 
 from benchmarks.experiments.config import Settings
-from benchmarks.experiments.loading import held_out, in_order, shuffled
+from benchmarks.experiments.loading import hold_out, in_order, shuffled
 from benchmarks.experiments.metric import Metric
 from benchmarks.experiments.mlp import MLP, trunk_only
 from benchmarks.experiments.problem import Batch, Problem
@@ -69,8 +69,8 @@ def make_problem(settings: TableSettings) -> Problem:
   Inputs and targets are brought to mean 0 and variance 1 on the training rows.
   """
   table = load(settings.data)
-  others, test = held_out(len(table.inputs), _TEST_SHARE, seed=0)
-  kept, validation = held_out(len(others), settings.validation, seed=1)
+  others, test = hold_out(len(table.inputs), _TEST_SHARE, seed=0)
+  kept, validation = hold_out(len(others), settings.validation, seed=1)
   train = others[kept]
 
   def standardised(values: np.ndarray) -> np.ndarray:
