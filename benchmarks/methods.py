@@ -158,17 +158,68 @@ def named(name: str) -> Method:
   return kind(maxgnr, float(options["gamma"]), **solver)
 
 
+def task_gradients(
+  task_losses: Callable[..., tuple[Any, Any, Any]],
+  microbatches: int | None = None,
+  flat_radius: float | None = None,
+) -> Callable[..., tuple[Any, dict[str, Any]]]:
+  """What most methods are made of: it depends on none of them.
+
+  Args:
+    task_losses: From parameters, batch and more to the losses, the tasks' key
+      performance indicators in [0, 1], both dicts of scalars, and anything else.
+    microbatches: Parts in which a batch is taken; what the losses return besides is
+      then the mean over them.
+    flat_radius: Of the perturbation, for flat gradients as well.
+
+  Returns:
+    A function of the losses' arguments to ``((losses, kpis, rest), gradients)``, of
+    which the latter holds ``grads`` and what else an update takes.
+
+  Raises:
+    ValueError: for microbatches of flat gradients, which are taken at once.
+  """
+  losses_and_aux = _with_aux(task_losses)
+  if flat_radius is None:
+    differentiated = value_and_task_grads(
+      losses_and_aux, has_aux=True, microbatches=microbatches
+    )
+
+    def gradients(*args):
+      (losses, aux), grads = differentiated(*args)
+      kpis, rest = _whole(aux, microbatches)
+      return (losses, kpis, rest), {"grads": grads, "losses": losses, "kpis": kpis}
+
+    return gradients
+
+  if microbatches is not None:
+    raise ValueError(
+      "a method of flat gradients takes a batch at once: leave microbatches out"
+    )
+  perturbed = value_and_flat_task_grads(losses_and_aux, flat_radius, has_aux=True)
+
+  def flat_gradients(*args):
+    (losses, aux), (grads, flat_grads) = perturbed(*args)
+    found = {"grads": grads, "flat_grads": flat_grads, "losses": losses}
+    return (losses, *aux), found
+
+  return flat_gradients
+
+
 class Combination(NamedTuple):
-  """Two pure functions: K losses to one gradient, by a method.
+  """Pure functions: K losses to one gradient, by a method.
 
   Attributes:
     init: From the parameters to the method's state.
     value_and_grad: From state and the losses' arguments to
       ``((losses, kpis, rest), gradient, state)``.
+    combine: From the gradients of :func:`task_gradients`, state and parameters to
+      gradient and state; None if not every step takes all gradients.
   """
 
   init: Callable[[Any], Any]
   value_and_grad: Callable[..., tuple[Any, Any, Any]]
+  combine: Callable[[dict[str, Any], Any, Any], tuple[Any, Any]] | None
 
 
 def combination(
@@ -181,65 +232,54 @@ def combination(
 
   Args:
     method: One of ``METHODS``.
-    task_losses: From parameters, batch and more to the losses, the tasks' key
-      performance indicators in [0, 1], both dicts of scalars, and anything else.
+    task_losses: As in :func:`task_gradients`.
     setting: Of the problem.
-    microbatches: Parts in which a batch is taken; what the losses return besides is
-      then the mean over them.
-
-  Raises:
-    ValueError: for microbatches of flat gradients, which are taken at once.
+    microbatches: As in :func:`task_gradients`.
   """
   aggregator = optax.with_extra_args_support(method.make(setting))
-  parts: Any = {"has_aux": True, "microbatches": microbatches}
-
-  def with_aux(params, *args):
-    losses, kpis, rest = task_losses(params, *args)
-    return losses, (kpis, rest)
-
-  def whole(aux):
-    if microbatches is None:
-      return aux
-    return jax.tree.map(
-      lambda x: x.mean(0) if jnp.issubdtype(x.dtype, jnp.floating) else x[-1], aux
-    )
-
   if method.refresh_every > 1:
     refreshed = value_and_combined_grad(
-      with_aux, aggregator, refresh_every=method.refresh_every, **parts
+      _with_aux(task_losses),
+      aggregator,
+      refresh_every=method.refresh_every,
+      has_aux=True,
+      microbatches=microbatches,
     )
 
-    def refresh(state, params, *args):
-      (losses, aux), grad, state = refreshed.value_and_grad(state, params, *args)
-      return (losses, *whole(aux)), grad, state
+    def refresh(state, *args):
+      (losses, aux), grad, state = refreshed.value_and_grad(state, *args)
+      return (losses, *_whole(aux, microbatches)), grad, state
 
-    return Combination(refreshed.init, refresh)
+    return Combination(refreshed.init, refresh, None)
 
-  if method.flat_radius is not None:
-    if microbatches is not None:
-      raise ValueError(
-        "a method of flat gradients takes a batch at once: leave microbatches out"
-      )
-    differentiated = value_and_flat_task_grads(
-      with_aux, method.flat_radius, has_aux=True
-    )
+  gradients = task_gradients(task_losses, microbatches, method.flat_radius)
 
-    def flat(state, params, *args):
-      (losses, aux), (grads, flat_grads) = differentiated(params, *args)
-      grad, state = aggregator.update(
-        grads, state, params, losses=losses, flat_grads=flat_grads
-      )
-      return (losses, *aux), grad, state
+  def combine(found, state, params):
+    extra_args = {name: value for name, value in found.items() if name != "grads"}
+    return aggregator.update(found["grads"], state, params, **extra_args)
 
-    return Combination(aggregator.init, flat)
+  def value_and_grad(state, params, *args):
+    values, found = gradients(params, *args)
+    return values, *combine(found, state, params)
 
-  def combine(state, params, *args):
-    (losses, aux), grads = value_and_task_grads(with_aux, **parts)(params, *args)
-    kpis, rest = whole(aux)
-    grad, state = aggregator.update(grads, state, params, losses=losses, kpis=kpis)
-    return (losses, kpis, rest), grad, state
+  return Combination(aggregator.init, value_and_grad, combine)
 
-  return Combination(aggregator.init, combine)
+
+def _with_aux(task_losses):
+  def losses_and_aux(*args):
+    losses, *aux = task_losses(*args)
+    return losses, tuple(aux)
+
+  return losses_and_aux
+
+
+def _whole(aux, microbatches: int | None):
+  """Of what parts of a batch left: the mean, and the last of what has none."""
+  if microbatches is None:
+    return aux
+  return jax.tree.map(
+    lambda x: x.mean(0) if jnp.issubdtype(x.dtype, jnp.floating) else x[-1], aux
+  )
 
 
 def weights_and_gnr(state: Any) -> tuple[jax.Array, jax.Array]:

@@ -10,6 +10,7 @@ import tyro
 
 from benchmarks.experiments import tables
 from benchmarks.experiments.config import Run, Settings, read_file
+from benchmarks.experiments.model import Model
 from benchmarks.experiments.problem import Problem
 from benchmarks.experiments.report import Report, report
 from benchmarks.experiments.summary import JUDGED
@@ -52,7 +53,7 @@ def main(
     )
     problem = make_problem(config)
     if isinstance(config, Run):
-      result = train_with_bar(make_trainer(problem, config), config)
+      result = train_with_bar(make_trainer(Model(problem), config), config)
       _print_result(problem, result, config.out)
     elif isinstance(config, Sweep):
       sweep(problem, config, commands["train"])

@@ -9,7 +9,6 @@ import numpy as np
 from benchmarks.experiments.checkpoint import Best
 from benchmarks.experiments.loading import stream
 from benchmarks.experiments.step import Trainer
-from maxgnr_jax import value_and_task_grads
 
 
 class GradientNoise(NamedTuple):
@@ -40,13 +39,12 @@ def gradient_noise(trainer: Trainer, model: Best, seed: int) -> GradientNoise:
 
   As in training: batch statistics are each batch's own.
   """
-  params, rest = trainer.replicate((model.params, model.rest))
-  task_grads = value_and_task_grads(_with_aux(trainer.task_losses), has_aux=True)
+  params, rest = trainer.model.replicate((model.params, model.rest))
+  gradients = trainer.model.gradients(trainer.tasks)
   measured = trainer.problem.trunk_only(params)
 
   @jax.jit
-  def measure(total, batch):
-    _, grads = task_grads(params, batch, rest)
+  def measure(total, grads):
     rows = [
       grad.reshape(len(grad), -1)
       for grad, shared in zip(
@@ -68,7 +66,8 @@ def gradient_noise(trainer: Trainer, model: Best, seed: int) -> GradientNoise:
   grams = []
   batches = trainer.problem.train_batches(trainer.batch_size, seed)
   for batch in stream(batches, 0, trainer.steps_per_epoch):
-    total, gram = measure(total, batch)
+    _, found = gradients(params, trainer.model.on_devices(batch), rest)
+    total, gram = measure(total, found["grads"])
     grams.append(np.asarray(gram, np.float64))
   number = len(grams)
   means = [np.asarray(leaf, np.float64) / number for leaf in total]
@@ -78,11 +77,3 @@ def gradient_noise(trainer: Trainer, model: Best, seed: int) -> GradientNoise:
   gradient = np.maximum(np.diag(of_mean) - np.diag(noise) / number, 0)
   norms = np.sqrt([np.diag(gram) for gram in grams])
   return GradientNoise(norms, gradient, noise)
-
-
-def _with_aux(task_losses):
-  def losses(*args):
-    values, kpis, rest = task_losses(*args)
-    return values, (kpis, rest)
-
-  return losses

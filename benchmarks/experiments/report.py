@@ -9,6 +9,7 @@ import numpy as np
 
 from benchmarks.experiments import figures, tables
 from benchmarks.experiments.checkpoint import Best, load_model
+from benchmarks.experiments.model import Model
 from benchmarks.experiments.noise import GradientNoise, gradient_noise
 from benchmarks.experiments.problem import Problem
 from benchmarks.experiments.step import Trainer
@@ -101,7 +102,7 @@ def _measured(
   folder = _folder(out, method, summary["rows"], 0)
   settings = summary["settings"]
   trainer = Trainer(
-    problem, method, None, settings["batch_size"], settings["microbatches"]
+    Model(problem), method, None, settings["batch_size"], settings["microbatches"]
   )
   state = trainer.init(0, 1.0)
   like = Best(np.array(0.0), np.array(0), state.params, state.rest)

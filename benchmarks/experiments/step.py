@@ -1,8 +1,6 @@
-"""One compiled train step and one compiled evaluation, shared by seeds and rates."""
+"""Train steps of one method, compiled once for all seeds and learning rates."""
 
 import functools
-import threading
-from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,10 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from benchmarks.experiments.metric import add
-from benchmarks.experiments.problem import Batch, Problem
+from benchmarks.experiments.model import CompiledOnce, Model
+from benchmarks.experiments.problem import Batch
 from benchmarks.methods import (
   EQUAL_WEIGHTS,
   Setting,
@@ -100,15 +97,14 @@ class RunState(NamedTuple):
 
 
 class Trainer:
-  """Compiled functions of one problem and one method.
+  """The steps of one method on one model.
 
   Args:
-    problem: What is trained.
+    model: What is trained.
     method: Name of a method, see :func:`benchmarks.methods.named`.
     task: The only task to train, if not all.
     batch_size: Examples per step.
     microbatches: Parts in which a batch is taken.
-    devices: Which of them share a batch; default: all.
 
   Raises:
     ValueError: if the devices cannot share a batch evenly, or there are fewer examples
@@ -117,13 +113,13 @@ class Trainer:
 
   def __init__(
     self,
-    problem: Problem,
+    model: Model,
     method: str,
     task: str | None,
     batch_size: int,
     microbatches: int = 1,
-    devices: Sequence[jax.Device] | None = None,
   ):
+    problem, devices = model.problem, model.mesh.size
     if task is not None and task not in problem.tasks:
       raise ValueError(f"task must be one of {', '.join(problem.tasks)}, got {task!r}")
     if not 0 < batch_size <= problem.num_train:
@@ -131,100 +127,58 @@ class Trainer:
         f"a batch must have at most the {problem.num_train} examples that there are to "
         f"train on, got {batch_size}"
       )
-    devices = jax.devices() if devices is None else devices
-    if batch_size % (len(devices) * microbatches):
+    if batch_size % (devices * microbatches):
       raise ValueError(
-        f"{len(devices)} devices must share each of {microbatches} parts of a batch "
+        f"{devices} devices must share each of {microbatches} parts of a batch "
         f"evenly, got a batch of {batch_size}"
       )
+    self.model = model
     self.problem = problem
     self.batch_size = batch_size
     self.tasks = problem.tasks if task is None else (task,)
     self.steps_per_epoch = problem.num_train // batch_size
-    self.mesh = jax.make_mesh(
-      (len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices
-    )
     self._adam = optax.inject_hyperparams(optax.adam)(learning_rate=0.0)
-    setting = Setting(len(self.tasks), problem.trunk_only, self.steps_per_epoch)
+    chosen = named(method) if task is None else EQUAL_WEIGHTS
+    parts = microbatches if microbatches > 1 else None
     self._combination = combination(
-      named(method) if task is None else EQUAL_WEIGHTS,
-      self.task_losses,
-      setting,
-      microbatches if microbatches > 1 else None,
+      chosen,
+      functools.partial(model.losses, tasks=self.tasks),
+      Setting(len(self.tasks), problem.trunk_only, self.steps_per_epoch),
+      parts,
     )
-    self._compiling, self._compiled = threading.Lock(), False
-    self._jitted_init = jax.jit(self._init)
-    self._jitted_step = jax.jit(self._step, donate_argnums=0)
-    self._jitted_sums = jax.jit(self._sums)
-
-  @functools.cached_property
-  def _graphdefs(self) -> tuple[Any, Any]:
-    """Of the model in training and in evaluation."""
-    model = nnx.eval_shape(lambda: self.problem.make_model(nnx.Rngs(0)))
-    model.train()
-    training = nnx.graphdef(model)
-    model.eval()
-    return training, nnx.graphdef(model)
+    self._gradients = model.gradients(self.tasks, parts, chosen.flat_radius)
+    self._init_once = CompiledOnce(self._init)
+    if self._combination.combine is None:
+      self._whole_step = CompiledOnce(self._step, donate_argnums=0)
+    else:
+      self._second_part = CompiledOnce(self._combine, donate_argnums=0)
 
   def init(self, seed: int, learning_rate: float) -> RunState:
     """The state before the first step, on all devices."""
-    with self._compiling:
-      state = self._jitted_init(jax.random.key(seed), jnp.float32(learning_rate))
-      return self.replicate(state)
+    state = self._init_once(jax.random.key(seed), jnp.float32(learning_rate))
+    return self.model.replicate(state)
 
   def step(self, state: RunState, batch: Batch) -> tuple[RunState, tuple[Any, Any]]:
     """One step, the state's memory given up; also its losses and weights, [K]."""
-    batch = self._on_devices(batch)
-    if self._compiled:
-      return self._jitted_step(state, batch)
-    with self._compiling:  # of two runs side by side one compiles
-      done = self._jitted_step(state, batch)
-      self._compiled = True
-      return done
-
-  def evaluate(self, params, rest, batches: Iterable[Batch]) -> dict[str, float] | None:
-    """The metrics over all examples of ``batches``; None if there are none."""
-    total: dict[str, np.ndarray] = {}
-    for batch in batches:
-      total = add(total, self._jitted_sums(params, rest, self._on_devices(batch)))
-    return self.problem.summarise(total) if total else None
-
-  def task_losses(self, params, batch: Batch, rest) -> tuple[Any, Any, Any]:
-    """Losses, indicators and batch statistics of a forward pass in training."""
-    model = nnx.merge(self._graphdefs[0], params, rest, copy=True)
-    outputs = model(batch[self.problem.inputs])
-    losses = self.problem.losses(outputs, batch)
-    kpis = self.problem.kpis(outputs, batch)
-    return (
-      {task: losses[task] for task in self.tasks},
-      {task: kpis[task] for task in self.tasks},
-      nnx.state(model, nnx.Not(nnx.Param)),
-    )
+    batch = self.model.on_devices(batch)
+    if self._combination.combine is None:
+      return self._whole_step(state, batch)
+    (_, _, rest), found = self._gradients(state.params, batch, state.rest)
+    return self._second_part(state, found, rest)
 
   def start_epoch(self, state: RunState) -> RunState:
     """With the sums of an epoch put back to zero."""
-    return state._replace(epoch=self.replicate(EpochSums.zeros(len(self.tasks))))
-
-  def replicate(self, tree: Any) -> Any:
-    """A tree of arrays, whole on every device."""
-    return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec()))
-
-  def _on_devices(self, batch: Batch) -> Batch:
-    """A part on each device; a last batch that cannot be shared, whole on all."""
-    rows = len(next(iter(batch.values())))
-    axis = None if rows % self.mesh.size else "data"
-    return jax.device_put(batch, NamedSharding(self.mesh, PartitionSpec(axis)))
+    return state._replace(epoch=self.model.replicate(EpochSums.zeros(len(self.tasks))))
 
   def _init(self, key: jax.Array, learning_rate: jax.Array) -> RunState:
     model = self.problem.make_model(nnx.Rngs(key))
     params = nnx.state(model, nnx.Param)
-    rest = nnx.state(model, nnx.Not(nnx.Param))
     adam = self._adam.init(params)
     hyperparams = adam.hyperparams | {"learning_rate": learning_rate}
     return RunState(
       step=jnp.zeros((), jnp.int32),
       params=params,
-      rest=rest,
+      rest=nnx.state(model, nnx.Not(nnx.Param)),
       combination=self._combination.init(params),
       adam=adam._replace(hyperparams=hyperparams),
       epoch=EpochSums.zeros(len(self.tasks)),
@@ -234,6 +188,16 @@ class Trainer:
     (losses, _, rest), grad, method_state = self._combination.value_and_grad(
       state.combination, state.params, batch, state.rest
     )
+    return self._descend(state, losses, rest, grad, method_state)
+
+  def _combine(self, state: RunState, found: dict[str, Any], rest):
+    assert self._combination.combine is not None
+    grad, method_state = self._combination.combine(
+      found, state.combination, state.params
+    )
+    return self._descend(state, found["losses"], rest, grad, method_state)
+
+  def _descend(self, state: RunState, losses, rest, grad, method_state):
     updates, adam = self._adam.update(grad, state.adam, state.params)
     weights, gnr = weights_and_gnr(method_state)
     losses = jnp.stack(jax.tree.leaves(losses))
@@ -246,7 +210,3 @@ class Trainer:
       epoch=state.epoch.add(losses, weights, gnr),
     )
     return state, (losses, weights)
-
-  def _sums(self, params, rest, batch: Batch) -> dict[str, jax.Array]:
-    model = nnx.merge(self._graphdefs[1], params, rest, copy=True)
-    return self.problem.sums(model(batch[self.problem.inputs]), batch)

@@ -1,7 +1,6 @@
 """Methods x learning rates x seeds; what is done already is not done again."""
 
 import dataclasses
-import functools
 import json
 import os
 import sys
@@ -17,6 +16,7 @@ from tqdm import tqdm
 from benchmarks.experiments import summary
 from benchmarks.experiments.config import Run, Settings
 from benchmarks.experiments.metric import Metric, delta_m
+from benchmarks.experiments.model import Model
 from benchmarks.experiments.problem import Problem
 from benchmarks.experiments.train import make_trainer, train
 from benchmarks.methods import named
@@ -110,18 +110,13 @@ def sweep(problem: Problem, settings: Sweep, make_run: Callable[..., Run]) -> di
       }
     )
 
-  @functools.cache
-  def trainer_of(row: Row):
-    return make_trainer(problem, run_of(row, settings.learning_rates[0], 0))
-
   rates = tuple(dict.fromkeys(settings.learning_rates))
   tuning = range(settings.tuning_seeds if len(rates) > 1 else settings.seeds)
   rest = range(len(tuning), settings.seeds)
   epochs = settings.epochs * len(rows) * (len(rates) * len(tuning) + len(rest))
   bar = tqdm(total=epochs, unit="epoch", dynamic_ncols=True, smoothing=0.02)
-  trainers = {
-    row: trainer_of(row) for row in rows
-  }  # made here: threads would repeat it
+  model = Model(problem)
+  trainers = {row: make_trainer(model, run_of(row, rates[0], 0)) for row in rows}
 
   def do(job: tuple[Row, float, int]) -> dict[str, Any]:
     trainer, run = trainers[job[0]], run_of(*job)

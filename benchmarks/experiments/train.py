@@ -17,7 +17,8 @@ from benchmarks.experiments.checkpoint import Best, Checkpoints, Snapshot, save_
 from benchmarks.experiments.config import Run
 from benchmarks.experiments.loading import stream
 from benchmarks.experiments.metric import Metric
-from benchmarks.experiments.problem import SPLITS, Problem
+from benchmarks.experiments.model import Model
+from benchmarks.experiments.problem import SPLITS
 from benchmarks.experiments.step import RunState, Trainer
 
 # Besides its best model's, a run's result is the mean over its last evaluations.
@@ -25,9 +26,9 @@ LAST = 10
 _SECONDS_PER_LINE = 1.0
 
 
-def make_trainer(problem: Problem, run: Run) -> Trainer:
-  """The compiled functions that ``run`` needs."""
-  return Trainer(problem, run.method_name, run.task, run.batch_size, run.microbatches)
+def make_trainer(model: Model, run: Run) -> Trainer:
+  """The steps that ``run`` needs."""
+  return Trainer(model, run.method_name, run.task, run.batch_size, run.microbatches)
 
 
 def train(
@@ -118,7 +119,7 @@ def _row(trainer: Trainer, epoch: int, state: RunState) -> dict[str, Any]:
   row = {"epoch": epoch, **state.epoch.means(trainer.tasks)}
   for split in SPLITS:
     batches = trainer.problem.evaluation_batches(split)
-    metrics = trainer.evaluate(state.params, state.rest, batches)
+    metrics = trainer.model.evaluate(state.params, state.rest, batches)
     if metrics is not None:
       row[split] = metrics
   return row

@@ -1,0 +1,109 @@
+"""A problem's compiled functions that all methods share."""
+
+import functools
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from benchmarks.experiments.metric import add
+from benchmarks.experiments.problem import Batch, Problem
+from benchmarks.methods import task_gradients
+
+
+class CompiledOnce:
+  """A jitted function of threads: while one compiles, the others wait for it."""
+
+  def __init__(self, function: Callable, **options: Any):
+    if jax.default_backend() == "cpu":
+      # Measured with the scenes' network: half the time to compile, the same to run.
+      options["compiler_options"] = {"xla_backend_optimization_level": 1}
+    self._function = jax.jit(function, **options)
+    self._compiling, self._compiled = threading.Lock(), False
+
+  def __call__(self, *args: Any) -> Any:
+    """What the function returns."""
+    if self._compiled:
+      return self._function(*args)
+    with self._compiling:
+      value = self._function(*args)
+      self._compiled = True
+      return value
+
+
+class Model:
+  """The model of a problem on a mesh of devices, which share every batch.
+
+  Args:
+    problem: What is trained.
+    devices: Which of them share a batch; default: all.
+  """
+
+  def __init__(self, problem: Problem, devices: Sequence[jax.Device] | None = None):
+    devices = jax.devices() if devices is None else devices
+    self.problem = problem
+    self.mesh = jax.make_mesh(
+      (len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices
+    )
+    self._sums = CompiledOnce(self._sums_of_batch)
+
+  @functools.cached_property
+  def _graphdefs(self) -> tuple[Any, Any]:
+    """Of the model in training and in evaluation."""
+    model = nnx.eval_shape(lambda: self.problem.make_model(nnx.Rngs(0)))
+    model.train()
+    training = nnx.graphdef(model)
+    model.eval()
+    return training, nnx.graphdef(model)
+
+  def losses(self, params, batch: Batch, rest, tasks: Sequence[str]):
+    """Losses, indicators and batch statistics of a forward pass in training."""
+    model = nnx.merge(self._graphdefs[0], params, rest, copy=True)
+    outputs = model(batch[self.problem.inputs])
+    losses = self.problem.losses(outputs, batch)
+    kpis = self.problem.kpis(outputs, batch)
+    return (
+      {task: losses[task] for task in tasks},
+      {task: kpis[task] for task in tasks},
+      nnx.state(model, nnx.Not(nnx.Param)),
+    )
+
+  @functools.cache  # noqa: B019 - a model lives as long as its experiment
+  def gradients(
+    self,
+    tasks: tuple[str, ...],
+    microbatches: int | None = None,
+    flat_radius: float | None = None,
+  ) -> Callable[..., tuple[Any, dict[str, Any]]]:
+    """Of the losses of ``tasks``: :func:`benchmarks.methods.task_gradients`, jitted.
+
+    A function of parameters, batch and batch statistics. Most of what there is to
+    compile is here, once for all methods.
+    """
+    losses = functools.partial(self.losses, tasks=tasks)
+    return CompiledOnce(task_gradients(losses, microbatches, flat_radius))
+
+  def evaluate(self, params, rest, batches: Iterable[Batch]) -> dict[str, float] | None:
+    """The metrics over all examples of ``batches``; None if there are none."""
+    total: dict[str, np.ndarray] = {}
+    for batch in batches:
+      total = add(total, self._sums(params, rest, self.on_devices(batch)))
+    return self.problem.summarise(total) if total else None
+
+  def _sums_of_batch(self, params, rest, batch: Batch) -> dict[str, jax.Array]:
+    model = nnx.merge(self._graphdefs[1], params, rest, copy=True)
+    return self.problem.sums(model(batch[self.problem.inputs]), batch)
+
+  def on_devices(self, batch: Batch) -> Batch:
+    """A part on each device; a last batch that cannot be shared, whole on all."""
+    rows = len(next(iter(batch.values())))
+    axis = None if rows % self.mesh.size else "data"
+    return jax.device_put(batch, NamedSharding(self.mesh, PartitionSpec(axis)))
+
+  def replicate(self, tree: Any) -> Any:
+    """A tree of arrays, whole on every device."""
+    return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec()))
