@@ -1,5 +1,6 @@
 """What a run that was killed goes on from."""
 
+import threading
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +10,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from benchmarks.experiments.step import RunState
+
+# Runs side by side are threads, and Orbax tells its operations apart process-wide.
+_ONE_AT_A_TIME = threading.Lock()
 
 
 class Best(NamedTuple):
@@ -53,22 +57,22 @@ class Checkpoints:
   def __init__(self, folder: Path, seconds: float):
     self._seconds = seconds
     self._last = time.monotonic()
-    self._manager = ocp.CheckpointManager(
-      folder.absolute(), options=ocp.CheckpointManagerOptions(max_to_keep=2)
-    )
+    options = ocp.CheckpointManagerOptions(max_to_keep=2)
+    with _ONE_AT_A_TIME:
+      self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
   def save_if_due(self, snapshot: Snapshot) -> None:
-    """Saves, in the background, if the last time is long enough ago."""
+    """Saves if the last time is long enough ago."""
     if time.monotonic() - self._last < self._seconds:
       return
-    self._manager.save(
-      int(snapshot.state.step),
-      args=ocp.args.Composite(
-        state=ocp.args.StandardSave(snapshot.state),
-        best=ocp.args.StandardSave(snapshot.best),
-        history=ocp.args.JsonSave(snapshot.history),
-      ),
+    args = ocp.args.Composite(
+      state=ocp.args.StandardSave(snapshot.state),
+      best=ocp.args.StandardSave(snapshot.best),
+      history=ocp.args.JsonSave(snapshot.history),
     )
+    with _ONE_AT_A_TIME:
+      self._manager.save(int(snapshot.state.step), args=args)
+      self._manager.wait_until_finished()
     self._last = time.monotonic()
 
   def restore(self, like: Snapshot) -> Snapshot | None:
@@ -76,31 +80,30 @@ class Checkpoints:
     step = self._manager.latest_step()
     if step is None:
       return None
-    saved = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardRestore(_shapes(like.state)),
-        best=ocp.args.StandardRestore(_shapes(like.best)),
-        history=ocp.args.JsonRestore(),
-      ),
+    args = ocp.args.Composite(
+      state=ocp.args.StandardRestore(_shapes(like.state)),
+      best=ocp.args.StandardRestore(_shapes(like.best)),
+      history=ocp.args.JsonRestore(),
     )
+    with _ONE_AT_A_TIME:
+      saved = self._manager.restore(step, args=args)
     return Snapshot(saved.state, saved.best, saved.history)
 
   def close(self) -> None:
-    """Waits for what is being written."""
-    self._manager.wait_until_finished()
-    self._manager.close()
+    """Lets go of the folder."""
+    with _ONE_AT_A_TIME:
+      self._manager.close()
 
 
 def save_model(folder: Path, best: Best) -> None:
   """Writes a model for :func:`load_model`."""
-  with ocp.StandardCheckpointer() as checkpointer:
+  with _ONE_AT_A_TIME, ocp.StandardCheckpointer() as checkpointer:
     checkpointer.save(folder.absolute(), best, force=True)
 
 
 def load_model(folder: Path, like: Best) -> Best:
   """A model that :func:`save_model` wrote, of the shapes of ``like``."""
-  with ocp.StandardCheckpointer() as checkpointer:
+  with _ONE_AT_A_TIME, ocp.StandardCheckpointer() as checkpointer:
     return checkpointer.restore(folder.absolute(), _shapes(like))
 
 

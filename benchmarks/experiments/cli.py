@@ -12,7 +12,7 @@ from benchmarks.experiments import tables
 from benchmarks.experiments.config import Run, Settings, read_file
 from benchmarks.experiments.model import Model
 from benchmarks.experiments.problem import Problem
-from benchmarks.experiments.report import Report, report
+from benchmarks.experiments.report import Report, report, settings_of
 from benchmarks.experiments.summary import JUDGED
 from benchmarks.experiments.sweep import Sweep, sweep
 from benchmarks.experiments.train import make_trainer, train_with_bar
@@ -34,32 +34,32 @@ def main(
     reference: From these to published numbers, for the tables.
     argv: Arguments; default: the process's.
   """
-  commands = {
-    name: dataclasses.make_dataclass(
-      name, [], bases=(settings, kind), frozen=True, kw_only=True
-    )
-    for name, kind in {"train": Run, "sweep": Sweep, "report": Report}.items()
-  }
-  for name, kind in {"train": Run, "sweep": Sweep, "report": Report}.items():
-    commands[name].__doc__ = kind.__doc__
+  commands: dict[str, Any] = {"report": Report}
+  for name, kind in {"sweep": Sweep, "train": Run}.items():
+    bases = (settings, kind)
+    made = dataclasses.make_dataclass(name, [], bases=bases, frozen=True, kw_only=True)
+    made.__doc__ = kind.__doc__
+    commands = {name: made, **commands}
   arguments = list(sys.argv[1:] if argv is None else argv)
   try:
     arguments = _with_file(arguments)
     config = tyro.extras.subcommand_cli_from_dict(
-      commands,  # type: ignore[arg-type]
+      commands,
       prog=f"python -m {module}",
       args=arguments,
       sort_subcommands=False,
     )
-    problem = make_problem(config)
-    if isinstance(config, Run):
-      result = train_with_bar(make_trainer(Model(problem), config), config)
-      _print_result(problem, result, config.out)
+    if isinstance(config, Report):
+      config_of_sweep = settings_of(settings, config)
+      problem = make_problem(config_of_sweep)
+      print(tables.whole(report(problem, config, reference(config_of_sweep))))
     elif isinstance(config, Sweep):
-      sweep(problem, config, commands["train"])
+      sweep(make_problem(config), config, commands["train"])
       print(f"Results are in {config.out}; `report` makes tables and figures of them.")
     else:
-      print(tables.whole(report(problem, config.out, config, reference(config))))
+      problem = make_problem(config)
+      result = train_with_bar(make_trainer(Model(problem), config), config)
+      _print_result(problem, result, config.out)
   except (ValueError, FileNotFoundError) as error:
     sys.exit(f"python -m {module}: {error}")
 

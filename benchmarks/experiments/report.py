@@ -3,22 +3,29 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from benchmarks.experiments import figures, tables
 from benchmarks.experiments.checkpoint import Best, load_model
+from benchmarks.experiments.config import Settings
 from benchmarks.experiments.model import Model
 from benchmarks.experiments.noise import GradientNoise, gradient_noise
 from benchmarks.experiments.problem import Problem
 from benchmarks.experiments.step import Trainer
+
+S = TypeVar("S", bound=Settings)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
   """Tables (Markdown, LaTeX) and figures of what a sweep left in ``out``."""
 
+  data: Path
+  """The data of the sweep."""
+  out: Path = Path("out/run")
+  """The sweep's folder."""
   to: Path | None = None
   """Folder to write into; default: ``out``."""
   weights_of: tuple[str, ...] = ("maxgnr-0.9", "mgda")
@@ -27,31 +34,47 @@ class Report:
   """Figures 1 (the first) and 5: methods whose gradients are measured."""
 
 
+def settings_of(kind: type[S], options: Report) -> S:
+  """The sweep's settings, as it left them.
+
+  Raises:
+    ValueError: if there is no sweep that came to its end.
+  """
+  fields = {field.name for field in dataclasses.fields(kind)}
+  saved: dict[str, Any] = {
+    name: tuple(value) if isinstance(value, list) else value
+    for name, value in _summary(options.out)["settings"].items()
+    if name in fields
+  }
+  return kind(data=options.data, out=options.out, **saved)
+
+
+def _summary(out: Path) -> dict[str, Any]:
+  path = out / "results.json"
+  if not path.exists():
+    raise ValueError(f"there is no {path}: run `sweep --out {out}` to its end first")
+  return json.loads(path.read_text())
+
+
 def report(
-  problem: Problem,
-  out: Path,
-  options: Report,
-  reference: tables.Reference | None = None,
+  problem: Problem, options: Report, reference: tables.Reference | None = None
 ) -> dict[str, Any]:
   """Writes tables, figures and, beside them, every number; returns the summary.
 
   Args:
     problem: As in the sweep.
-    out: The sweep's folder.
     options: What to show.
     reference: Published numbers to print beside ours.
 
   Raises:
     ValueError: if there is no sweep, or it is not of this problem.
   """
-  path = out / "results.json"
-  if not path.exists():
-    raise ValueError(f"there is no {path}: run `sweep --out {out}` to its end first")
-  summary = json.loads(path.read_text())
+  out = options.out
+  summary = _summary(out)
   if summary["problem"] != problem.title:
     raise ValueError(
-      f"{path} is of {summary['problem']!r}, not of {problem.title!r}: give the data "
-      "and settings of the sweep"
+      f"{out} has the results of {summary['problem']!r}, not of {problem.title!r}: "
+      "give the data of the sweep"
     )
   to = options.to or out
   to.mkdir(parents=True, exist_ok=True)

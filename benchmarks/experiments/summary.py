@@ -11,7 +11,7 @@ from benchmarks.machine import describe_machine
 
 # Which of a run's models is judged, and what tables say of it.
 JUDGED = {
-  "last": "mean over the last 10 epochs",
+  "last": "mean over the last epochs, 10 at most",
   "best": "the model that is best on the training set",
 }
 

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import sys
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -85,7 +84,6 @@ def sweep(problem: Problem, settings: Sweep, make_run: Callable[..., Run]) -> di
     What :func:`benchmarks.experiments.summary.summarise` makes, also written to
     ``settings.out/results.json``.
   """
-  start = time.monotonic()
   shared = {
     field.name: getattr(settings, field.name)
     for field in dataclasses.fields(settings)
@@ -148,7 +146,7 @@ def sweep(problem: Problem, settings: Sweep, make_run: Callable[..., Run]) -> di
     )
     for row in rows
   }
-  whole = summary.summarise(problem, found, _described(settings, start))
+  whole = summary.summarise(problem, found, _described(settings))
   text = json.dumps(whole, indent=1) + "\n"
   (settings.out / "results.json").write_text(text)
   return whole
@@ -197,7 +195,7 @@ def _finite(scores: dict[float, float]) -> Callable[[float], float]:
   return lambda rate: np.nan_to_num(scores[rate], nan=-np.inf)
 
 
-def _described(settings: Sweep, start: float) -> dict[str, Any]:
+def _described(settings: Sweep) -> dict[str, Any]:
   """What it takes to make the results again."""
   fields = dataclasses.asdict(settings)
   for name in ("data", "out", "jobs", "checkpoint_seconds", "tensorboard", "methods"):
@@ -206,7 +204,6 @@ def _described(settings: Sweep, start: float) -> dict[str, Any]:
   return {
     "command": " ".join(["python", "-m", *_module(), *sys.argv[1:]]),
     "settings": json.loads(json.dumps(fields)),
-    "seconds": round(time.monotonic() - start),
   }
 
 

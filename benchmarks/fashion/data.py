@@ -1,8 +1,6 @@
 """Fashion-MNIST from a file, and canvases of two images."""
 
-import functools
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -116,14 +114,8 @@ def random_pairs(
   return grain.MapDataset.source(_RandomPairs(images, pool, batch_size, seed))
 
 
-@functools.lru_cache(maxsize=4)
-def _fixed(size: int, number: int) -> np.ndarray:
-  return np.random.default_rng(0).integers(size, size=(2, number))
-
-
-def fixed_pairs(images: Images, pool: int, number: int, size: int) -> Iterator[Batch]:
-  """``number`` pairs, the same each time, in batches of ``size``."""
-  left, right = _fixed(len(images.label), number)
-  for begin in range(0, number, size):
-    part = slice(begin, begin + size)
-    yield canvases(images, left[part], right[part], pool)
+def fixed_pairs(images: Images, pool: int, number: int) -> Batch:
+  """``number`` pairs, the same each time."""
+  random = np.random.default_rng(0)
+  left, right = random.integers(len(images.label), size=(2, number))
+  return canvases(images, left, right, pool)

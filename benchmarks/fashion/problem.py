@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from benchmarks.experiments.config import Settings
-from benchmarks.experiments.loading import hold_out
+from benchmarks.experiments.loading import hold_out, in_order
 from benchmarks.experiments.metric import Metric
 from benchmarks.experiments.mlp import MLP, trunk_only
 from benchmarks.experiments.problem import Batch, Problem
@@ -64,12 +64,16 @@ def make_problem(settings: FashionSettings) -> Problem:
     heads = {"canvas": pixels, "ink": 1, "left": 10, "right": 10}
     return MLP(pixels, settings.hidden, heads, rngs)
 
+  evaluated = {
+    split: fixed_pairs(part, settings.pool, settings.evaluated_pairs)
+    for split, part in parts.items()
+    if len(part.label)
+  }
+
   def evaluation_batches(split: str) -> Iterator[Batch]:
-    if not len(parts[split].label):
+    if split not in evaluated:
       return iter(())
-    return fixed_pairs(
-      parts[split], settings.pool, settings.evaluated_pairs, _EVALUATED_AT_ONCE
-    )
+    return in_order(evaluated[split], _EVALUATED_AT_ONCE)
 
   return Problem(
     title=f"pairs of Fashion-MNIST, {SIDE // settings.pool}² pixels",
