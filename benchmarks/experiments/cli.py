@@ -51,10 +51,11 @@ def main(
     )
     if isinstance(config, Report):
       config_of_sweep = settings_of(settings, config)
-      problem = make_problem(config_of_sweep)
-      print(tables.whole(report(problem, config, reference(config_of_sweep))))
+      model = Model(make_problem(config_of_sweep))
+      published = reference(config_of_sweep)
+      print(tables.whole(report(model, config, published), published))
     elif isinstance(config, Sweep):
-      sweep(make_problem(config), config, commands["train"])
+      sweep(Model(make_problem(config)), config, commands["train"])
       print(f"Results are in {config.out}; `report` makes tables and figures of them.")
     else:
       problem = make_problem(config)

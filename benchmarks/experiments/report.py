@@ -57,19 +57,19 @@ def _summary(out: Path) -> dict[str, Any]:
 
 
 def report(
-  problem: Problem, options: Report, reference: tables.Reference | None = None
+  model: Model, options: Report, reference: tables.Reference | None = None
 ) -> dict[str, Any]:
   """Writes tables, figures and, beside them, every number; returns the summary.
 
   Args:
-    problem: As in the sweep.
+    model: As in the sweep.
     options: What to show.
     reference: Published numbers to print beside ours.
 
   Raises:
     ValueError: if there is no sweep, or it is not of this problem.
   """
-  out = options.out
+  out, problem = options.out, model.problem
   summary = _summary(out)
   if summary["problem"] != problem.title:
     raise ValueError(
@@ -83,7 +83,7 @@ def report(
   if shown:
     figures.weights(shown, problem.tasks, problem.title, to / "weights.png")
   measured = {
-    m: _measured(problem, out, m, summary) for m in options.noise_of if m in rows
+    m: _measured(model, out, m, summary) for m in options.noise_of if m in rows
   }
   if measured:
     first, (noise, _) = next(iter(measured.items()))
@@ -109,32 +109,26 @@ def _folder(out: Path, method: str, rows: dict[str, Any], seed: int) -> Path:
 
 
 def _histories(out: Path, method: str, rows: dict[str, Any]) -> list[list[dict]]:
-  seeds = len(rows[method]["delta_m"]["last"])
-  return [
-    json.loads((_folder(out, method, rows, seed) / "result.json").read_text())[
-      "history"
-    ]
-    for seed in range(seeds)
-  ]
+  seeds = range(len(rows[method]["delta_m"]["last"]))
+  paths = [_folder(out, method, rows, seed) / "result.json" for seed in seeds]
+  return [json.loads(path.read_text())["history"] for path in paths]
 
 
 def _measured(
-  problem: Problem, out: Path, method: str, summary: dict[str, Any]
+  model: Model, out: Path, method: str, summary: dict[str, Any]
 ) -> tuple[GradientNoise, np.ndarray]:
   """The first seed's best model: its gradients, and its weights in that epoch."""
   folder = _folder(out, method, summary["rows"], 0)
   settings = summary["settings"]
   trainer = Trainer(
-    Model(problem), method, None, settings["batch_size"], settings["microbatches"]
+    model, method, None, settings["batch_size"], settings["microbatches"]
   )
   state = trainer.init(0, 1.0)
   like = Best(np.array(0.0), np.array(0), state.params, state.rest)
-  model = load_model(folder / "model", like)
-  row = json.loads((folder / "result.json").read_text())["history"][
-    int(model.epoch) - 1
-  ]
-  weights = np.array([row["weight"][task] for task in problem.tasks])
-  return gradient_noise(trainer, model, seed=0), weights
+  best = load_model(folder / "model", like)
+  history = json.loads((folder / "result.json").read_text())["history"]
+  weights = history[int(best.epoch) - 1]["weight"]
+  return gradient_noise(trainer, best, seed=0), np.array(list(weights.values()))
 
 
 def _numbers(

@@ -72,11 +72,11 @@ Row = tuple[
 ]  # of a table: a method, and the task of a single-task model
 
 
-def sweep(problem: Problem, settings: Sweep, make_run: Callable[..., Run]) -> dict:
+def sweep(model: Model, settings: Sweep, make_run: Callable[..., Run]) -> dict:
   """Runs all that is missing in ``settings.out/runs`` and sums it up.
 
   Args:
-    problem: What is trained.
+    model: What is trained.
     settings: Of the sweep.
     make_run: From the fields of a :class:`Run`.
 
@@ -84,6 +84,7 @@ def sweep(problem: Problem, settings: Sweep, make_run: Callable[..., Run]) -> di
     What :func:`benchmarks.experiments.summary.summarise` makes, also written to
     ``settings.out/results.json``.
   """
+  problem = model.problem
   shared = {
     field.name: getattr(settings, field.name)
     for field in dataclasses.fields(settings)
@@ -113,7 +114,6 @@ def sweep(problem: Problem, settings: Sweep, make_run: Callable[..., Run]) -> di
   rest = range(len(tuning), settings.seeds)
   epochs = settings.epochs * len(rows) * (len(rates) * len(tuning) + len(rest))
   bar = tqdm(total=epochs, unit="epoch", dynamic_ncols=True, smoothing=0.02)
-  model = Model(problem)
   trainers = {row: make_trainer(model, run_of(row, rates[0], 0)) for row in rows}
 
   def do(job: tuple[Row, float, int]) -> dict[str, Any]:
