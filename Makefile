@@ -1,4 +1,4 @@
-# Everything sets itself up: `make demo` and `make test` work on a bare machine with
+# Everything sets itself up: each target works on a bare machine with
 # Python >= 3.11.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -6,11 +6,14 @@ SEEDS ?= 3
 METHODS ?=
 OUT ?= out/demo
 
-.PHONY: demo speed test test-lowest lint format clean
+.PHONY: demo paper speed test test-lowest lint format clean
 
 demo: .venv/demo  ## train on handwritten digits; table, figures and JSON in $(OUT)
 	$(BIN)/python -m benchmarks.digits --seeds $(SEEDS) --out $(OUT) \
 	  $(if $(METHODS),--methods $(METHODS))
+
+paper: .venv/demo  ## the paper's tables and figures, small, on rendered scenes; in out/paper
+	$(BIN)/python -m benchmarks.paper
 
 speed: .venv/demo .venv-torch/torch  ## time of a step, beside PyTorch and TorchJD; of train steps
 	$(BIN)/python -m benchmarks.speed --torch .venv-torch/bin/python

@@ -18,6 +18,17 @@ from benchmarks.experiments.sweep import Sweep, sweep
 from benchmarks.experiments.train import make_trainer, train_with_bar
 
 
+def commands(settings: type[Settings]) -> dict[str, Any]:
+  """The settings of ``train``, ``sweep`` and ``report`` for a problem's settings."""
+  found: dict[str, Any] = {"report": Report}
+  for name, kind in {"sweep": Sweep, "train": Run}.items():
+    bases = (settings, kind)
+    made = dataclasses.make_dataclass(name, [], bases=bases, frozen=True, kw_only=True)
+    made.__doc__ = kind.__doc__
+    found = {name: made, **found}
+  return found
+
+
 def main(
   module: str,
   settings: type[Settings],
@@ -34,17 +45,12 @@ def main(
     reference: From these to published numbers, for the tables.
     argv: Arguments; default: the process's.
   """
-  commands: dict[str, Any] = {"report": Report}
-  for name, kind in {"sweep": Sweep, "train": Run}.items():
-    bases = (settings, kind)
-    made = dataclasses.make_dataclass(name, [], bases=bases, frozen=True, kw_only=True)
-    made.__doc__ = kind.__doc__
-    commands = {name: made, **commands}
+  of_settings = commands(settings)
   arguments = list(sys.argv[1:] if argv is None else argv)
   try:
     arguments = _with_file(arguments)
     config = tyro.extras.subcommand_cli_from_dict(
-      commands,
+      of_settings,
       prog=f"python -m {module}",
       args=arguments,
       sort_subcommands=False,
@@ -55,7 +61,7 @@ def main(
       published = reference(config_of_sweep)
       print(tables.whole(report(model, config, published), published))
     elif isinstance(config, Sweep):
-      sweep(Model(make_problem(config)), config, commands["train"])
+      sweep(Model(make_problem(config)), config, of_settings["train"])
       print(f"Results are in {config.out}; `report` makes tables and figures of them.")
     else:
       problem = make_problem(config)
