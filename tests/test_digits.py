@@ -2,9 +2,6 @@
 
 import itertools
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +13,7 @@ from benchmarks.digits import data, experiment
 from benchmarks.digits.methods import METHODS
 from benchmarks.digits.model import TASKS, kpis
 from maxgnr_jax import baselines
-
-ROOT = Path(__file__).parent.parent
+from tests import commands
 
 
 def test_splits_hold_every_digit_once():
@@ -53,18 +49,9 @@ def test_delta_m_counts_lower_errors_and_higher_accuracies_as_better():
 
 
 def test_command_writes_table_figures_and_results(tmp_path):
-  command = [
-    sys.executable,
-    "-m",
-    "benchmarks.digits",
-    "--seeds",
-    "2",
-    "--steps",
-    "200",
-  ]
+  options = ["--seeds", "2", "--steps", "200", "--out", str(tmp_path)]
   methods = ["equal-weights", "maxgnr-0.9", "flat-imtl-g"]
-  command += ["--methods", *methods, "--out", str(tmp_path)]
-  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+  done = commands.run("-m", "benchmarks.digits", *options, "--methods", *methods)
   assert done.returncode == 0, done.stderr
   assert (tmp_path / "table.md").read_text() in done.stdout
   for figure in ("delta_m", "weights", "gnr", "curves"):
@@ -84,8 +71,7 @@ def test_command_writes_table_figures_and_results(tmp_path):
   "options", [["--seeds", "0"], ["--steps", "99"], ["--methods", "none-such"]]
 )
 def test_command_refuses_senseless_options(options):
-  command = [sys.executable, "-m", "benchmarks.digits", *options]
-  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+  done = commands.run("-m", "benchmarks.digits", *options)
   assert done.returncode == 2
   assert options[0] in done.stderr
 
