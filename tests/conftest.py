@@ -53,6 +53,8 @@ def quick_compilation():
 
   def quick_options(*args, **kwargs):
     options = make_options(*args, **kwargs)
+    if not jax.config.read("jax_disable_most_optimizations"):
+      return options
     # By its newer emitters XLA's compilation for CPUs takes more than twice as long.
     options.env_option_overrides = [
       ("xla_cpu_use_fusion_emitters", False),
@@ -64,3 +66,11 @@ def quick_compilation():
   with mock.patch.object(compiler, "get_compile_options", quick_options):
     yield
   jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
+def usual_compilation(quick_compilation):
+  """For one test among quick ones: of memory, or of equality to the last bit."""
+  jax.config.update("jax_disable_most_optimizations", False)
+  yield
+  jax.config.update("jax_disable_most_optimizations", True)
