@@ -1,6 +1,7 @@
 """A strict environment: what JAX would let pass in silence fails here."""
 
 import os
+from unittest import mock
 
 # The workers share the cores; NumPy's own threads would wait for each other. Read
 # when NumPy is imported first.
@@ -9,6 +10,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import hypothesis
 import jax
 import pytest
+from jax._src import compiler  # no public name sets options for all that is compiled
 
 # A property's first example compiles, the others do not: no deadline fits both.
 hypothesis.settings.register_profile("default", deadline=None, max_examples=40)
@@ -47,6 +49,28 @@ def standard_promotion():
 @pytest.fixture(scope="module")
 def quick_compilation():
   """For tests of a few steps on small arrays, which do hardly anything but compile."""
+  make_options = compiler.get_compile_options
+
+  def quick_options(*args, **kwargs):
+    options = make_options(*args, **kwargs)
+    if not jax.config.read("jax_disable_most_optimizations"):
+      return options
+    # By its newer emitters XLA's compilation for CPUs takes more than twice as long.
+    options.env_option_overrides = [
+      ("xla_cpu_use_fusion_emitters", False),
+      *options.env_option_overrides,
+    ]
+    return options
+
   jax.config.update("jax_disable_most_optimizations", True)
-  yield
+  with mock.patch.object(compiler, "get_compile_options", quick_options):
+    yield
   jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
+def usual_compilation(quick_compilation):
+  """For one test among quick ones: of memory, or of equality to the last bit."""
+  jax.config.update("jax_disable_most_optimizations", False)
+  yield
+  jax.config.update("jax_disable_most_optimizations", True)

@@ -19,6 +19,7 @@ from tests.examples import (
   task_gradients,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 seeds = st.integers(0, 2**32 - 1)
 sizes = st.sampled_from([2, 3, 5, 10])
 compiled = {

@@ -1,9 +1,5 @@
 """Orbax saves and restores the state of the optimiser, and training goes on."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +7,7 @@ import optax
 import pytest
 
 from maxgnr_jax import maxgnr
+from tests import commands
 from tests.checkpoints import (
   BEFORE,
   NUM_TASKS,
@@ -27,11 +24,11 @@ from tests.checkpoints import (
 from tests.test_common import METHODS, make
 
 # Optax's Adam mixes dtypes.
-pytestmark = pytest.mark.usefixtures("standard_promotion")
+pytestmark = pytest.mark.usefixtures("standard_promotion", "quick_compilation")
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory):
+def saved(tmp_path_factory, quick_compilation):
   """A folder of checkpoints, and where training got to that was not interrupted."""
   folder, results = tmp_path_factory.mktemp("checkpoints"), {}
   with jax.numpy_dtype_promotion("standard"):
@@ -51,11 +48,7 @@ def test_training_goes_on_bit_for_bit(saved, name):
 
 def test_training_goes_on_bit_for_bit_in_another_process(saved):
   folder, results = saved
-  command = [sys.executable, "-m", "tests.checkpoints", str(folder)]
-  root = Path(__file__).parent.parent
-  child = subprocess.run(
-    command, cwd=root, capture_output=True, text=True, timeout=300, check=False
-  )
+  child = commands.run("-m", "tests.checkpoints", str(folder), timeout=300)
   assert child.returncode == 0, child.stdout + child.stderr
   for name, expected in results.items():
     found = np.load(folder / f"{name}.npz")

@@ -22,6 +22,7 @@ from maxgnr_jax import (
 from tests import test_common
 from tests.examples import assert_trees_close, random_grads
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 NUM_TASKS, NUM_STEPS, SIZE = 3, 7, 4
 PARAMS = {"w": jnp.linspace(-1.0, 1.0, SIZE), "b": jnp.float32(0.5)}
 SCALES = jnp.array([1.0, 0.1, 5.0])
@@ -107,7 +108,7 @@ def test_weights_are_those_of_the_last_refresh(seed, refresh_every, method):
 
 @pytest.mark.parametrize("num_tasks", [NUM_TASKS, None])
 def test_a_refresh_in_every_step_is_the_plain_chain_exactly(
-  num_tasks, standard_promotion
+  num_tasks, standard_promotion, usual_compilation
 ):
   aggregator, adam = maxgnr(num_tasks=num_tasks), optax.adam(1e-2)
   chain = optax.chain(aggregator, adam)
@@ -213,7 +214,7 @@ NO_WEIGHTED_SUM = {
 
 
 @pytest.mark.parametrize("name", [*sorted(NO_WEIGHTED_SUM), "maxgnr", "mgda", "imtl_l"])
-def test_which_updates_are_weighted_sums(name, quick_compilation):
+def test_which_updates_are_weighted_sums(name):
   tx, params = test_common.transformation(name), test_common.PARAMS
   state, update = tx.init(params), jax.jit(tx.update)
   for seed in range(3):  # the second and third depend on the one before

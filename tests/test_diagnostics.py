@@ -11,6 +11,7 @@ import pytest
 from maxgnr_jax import baselines, diagnostics, maxgnr, task_names
 from tests.examples import example_params, follow, grads_sequence
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 NAMES = ["depth", "edges", "normals"]
 FIELDS = (
   "weights",

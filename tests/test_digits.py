@@ -2,9 +2,6 @@
 
 import itertools
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +9,12 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from benchmarks.digits import data, experiment
+from benchmarks.digits import __main__, data, experiment
 from benchmarks.digits.methods import METHODS, STEPS_PER_EPOCH
 from benchmarks.digits.model import TASKS, kpis, trunk_only
 from benchmarks.methods import Setting
 from maxgnr_jax import baselines
-
-ROOT = Path(__file__).parent.parent
+from tests import commands
 
 
 def test_splits_hold_every_digit_once():
@@ -54,18 +50,9 @@ def test_delta_m_counts_lower_errors_and_higher_accuracies_as_better():
 
 
 def test_command_writes_table_figures_and_results(tmp_path):
-  command = [
-    sys.executable,
-    "-m",
-    "benchmarks.digits",
-    "--seeds",
-    "2",
-    "--steps",
-    "200",
-  ]
+  options = ["--seeds", "2", "--steps", "200", "--out", str(tmp_path)]
   methods = ["equal-weights", "maxgnr-0.9", "flat-imtl-g"]
-  command += ["--methods", *methods, "--out", str(tmp_path)]
-  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+  done = commands.run("-m", "benchmarks.digits", *options, "--methods", *methods)
   assert done.returncode == 0, done.stderr
   assert (tmp_path / "table.md").read_text() in done.stdout
   for figure in ("delta_m", "weights", "gnr", "curves"):
@@ -84,11 +71,11 @@ def test_command_writes_table_figures_and_results(tmp_path):
 @pytest.mark.parametrize(
   "options", [["--seeds", "0"], ["--steps", "99"], ["--methods", "none-such"]]
 )
-def test_command_refuses_senseless_options(options):
-  command = [sys.executable, "-m", "benchmarks.digits", *options]
-  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
-  assert done.returncode == 2
-  assert options[0] in done.stderr
+def test_command_refuses_senseless_options(options, monkeypatch, capsys):
+  monkeypatch.setattr("sys.argv", ["benchmarks.digits", *options])
+  with pytest.raises(SystemExit, match=r"^2$"):
+    __main__.main()
+  assert options[0] in capsys.readouterr().err
 
 
 def test_every_method_has_a_transformation_for_the_tasks():

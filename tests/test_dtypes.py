@@ -16,6 +16,7 @@ from tests.examples import (
   random_grads,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 # Unit roundoff, times a few for the sum over tasks and the momentum's history.
 TOLERANCE = {jnp.bfloat16: 0.05, jnp.float16: 5e-3, jnp.float32: 1e-4}
 

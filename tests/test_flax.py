@@ -12,7 +12,7 @@ from flax.training.train_state import TrainState
 from maxgnr_jax import diagnostics, maxgnr, value_and_task_grads
 from tests.examples import assert_trees_close, flat, rows
 
-pytestmark = pytest.mark.usefixtures("standard_promotion")
+pytestmark = pytest.mark.usefixtures("standard_promotion", "quick_compilation")
 INPUTS = jnp.asarray(np.random.default_rng(0).normal(size=(5, 8, 3)), jnp.float32)
 HEADS = ("first", "sum")
 

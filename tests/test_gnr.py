@@ -10,6 +10,7 @@ from maxgnr_jax import GradientStats, single_task_gnr, task_gnr
 from tests import reference
 from tests.solver_battery import Problem, gradient_stats
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 seeds = st.integers(0, 2**32 - 1)
 
 

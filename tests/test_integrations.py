@@ -21,7 +21,7 @@ from tests.examples import (
   rows,
 )
 
-pytestmark = pytest.mark.usefixtures("standard_promotion")
+pytestmark = pytest.mark.usefixtures("standard_promotion", "quick_compilation")
 PARAMS, NUM_TASKS, NUM_STEPS = example_params(), 3, 4
 
 

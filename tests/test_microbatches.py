@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from maxgnr_jax import maxgnr, value_and_task_grads
 from tests.examples import assert_trees_close
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 ROWS, SIZE, NUM_TASKS = 12, 3, 3
 PARAMS = {"trunk": jnp.ones((SIZE,)), "heads": jnp.array([0.5, -1.0, 2.0])}
 
@@ -71,7 +72,7 @@ def test_the_aggregator_sees_the_mean_and_not_the_parts():
   assert history[1][1].count == 1
 
 
-def test_there_are_activations_of_one_microbatch_only():
+def test_there_are_activations_of_one_microbatch_only(usual_compilation):
   rows, width = 4096, 64
   params = {"in": jnp.ones((2, width)), "out": jnp.ones((width, 2))}
 

@@ -14,7 +14,7 @@ from tests.test_microbatches import NUM_TASKS, PARAMS, losses, make_batch
 from tests.test_readme import README
 
 CALLS, NUM_STEPS = 4, 3
-pytestmark = pytest.mark.usefixtures("standard_promotion")
+pytestmark = pytest.mark.usefixtures("standard_promotion", "quick_compilation")
 
 
 def recipe():

@@ -1,9 +1,6 @@
 """The paper's tables and figures by one command, and figure 2 by itself."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +8,8 @@ import numpy as np
 import pytest
 
 from benchmarks import batch_size
+from tests import commands
 
-ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
@@ -28,10 +25,10 @@ def test_one_command_makes_tables_and_figures(tmp_path):
     "width": 12,
     "filters": "4 4",
   }
-  command = [sys.executable, "-m", "benchmarks.paper"]
+  flags = []
   for name, value in options.items():
-    command += [f"--{name}", *str(value).split()]
-  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    flags += [f"--{name}", *str(value).split()]
+  done = commands.run("-m", "benchmarks.paper", *flags)
   assert done.returncode == 0, done.stderr
   assert (tmp_path / "table.md").read_text() in done.stdout
   for figure in ("weights", "gradient_norms", "gnr", "delta_m_last", "delta_m_best"):

@@ -20,6 +20,8 @@ from tests.examples import (
   random_grads,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 class Layer(NamedTuple):
   kernel: jax.Array

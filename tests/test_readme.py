@@ -19,7 +19,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 
 @pytest.mark.filterwarnings("default")  # those of flax are not ours to mend
-def test_python_blocks_run_in_order(standard_promotion):
+def test_python_blocks_run_in_order(standard_promotion, quick_compilation):
   blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
   assert len(blocks) >= 2
   namespace = {"__name__": "readme"}

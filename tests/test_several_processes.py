@@ -1,30 +1,17 @@
 """The example of several processes: as many as there are, the result is the same."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 
-ROOT = Path(__file__).parent.parent
-EXAMPLE = ROOT / "examples" / "several_processes.py"
+from tests import commands
+
+EXAMPLE = commands.ROOT / "examples" / "several_processes.py"
 
 
 def trained(out, *options):
   """Parameters after a few steps."""
-  paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-  environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
-  command = [sys.executable, str(EXAMPLE), "--steps", "6", "--out", str(out), *options]
-  child = subprocess.run(
-    # The processes end themselves before their parent would be killed.
-    [*command, "--timeout", "150"],
-    env=environment,
-    capture_output=True,
-    text=True,
-    timeout=200,
-    check=False,
-  )
+  options = ["--steps", "6", "--out", str(out), *options]
+  # The processes end themselves before their parent would be killed.
+  child = commands.run(str(EXAMPLE), *options, "--timeout", "150", timeout=200)
   assert child.returncode == 0, child.stdout[-5000:] + child.stderr[-5000:]
   assert len(child.stdout.splitlines()) >= 2  # steps 0 and 5
   return np.load(out)

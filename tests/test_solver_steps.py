@@ -6,6 +6,8 @@ from benchmarks.solvers import steps
 from maxgnr_jax import projected_gradient
 from tests import solver_battery as battery
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.fixture
 def few_steps(monkeypatch):

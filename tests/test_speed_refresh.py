@@ -1,10 +1,6 @@
 """The benchmark of weights that are kept for some steps: its runs, and its command."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,8 +8,7 @@ import pytest
 
 from benchmarks.speed import refresh, report
 from benchmarks.speed.models import make_problem
-
-ROOT = Path(__file__).parent.parent
+from tests import commands
 
 
 @pytest.fixture(autouse=True)
@@ -37,15 +32,8 @@ def test_one_compiled_step_and_two_step_alike():
 
 def test_command_writes_table_and_results(tmp_path):
   options = ["--rounds", "1", "--models", "MLP", "--tasks", "2", "--batch-sizes", "4"]
-  command = [sys.executable, "-m", "benchmarks.speed.refresh", *options]
-  done = subprocess.run(
-    [*command, "--out", str(tmp_path)],
-    cwd=ROOT,
-    env={**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
-    capture_output=True,
-    text=True,
-    timeout=600,
-  )
+  options += ["--out", str(tmp_path)]
+  done = commands.run("-m", "benchmarks.speed.refresh", *options)
   assert done.returncode == 0, done.stderr
   results = json.loads((tmp_path / "results.json").read_text())
   table = report.refresh(results)

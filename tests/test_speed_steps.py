@@ -2,10 +2,6 @@
 
 import functools
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -14,8 +10,7 @@ import pytest
 
 from benchmarks.speed import report, steps
 from benchmarks.speed.models import make_problem
-
-ROOT = Path(__file__).parent.parent
+from tests import commands
 
 
 @pytest.fixture(autouse=True)
@@ -59,16 +54,8 @@ def test_equal_weights_step_like_the_mean_loss():
 
 def test_command_writes_tables_figure_and_results(tmp_path):
   options = ["--rounds", "1", "--models", "MLP", "--batch-sizes", "4"]
-  command = [sys.executable, "-m", "benchmarks.speed.steps", *options]
-  command += ["--out", str(tmp_path)]
-  done = subprocess.run(
-    command,
-    cwd=ROOT,
-    env={**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
-    capture_output=True,
-    text=True,
-    timeout=600,
-  )
+  options += ["--out", str(tmp_path)]
+  done = commands.run("-m", "benchmarks.speed.steps", *options)
   assert done.returncode == 0, done.stderr
   results = json.loads((tmp_path / "results.json").read_text())
   assert results["rounds"] == 1

@@ -12,6 +12,7 @@ import pytest
 from maxgnr_jax import task_names, value_and_task_grads
 from tests.examples import assert_trees_close
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 PARAMS = {"w": jnp.array([[0.5, -1.0], [2.0, 0.1]]), "b": jnp.array([0.3, -0.2])}
 X = jnp.array([1.5, -0.5])
 
