@@ -14,7 +14,8 @@ _LATEX = {
   "±": r"$\pm$",
   "↑": r"$\uparrow$",
   "↓": r"$\downarrow$",
-  "Δm %": r"$\Delta_m$ \%",
+  "Δm": r"$\Delta_m$",
+  "%": r"\%",
 }
 _MANY = 8  # metrics of one kind are no longer listed, but summed up
 
