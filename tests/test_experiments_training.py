@@ -69,6 +69,10 @@ def assert_same_run(trainer, folder, other):
   assert not (folder / "checkpoints").exists()
 
 
+def command(argv):
+  cli.main("benchmarks.fashion", FashionSettings, make_problem, argv=argv)
+
+
 class Interruption(Exception):
   pass
 
@@ -86,42 +90,55 @@ def interrupt_at(step):
   return progress
 
 
-def interrupted_and_resumed(trainer, run, *interruptions):
-  """The result of a run that was interrupted in these steps, one after the other."""
-  for before, step in zip((1, *interruptions), interruptions, strict=False):
-    with pytest.raises(Interruption):
-      interrupted = dataclasses.replace(run, checkpoint_seconds=0, resume=before > 1)
-      train.train(trainer, interrupted, interrupt_at(step))
+def interrupted(trainer, run, step):
+  """A run up to ``step``, with a checkpoint at each one before."""
+  with pytest.raises(Interruption):
+    train.train(
+      trainer, dataclasses.replace(run, checkpoint_seconds=0), interrupt_at(step)
+    )
+
+
+def resumed(trainer, run):
+  """The result, and the steps that were found done or were taken, one by one."""
   steps = []
-  resumed = dataclasses.replace(run, resume=True)
-  result = train.train(trainer, resumed, lambda number, line: steps.append(number))
-  # What was done before is not done again, up to the step that was interrupted.
-  assert sum(steps) == STEPS
-  assert len(steps) == STEPS - step + 1 + (step > 1)
-  return result
+  run = dataclasses.replace(run, resume=True)
+  result = train.train(trainer, run, lambda number, line: steps.append(number))
+  return result, steps
 
 
-# The first, at the end of an epoch, in the middle of one, and the last one.
-@pytest.mark.parametrize("steps", [(1,), (4,), (5,), (6, 12)])
+# The first, at the end of an epoch, and in the middle of one.
+@pytest.mark.parametrize("step", [1, 4, 6])
 def test_a_run_that_was_interrupted_goes_on_to_the_same_result(
-  steps, trainer, data, whole, tmp_path
+  step, trainer, data, whole, tmp_path
 ):
   run = tiny_run(data, tmp_path)
-  assert interrupted_and_resumed(trainer, run, *steps) == whole[1]
+  interrupted(trainer, run, step)
+  result, steps = resumed(trainer, run)
+  assert result == whole[1]
+  found = [step - 1] if step > 1 else []
+  assert steps == [*found, *[1] * (STEPS - step + 1)]
   assert_same_run(trainer, tmp_path, whole[0].out)
 
 
-def test_a_run_that_was_interrupted_after_its_last_step(
+def test_a_run_that_was_interrupted_three_times(
   trainer, data, whole, tmp_path, monkeypatch
 ):
+  run = tiny_run(data, tmp_path)
+  interrupted(trainer, run, 3)
+  run = dataclasses.replace(run, resume=True, checkpoint_seconds=0)
+  interrupted(trainer, run, STEPS)
+
   def fail(*args):
     raise Interruption
 
-  run = tiny_run(data, tmp_path, checkpoint_seconds=0)
-  with monkeypatch.context() as patch, pytest.raises(Interruption):
+  # After the last step, and before anything is written of the result.
+  with monkeypatch.context() as patch:
     patch.setattr(train, "save_model", fail)
-    train.train(trainer, run)
-  train.train(trainer, dataclasses.replace(run, resume=True))
+    with pytest.raises(Interruption):
+      train.train(trainer, run)
+  result, steps = resumed(trainer, run)
+  assert steps == [STEPS]
+  assert result == whole[1]
   assert_same_run(trainer, tmp_path, whole[0].out)
 
 
@@ -129,17 +146,14 @@ def test_random_methods_are_resumed_with_their_keys(model, data, tmp_path):
   run = tiny_run(data, tmp_path / "whole", method="random-weights", epochs=2)
   trainer = train.make_trainer(model, run)
   train.train(trainer, run)
-  interrupted = dataclasses.replace(run, out=tmp_path / "interrupted")
-  with pytest.raises(Interruption):
-    train.train(
-      trainer, dataclasses.replace(interrupted, checkpoint_seconds=0), interrupt_at(3)
-    )
-  train.train(trainer, dataclasses.replace(interrupted, resume=True))
-  assert_same_run(trainer, interrupted.out, run.out)
+  other = dataclasses.replace(run, out=tmp_path / "other")
+  interrupted(trainer, other, 3)
+  resumed(trainer, other)
+  assert_same_run(trainer, other.out, run.out)
 
 
 def test_a_process_that_was_killed_is_resumed_from_the_command_line(
-  trainer, data, tmp_path
+  trainer, data, tmp_path, monkeypatch
 ):
   epochs = 8
   run = tiny_run(data, tmp_path / "whole", epochs=epochs)
@@ -164,9 +178,8 @@ def test_a_process_that_was_killed_is_resumed_from_the_command_line(
     process.send_signal(signal.SIGKILL)
   assert process.returncode == -signal.SIGKILL
   assert not (out / "result.json").exists()
-  cli.main(
-    "benchmarks.fashion", FashionSettings, make_problem, argv=[*arguments, "--resume"]
-  )
+  monkeypatch.setattr(cli, "make_trainer", lambda model, run: trainer)
+  command([*arguments, "--resume"])
   assert_same_run(trainer, out, run.out)
 
 
@@ -233,7 +246,7 @@ def test_sweeps_out_of_range(settings, message, data, tmp_path):
 def test_what_a_problem_cannot_train(model):
   with pytest.raises(ValueError, match="one of canvas, ink, left, right, got 'top'"):
     Trainer(model, "dwa", "top", 8)
-  with pytest.raises(ValueError, match="at most the 32 examples.*got 33"):
+  with pytest.raises(ValueError, match=r"at most the 32 examples.*got 33"):
     Trainer(model, "dwa", None, 33)
   with pytest.raises(ValueError, match="3 parts of a batch"):
     Trainer(model, "dwa", None, 8, 3)
@@ -261,10 +274,6 @@ def test_microbatches_train_as_the_whole_batch_does(model, trainer, data, monkey
     (losses, weights), (losses_of_parts, weights_of_parts) = (x for _, x in done)
     np.testing.assert_allclose(losses, losses_of_parts, rtol=1e-4)
     np.testing.assert_allclose(weights, weights_of_parts, atol=1e-3)
-
-
-def command(argv):
-  cli.main("benchmarks.fashion", FashionSettings, make_problem, argv=argv)
 
 
 def test_settings_from_a_file_and_flags_that_win(data, tmp_path, monkeypatch, capsys):
