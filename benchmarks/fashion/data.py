@@ -46,7 +46,8 @@ def load(path: Path) -> tuple[Images, Images]:
   if not path.is_file():
     raise ValueError(f"--data must be Fashion-MNIST as one .npz file, {path} is none")
   try:
-    with np.load(path) as file:
+    # Opened here: of one that is damaged NumPy would leave it open.
+    with path.open("rb") as opened, np.load(opened) as file:
       arrays = {name: file[name] for name in _ARRAYS if name in file}
   except _UNREADABLE as error:
     raise ValueError(f"{path} cannot be read as an .npz file: {error}") from error
