@@ -166,7 +166,7 @@ def test_files_that_are_no_archives(tmp_path):
     with pytest.raises(ValueError, match=f"{name}.npz cannot be read as an .npz file"):
       fashion.load(path)
   for path in (tmp_path, tmp_path / "nowhere"):
-    with pytest.raises(ValueError, match="must be Fashion-MNIST as one .npz file"):
+    with pytest.raises(ValueError, match=r"must be Fashion-MNIST as one \.npz file"):
       fashion.load(path)
 
 
@@ -340,7 +340,7 @@ def test_tables_of_something_else(text, message, tmp_path):
 
 def test_a_table_that_is_not_there(tmp_path):
   for path in (tmp_path, tmp_path / "nowhere.arff"):
-    with pytest.raises(ValueError, match="must be scm20d as an .arff file"):
+    with pytest.raises(ValueError, match=r"must be scm20d as an \.arff file"):
       scm20d.load(path)
   with pytest.raises(ValueError, match="at least 2"):
     prices(tmp_path, table()[0][:1])

@@ -15,19 +15,19 @@ from benchmarks.experiments import sweep as sweeps
 from benchmarks.experiments import tables
 from benchmarks.experiments.checkpoint import Best, load_model
 from benchmarks.experiments.metric import Metric, delta_m, mean_ranks
-from benchmarks.experiments.mlp import MLP
 from benchmarks.experiments.model import Model
 from benchmarks.experiments.report import Report, report, settings_of
 from benchmarks.experiments.step import Trainer
 from benchmarks.fashion import problem as fashion
 from tests.experiments import (
+  TASKS,
   TinyRun,
   assert_same_numbers,
+  of_two_tasks,
   tiny_sweep,
   write_images,
 )
 
-TASKS = ("ink", "left")
 SIGNS = {"ink": -1, "left": 1}
 METHODS = ("equal-weights", "maxgnr-0.9")
 RATES = (0.03, 0.001)
@@ -64,27 +64,6 @@ def test_mean_ranks_are_those_of_scipy(rows):
 def test_what_diverged_is_last():
   rows = [{"error": x} for x in (float("nan"), 1e30, 2.0)]
   assert mean_ranks(rows, [ERROR]) == [3, 2, 1]
-
-
-def of_two_tasks(problem):
-  """The tiny problem with half its tasks, and half as much to compile."""
-
-  def padded(function):
-    def with_outputs_of_all(outputs, batch):
-      others = {"canvas": batch["canvas"], "right": outputs["left"]}
-      return function(outputs | others, batch)
-
-    return with_outputs_of_all
-
-  return dataclasses.replace(
-    problem,
-    tasks=TASKS,
-    metrics=tuple(m for m in problem.metrics if m.task in TASKS),
-    make_model=lambda rngs: MLP(36, 8, {"ink": 1, "left": 10}, rngs),
-    losses=padded(fashion.losses),
-    kpis=padded(fashion.kpis),
-    sums=padded(fashion.sums),
-  )
 
 
 @pytest.fixture(scope="module")
