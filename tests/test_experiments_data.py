@@ -416,15 +416,15 @@ def test_scenes_that_do_not_fit(tmp_path):
 def test_scenes_are_trained_from_the_command_line(tmp_path, capsys):
   data, out = tmp_path / "rooms", tmp_path / "out"
   synthetic.write(data, 2, 1, 8, 8)
-  arguments = ["train", "--data", data, "--out", out, "--filters", "4", "--epochs", "2"]
-  arguments += ["--method", "equal-weights", "--augment"]
+  arguments = ["train", "--data", data, "--out", out, "--filters", "4", "--epochs", "1"]
+  arguments += ["--method", "dwa", "--augment"]
   cli.main(
     "benchmarks.scenes", SceneSettings, make_scenes, reference, [*map(str, arguments)]
   )
   result = json.loads((out / "result.json").read_text())
   assert result["identity"]["filters"] == [4]
   assert "synthetic" in result["identity"]["problem"]
-  assert len(result["history"]) == 2
+  assert len(result["history"]) == 1
   values = jax.tree.leaves([result["last"], result["history"][0]["loss"]])
   assert len(values) == 9 + 3
   assert np.isfinite(values).all()

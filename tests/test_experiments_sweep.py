@@ -205,8 +205,8 @@ def test_a_sweep_that_was_stopped_goes_on(done, model, tmp_path, monkeypatch):
   shutil.copytree(settings.out, out)
   written = (out / "results.json").read_text()
   (out / "results.json").unlink()
-  for row in ("single-task-ink", "maxgnr-0.9"):
-    shutil.rmtree(out / "runs" / row / "lr-0.001" / "seed-0")
+  for rate in RATES:
+    shutil.rmtree(out / "runs" / "maxgnr-0.9" / f"lr-{rate:g}" / "seed-0")
   settings = dataclasses.replace(settings, out=out, jobs=1)
   step, steps = Trainer.step, []
 

@@ -70,7 +70,7 @@ def test_batches_are_split(trainers):
 
 def test_batches_that_cannot_be_shared(trainers):
   model = trainers[0].model
-  with pytest.raises(ValueError, match="8 devices must share .* got a batch of 12"):
+  with pytest.raises(ValueError, match=r"8 devices must share .* got a batch of 12"):
     Trainer(model, NAME, None, 12)
   with pytest.raises(ValueError, match="each of 4 parts of a batch evenly"):
     Trainer(model, NAME, None, 16, microbatches=4)
