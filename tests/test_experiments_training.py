@@ -385,7 +385,7 @@ def test_the_log_is_the_history(whole, trainer):
   assert result["identity"]["method"] == METHOD
   (events,) = (run.out / "tensorboard").iterdir()
   content = events.read_bytes()
-  measured = {name for name, text in rows[-1].items() if text} - {"epoch"}
+  measured = {name for name, text in rows[-1].items() if text}
   assert {"loss/ink", "weight/ink", "test/ink"} < measured
   for name in rows[0]:
     assert (name.encode() in content) == (name in measured)
