@@ -76,6 +76,8 @@ def _with_file(arguments: list[str]) -> list[str]:
   if "--config" not in arguments:
     return arguments
   at = arguments.index("--config")
+  if at + 1 == len(arguments):
+    raise ValueError("--config must be followed by a file, got nothing")
   path = Path(arguments[at + 1])
   flags = []
   for name, value in read_file(path).items():

@@ -10,11 +10,14 @@ from benchmarks.experiments.metric import Metric
 from benchmarks.experiments.summary import JUDGED
 
 _ARROW = {1: "↑", -1: "↓"}
+# In this order: the commands themselves have underscores.
 _LATEX = {
+  "_": r"\_",
   "±": r"$\pm$",
   "↑": r"$\uparrow$",
   "↓": r"$\downarrow$",
-  "Δm %": r"$\Delta_m$ \%",
+  "Δm": r"$\Delta_m$",
+  "%": r"\%",
 }
 _MANY = 8  # metrics of one kind are no longer listed, but summed up
 
@@ -55,7 +58,7 @@ def latex(summary: dict, judged: str, reference: Reference | None = None) -> str
   def escape(text: str) -> str:
     for symbol, command in _LATEX.items():
       text = text.replace(symbol, command)
-    return text.replace("_", r"\_")
+    return text
 
   bold = r"\textbf{{{}}}".format
   table = _table(summary, judged, reference, "latex_raw", bold, escape)

@@ -61,6 +61,8 @@ def train(
   writer = _tensorboard(run, len(snapshot.history))
   snapshot = _loop(trainer, run, snapshot, checkpoints, writer, progress)
   checkpoints.close()
+  if writer is not None:
+    writer.close()
   save_model(run.out / "model", snapshot.best)
   result = {"identity": identity, **summarise(snapshot, trainer.problem.metrics)}
   _write(run.out / "result.json", json.dumps(result, indent=1))
@@ -174,6 +176,7 @@ def _log(run: Run, history: list[dict[str, Any]], writer) -> None:
     for name, value in rows[-1].items():
       if value is not None:
         writer.add_scalar(name, value, rows[-1]["epoch"])
+    writer.flush()  # or a run that is killed leaves nothing
 
 
 def _flat(row: dict[str, Any]):

@@ -1,6 +1,8 @@
 """Fashion-MNIST from a file, and canvases of two images."""
 
 import sys
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +14,16 @@ from benchmarks.experiments.problem import Batch
 SHIFT = 8  # pixels by which the right image is moved right and down
 SIDE = 28 + SHIFT
 _ARRAYS = {"x_train": 3, "y_train": 1, "x_test": 3, "y_test": 1}
+# What NumPy raises for files that are not archives, or damaged ones; a TypeError for
+# one of its own that holds a single array.
+_UNREADABLE = (
+  OSError,
+  ValueError,
+  EOFError,
+  TypeError,
+  zipfile.BadZipFile,
+  zlib.error,
+)
 
 
 class Images(NamedTuple):
@@ -34,9 +46,10 @@ def load(path: Path) -> tuple[Images, Images]:
   if not path.is_file():
     raise ValueError(f"--data must be Fashion-MNIST as one .npz file, {path} is none")
   try:
-    with np.load(path) as file:
+    # Opened here: of one that is damaged NumPy would leave it open.
+    with path.open("rb") as opened, np.load(opened) as file:
       arrays = {name: file[name] for name in _ARRAYS if name in file}
-  except (OSError, ValueError, EOFError) as error:
+  except _UNREADABLE as error:
     raise ValueError(f"{path} cannot be read as an .npz file: {error}") from error
   for name, ndim in _ARRAYS.items():
     if name not in arrays:

@@ -18,6 +18,16 @@ from benchmarks.experiments.problem import Batch, Problem
 NUM_TARGETS = 16
 _TEST_SHARE = 0.2
 _EVALUATED_AT_ONCE = 2_000
+# What SciPy raises for files of another kind: IndexError for a row that is too short,
+# NotImplementedError for text.
+_UNREADABLE = (
+  arff.ArffError,
+  ValueError,
+  StopIteration,
+  UnicodeDecodeError,
+  IndexError,
+  NotImplementedError,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,7 +58,7 @@ def load(path: Path) -> Table:
     raise ValueError(f"--data must be scm20d as an .arff file, {path} is none")
   try:
     rows, meta = arff.loadarff(path)
-  except (arff.ArffError, ValueError, StopIteration, UnicodeDecodeError) as error:
+  except _UNREADABLE as error:
     raise ValueError(f"{path} cannot be read as an .arff file: {error}") from error
   names = meta.names()
   if len(names) <= NUM_TARGETS or set(meta.types()) != {"numeric"}:
