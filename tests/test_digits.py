@@ -11,7 +11,8 @@ from sklearn.datasets import load_digits
 
 from benchmarks.digits import __main__, data, experiment
 from benchmarks.digits.methods import METHODS, STEPS_PER_EPOCH
-from benchmarks.digits.model import TASKS, kpis, trunk_only
+from benchmarks.digits.model import TASKS, kpis
+from benchmarks.experiments.mlp import trunk_only
 from benchmarks.methods import Setting
 from maxgnr_jax import baselines
 from tests import commands

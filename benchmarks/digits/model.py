@@ -8,6 +8,7 @@ import optax
 from flax import nnx
 
 from benchmarks.digits.data import PIXELS, Batch
+from benchmarks.experiments.mlp import MLP
 
 HIDDEN = 64
 
@@ -33,32 +34,10 @@ TASKS = {
 }
 
 
-class Network(nnx.Module):
+def make_network(rngs: nnx.Rngs) -> MLP:
   """A trunk that all tasks share, and one linear head per task."""
-
-  def __init__(self, rngs: nnx.Rngs):
-    self.trunk = nnx.Sequential(
-      nnx.Linear(PIXELS, HIDDEN, rngs=rngs),
-      nnx.relu,
-      nnx.Linear(HIDDEN, HIDDEN, rngs=rngs),
-      nnx.relu,
-    )
-    self.heads = nnx.Dict(
-      canvas=nnx.Linear(HIDDEN, PIXELS, rngs=rngs),
-      ink=nnx.Linear(HIDDEN, 1, rngs=rngs),
-      left=nnx.Linear(HIDDEN, 10, rngs=rngs),
-      right=nnx.Linear(HIDDEN, 10, rngs=rngs),
-    )
-
-  def __call__(self, canvas: jax.Array) -> dict[str, jax.Array]:
-    """Each task's output for canvases [N, PIXELS]."""
-    features = self.trunk(canvas)
-    return {task: head(features) for task, head in self.heads.items()}
-
-
-def trunk_only(params: nnx.State) -> nnx.State:
-  """True for the parameters of the trunk: where MaxGNR measures gradients."""
-  return jax.tree.map_with_path(lambda path, _: path[0].key == "trunk", params)
+  heads = {"canvas": PIXELS, "ink": 1, "left": 10, "right": 10}
+  return MLP(PIXELS, HIDDEN, heads, rngs)
 
 
 def trunk_layers(params: nnx.State) -> nnx.State:

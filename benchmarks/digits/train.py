@@ -9,7 +9,8 @@ from flax import nnx
 
 from benchmarks.digits.data import Batch, Digits, sample
 from benchmarks.digits.methods import STEPS_PER_EPOCH
-from benchmarks.digits.model import Network, kpis, losses, metrics, trunk_only
+from benchmarks.digits.model import kpis, losses, make_network, metrics
+from benchmarks.experiments.mlp import trunk_only
 from benchmarks.methods import Method, Setting, combination, weights_and_gnr
 
 BATCH_SIZE = 64
@@ -43,7 +44,7 @@ def make_run(
 ) -> Callable[[jax.Array, jax.Array], History]:
   """A jitted function from a PRNG key and a learning rate to a run's history."""
   train_digits, validation, test = data
-  graphdef = nnx.graphdef(nnx.eval_shape(lambda: Network(nnx.Rngs(0))))
+  graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_network(nnx.Rngs(0))))
 
   @jax.jit
   def run(key: jax.Array, learning_rate: jax.Array) -> History:
@@ -75,7 +76,7 @@ def make_run(
       return carry, History(on_validation, on_test, weights, gnr)
 
     init_key, data_key = jax.random.split(key)
-    params = nnx.state(Network(nnx.Rngs(init_key)), nnx.Param)
+    params = nnx.state(make_network(nnx.Rngs(init_key)), nnx.Param)
     keys = jax.random.split(data_key, (num_steps // EVALUATE_EVERY, EVALUATE_EVERY))
     state = combined.init(params)
     carry = (params, state, adam.init(params))

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
+from benchmarks.digits import data as digits
+from benchmarks.digits import model
 from benchmarks.experiments.config import Settings
 from benchmarks.experiments.loading import hold_out, in_order
 from benchmarks.experiments.metric import Metric
@@ -100,28 +101,12 @@ def _only(images: Images, rows: np.ndarray) -> Images:
 
 def losses(outputs: dict[str, jax.Array], batch: Batch) -> dict[str, jax.Array]:
   """The loss of each task: cross-entropy, or mean squared error."""
-  cross_entropy = optax.softmax_cross_entropy_with_integer_labels
-  return {
-    "canvas": jnp.mean((outputs["canvas"] - batch["canvas"]) ** 2),
-    "ink": jnp.mean((outputs["ink"][:, 0] - batch["ink"]) ** 2),
-    "left": cross_entropy(outputs["left"], batch["left"]).mean(),
-    "right": cross_entropy(outputs["right"], batch["right"]).mean(),
-  }
+  return model.losses(outputs, digits.Batch(**batch))
 
 
 def kpis(outputs: dict[str, jax.Array], batch: Batch) -> dict[str, jax.Array]:
   """How well each task does, in [0, 1]: its accuracy, or the R² of a regression."""
-
-  def explained(output, target):
-    error = jnp.mean((output - target) ** 2)
-    return jnp.clip(1 - error / jnp.mean(jnp.var(target, axis=0)), 0, 1)
-
-  return {
-    "canvas": explained(outputs["canvas"], batch["canvas"]),
-    "ink": explained(outputs["ink"][:, 0], batch["ink"]),
-    "left": jnp.mean(outputs["left"].argmax(1) == batch["left"]),
-    "right": jnp.mean(outputs["right"].argmax(1) == batch["right"]),
-  }
+  return model.kpis(outputs, digits.Batch(**batch))
 
 
 def sums(outputs: dict[str, jax.Array], batch: Batch) -> dict[str, jax.Array]:
