@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -67,9 +68,11 @@ class Sweep(Settings):
       named(method)
 
 
-Row = tuple[
-  str, str | None
-]  # of a table: a method, and the task of a single-task model
+# Settings of the sweep, and of no single run.
+_OF_THE_WHOLE = ("methods", "learning_rates", "seeds", "tuning_seeds", "jobs")
+
+# Of a table: a method, and the task of a single-task model.
+Row = tuple[str, str | None]
 
 
 def sweep(model: Model, settings: Sweep, make_run: Callable[..., Run]) -> dict:
@@ -88,8 +91,7 @@ def sweep(model: Model, settings: Sweep, make_run: Callable[..., Run]) -> dict:
   shared = {
     field.name: getattr(settings, field.name)
     for field in dataclasses.fields(settings)
-    if field.name not in {f.name for f in dataclasses.fields(Sweep)}
-    or field.name in {f.name for f in dataclasses.fields(Settings)}
+    if field.name not in _OF_THE_WHOLE
   }
   rows: list[Row] = [("single-task", task) for task in problem.tasks]
   rows += [(method, None) for method in dict.fromkeys(settings.methods)]
@@ -116,12 +118,16 @@ def sweep(model: Model, settings: Sweep, make_run: Callable[..., Run]) -> dict:
   bar = tqdm(total=epochs, unit="epoch", dynamic_ncols=True, smoothing=0.02)
   trainers = {row: make_trainer(model, run_of(row, rates[0], 0)) for row in rows}
 
+  stopped = threading.Event()
+
   def do(job: tuple[Row, float, int]) -> dict[str, Any]:
     trainer, run = trainers[job[0]], run_of(*job)
     done = 0
 
     def progress(steps: int, _: str) -> None:
       nonlocal done
+      if stopped.is_set():
+        raise InterruptedError("the sweep is being stopped")
       before, done = done, done + steps
       per_epoch = trainer.steps_per_epoch
       bar.update(done // per_epoch - before // per_epoch)
@@ -132,12 +138,17 @@ def sweep(model: Model, settings: Sweep, make_run: Callable[..., Run]) -> dict:
     return result
 
   with bar, ThreadPoolExecutor(settings.jobs) as pool:
-    jobs = [(row, rate, seed) for row in rows for rate in rates for seed in tuning]
-    results = dict(zip(jobs, pool.map(do, jobs), strict=True))
-    scores = _scores(problem, rows, rates, tuning, results)
-    chosen = {row: max(scores[row], key=_finite(scores[row])) for row in rows}
-    jobs = [(row, chosen[row], seed) for row in rows for seed in rest]
-    results |= dict(zip(jobs, pool.map(do, jobs), strict=True))
+    try:
+      jobs = [(row, rate, seed) for row in rows for rate in rates for seed in tuning]
+      results = dict(zip(jobs, pool.map(do, jobs), strict=True))
+      scores = _scores(problem, rows, rates, tuning, results)
+      chosen = {row: max(scores[row], key=_finite(scores[row])) for row in rows}
+      jobs = [(row, chosen[row], seed) for row in rows for seed in rest]
+      results |= dict(zip(jobs, pool.map(do, jobs), strict=True))
+    except BaseException:  # Ctrl-C too: without this it would wait for all of them
+      stopped.set()
+      pool.shutdown(cancel_futures=True)
+      raise
   found = {
     row: summary.Found(
       chosen[row],

@@ -102,9 +102,8 @@ def _start(trainer: Trainer, run: Run) -> Snapshot:
 
 
 def _model(score: float, epoch: int, state: RunState) -> Best:
-  params, rest = jax.tree.map(
-    np.array, (state.params, state.rest)
-  )  # copies: steps reuse them
+  # Copies: steps reuse the memory.
+  params, rest = jax.tree.map(np.array, (state.params, state.rest))
   return Best(np.array(score), np.array(epoch), params, rest)
 
 
