@@ -120,19 +120,27 @@ def sweep(model: Model, settings: Sweep, make_run: Callable[..., Run]) -> dict:
 
   stopped = threading.Event()
 
+  def check_stopped() -> None:
+    if stopped.is_set():
+      raise InterruptedError("another run failed, or the sweep was stopped")
+
   def do(job: tuple[Row, float, int]) -> dict[str, Any]:
     trainer, run = trainers[job[0]], run_of(*job)
     done = 0
+    check_stopped()
 
     def progress(steps: int, _: str) -> None:
       nonlocal done
-      if stopped.is_set():
-        raise InterruptedError("the sweep is being stopped")
+      check_stopped()
       before, done = done, done + steps
       per_epoch = trainer.steps_per_epoch
       bar.update(done // per_epoch - before // per_epoch)
 
-    result = train(trainer, run, progress)
+    try:
+      result = train(trainer, run, progress)
+    except BaseException:
+      stopped.set()
+      raise
     bar.update(run.epochs - done // trainer.steps_per_epoch)  # found done
     bar.set_postfix_str("/".join(run.out.parts[-3:]))
     return result
