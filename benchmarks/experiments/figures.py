@@ -29,7 +29,8 @@ def delta_m(summary: dict[str, Any], judged: str, path: Path) -> None:
     ax.plot(values[name], [row] * len(values[name]), ".", color=colour, alpha=0.5)
     ax.plot(np.mean(values[name]), row, "|", color=colour, ms=12, mew=2)
   ax.axvline(0, color="black", ls="--", lw=1)
-  ax.set_xscale("symlog", linthresh=20)  # one far behind must not press the others
+  if min(map(min, values.values())) < -100:  # one far behind would press the others
+    ax.set_xscale("symlog", linthresh=20)
   ax.set(yticks=range(len(names)), yticklabels=names, ylim=(-1, len(names)))
   ax.set_xlabel("Δm % against single-task models, test (dots: seeds; bar: mean)")
   ax.set_title(f"{summary['problem']}\n{JUDGED[judged]}", fontsize="medium")
@@ -73,7 +74,7 @@ def weights(
       ax.fill_between(
         epochs, values.min(0), values.max(0), color=colour, alpha=0.2, lw=0
       )
-    ax.set(title=method, xlabel="epoch", ylim=(0, None))
+    ax.set(title=method, xlabel="epoch", ylim=(0, 1))
     ax.grid(alpha=0.3)
   axes[0].set_ylabel("task weight, mean of the epoch")
   if len(tasks) <= _MANY:
@@ -97,7 +98,7 @@ def norms_and_gnr(
     path: PNG to write.
   """
   figure = Figure(figsize=(11, 1 + 2.7 * len(models)), layout="constrained")
-  axes = figure.subplots(len(models), 2, squeeze=False)
+  axes = figure.subplots(len(models), 2, squeeze=False, sharex="col", sharey="col")
   for (left, right), (method, (noise, weights)) in zip(
     axes, models.items(), strict=True
   ):
@@ -109,12 +110,10 @@ def norms_and_gnr(
     right.set(title=f"{method}: gradient-to-noise ratio", yscale="log")
     right.set_xticks(at, tasks, rotation=0 if len(tasks) <= _MANY else 60)
     right.grid(alpha=0.3, axis="y")
-  for left, right in axes:
-    left.sharex(axes[0][0])
-    right.sharey(axes[0][1])
   if len(tasks) <= _MANY:
     axes[0][0].legend(fontsize="small")
-  axes[0][1].legend(fontsize="small")
+  axes[0][1].margins(y=0.2)  # for the legend
+  axes[0][1].legend(fontsize="small", ncols=2)
   figure.suptitle(title, fontsize="medium")
   figure.savefig(path, dpi=100)
 
