@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import residuals
+from benchmarks import batch_size, residuals
 from benchmarks.digits import report
+from benchmarks.experiments import tables
+from benchmarks.scenes import paper
 from benchmarks.solvers import report as solvers_report
 from benchmarks.speed import report as speed_report
 from maxgnr_jax import baselines, projected_gradient
@@ -46,6 +48,31 @@ def test_tables_are_the_committed_results(name, module):
   assert table in README
   assert summary["command"].startswith("python -m benchmarks.")
   assert summary["machine"]["processor"]
+
+
+@pytest.mark.parametrize(
+  ("name", "reference"), [("scenes", paper.TABLE_2), ("fashion", None), ("scm20d", None)]
+)
+def test_tables_of_experiments_are_the_committed_results(name, reference):
+  folder = RESULTS / name
+  summary = json.loads((folder / "results.json").read_text())
+  assert (folder / "table.md").read_text() == tables.whole(summary, reference) + "\n"
+  for judged in ("last", "best"):
+    latex = tables.latex(summary, judged, reference)
+    assert (folder / f"table_{judged}.tex").read_text() == latex + "\n"
+  assert tables.markdown(summary, "last") in README
+  assert summary["command"].startswith(f"python -m benchmarks.{name} sweep ")
+  assert summary["settings"]["validation"] > 0
+  assert summary["settings"]["seeds"] >= 3
+  assert summary["machine"]["processor"]
+
+
+def test_batch_sizes_are_the_committed_results():
+  summary = json.loads((RESULTS / "batch_size" / "results.json").read_text())
+  table = batch_size.table(summary)
+  assert (RESULTS / "batch_size" / "table.md").read_text() == table + "\n"
+  assert table in README
+  assert summary["data"] == "Fashion-MNIST"
 
 
 def test_train_steps_are_the_committed_results():

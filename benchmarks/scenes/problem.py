@@ -22,7 +22,8 @@ class SceneSettings(Settings):
   batch_size: int = 0
   """Examples per step. 0: as in the paper, 2, and 128 for Cityscapes."""
   microbatches: int = 0
-  """Parts in which a batch is taken, for memory's sake. 0: 1, and 8 for Cityscapes."""
+  """Parts in which a batch is taken, for memory's sake; each is normalised by itself.
+  0: 1, and 8 for Cityscapes."""
   epochs: int = 0
   """Passes over the training set; each ends with an evaluation. 0: as in the paper,
   100, and 200 for Cityscapes."""
