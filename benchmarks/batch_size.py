@@ -8,6 +8,7 @@ data, and as many steps.
 
 import dataclasses
 import json
+import shlex
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +24,7 @@ from sklearn.datasets import load_digits
 from tabulate import tabulate
 from tqdm import tqdm
 
+from benchmarks.experiments.metric import mean_and_error
 from benchmarks.experiments.model import CompiledOnce
 from benchmarks.fashion.data import load
 from benchmarks.machine import describe_machine
@@ -165,7 +167,7 @@ def measure(settings: Settings) -> dict[str, Any]:
   fields = dataclasses.asdict(settings)
   del fields["data"], fields["out"]
   return {
-    "command": " ".join(["python", "-m", "benchmarks.batch_size", *sys.argv[1:]]),
+    "command": shlex.join(["python", "-m", "benchmarks.batch_size", *sys.argv[1:]]),
     "data": name,
     "train": number,
     "test": len(test.label),
@@ -179,18 +181,11 @@ def table(summary: dict[str, Any]) -> str:
   """A Markdown table: test accuracy, mean ± standard error over seeds."""
   sizes = summary["accuracy"]["passes"]
   rows = [
-    [size, *(_mean_and_error(summary["accuracy"][b][size]) for b in _BUDGETS)]
+    [size, *(mean_and_error(summary["accuracy"][b][size], 2) for b in _BUDGETS)]
     for size in sizes
   ]
   header = ["batch size", *(f"accuracy %, {text}" for text in _BUDGETS.values())]
   return tabulate(rows, header, tablefmt="github", disable_numparse=True)
-
-
-def _mean_and_error(values: list[float]) -> str:
-  mean = f"{np.mean(values):.2f}"
-  if len(values) < 2:
-    return mean
-  return f"{mean} ± {np.std(values, ddof=1) / np.sqrt(len(values)):.2f}"
 
 
 def draw(summary: dict[str, Any], path: Path) -> None:

@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from maxgnr_jax import baselines, maxgnr
-from tests.examples import example_params, grads_sequence
+from tests.examples import bits, example_params, grads_sequence
 
 NUM_TASKS, BEFORE, AFTER = 3, 2, 2
 PARAMS = example_params()
@@ -62,25 +62,6 @@ def follow(tx, state, params, sequence):
 
 def gradients():
   return grads_sequence(PARAMS, NUM_TASKS, BEFORE + AFTER)
-
-
-def bits(tree):
-  """Every leaf as a NumPy array, PRNG keys as their numbers."""
-
-  def leaf(x):
-    key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-    return np.asarray(jax.random.key_data(x) if key else x)
-
-  return [leaf(x) for x in jax.tree.leaves(tree)]
-
-
-def assert_same(actual, expected):
-  """Equal bit for bit, in structures, dtypes and numbers."""
-  assert jax.tree.structure(actual) == jax.tree.structure(expected)
-  leaves = zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True)
-  assert all(a.dtype == e.dtype for a, e in leaves)
-  for a, e in zip(bits(actual), bits(expected), strict=True):
-    assert a.tobytes() == e.tobytes()
 
 
 def continued(name, path):

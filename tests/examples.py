@@ -124,3 +124,22 @@ def assert_trees_close(actual, expected, rtol=1e-6, atol=0.0):
       atol=atol,
       err_msg=jax.tree_util.keystr(path),
     )
+
+
+def bits(tree):
+  """Every leaf as a NumPy array, PRNG keys as their numbers."""
+
+  def leaf(x):
+    key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(x) if key else x)
+
+  return [leaf(x) for x in jax.tree.leaves(tree)]
+
+
+def assert_same(actual, expected):
+  """Equal bit for bit, in structures, dtypes and numbers."""
+  assert jax.tree.structure(actual) == jax.tree.structure(expected)
+  leaves = zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True)
+  assert all(a.dtype == e.dtype for a, e in leaves)
+  for a, e in zip(bits(actual), bits(expected), strict=True):
+    assert a.tobytes() == e.tobytes()

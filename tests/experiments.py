@@ -3,8 +3,6 @@
 import dataclasses
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.experiments.config import Run
@@ -89,20 +87,3 @@ def write_images(folder):
   path = folder / "images.npz"
   np.savez(path, **random_images())
   return path
-
-
-def numbers(tree):
-  """Every leaf as a NumPy array, PRNG keys as their numbers."""
-
-  def leaf(x):
-    is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-    return np.asarray(jax.random.key_data(x) if is_key else x)
-
-  return [leaf(x) for x in jax.tree.leaves(tree)]
-
-
-def assert_same_numbers(one, other):
-  """Bit for bit."""
-  assert jax.tree.structure(one) == jax.tree.structure(other)
-  for x, y in zip(numbers(one), numbers(other), strict=True):
-    np.testing.assert_array_equal(x, y)

@@ -13,14 +13,13 @@ from tests.checkpoints import (
   NUM_TASKS,
   PARAMS,
   TRANSFORMATIONS,
-  assert_same,
-  bits,
   continued,
   follow,
   gradients,
   restore,
   save,
 )
+from tests.examples import assert_same, bits
 from tests.test_common import METHODS, make
 
 # Optax's Adam mixes dtypes.

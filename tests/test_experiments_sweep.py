@@ -19,10 +19,10 @@ from benchmarks.experiments.model import Model
 from benchmarks.experiments.report import Report, report, settings_of
 from benchmarks.experiments.step import Trainer
 from benchmarks.fashion import problem as fashion
+from tests.examples import assert_same
 from tests.experiments import (
   TASKS,
   TinyRun,
-  assert_same_numbers,
   of_two_tasks,
   tiny_sweep,
   write_images,
@@ -182,7 +182,7 @@ def test_a_single_task_is_trained_by_its_own_loss(done, trainers):
     like = Best(np.array(0.0), np.array(0), initial.params, initial.rest)
     heads = load_model(folder / "seed-1" / "model", like).params["heads"]
     # Whatever the other task's loss put into the trunk, its head would have moved.
-    assert_same_numbers(heads[other], initial.params["heads"][other])
+    assert_same(heads[other], initial.params["heads"][other])
     moved = heads[task]["kernel"][...] != initial.params["heads"][task]["kernel"][...]
     assert moved.any()
 

@@ -22,11 +22,11 @@ from benchmarks.experiments.model import Model
 from benchmarks.experiments.step import Trainer
 from benchmarks.fashion.data import fixed_pairs, load
 from benchmarks.fashion.problem import FashionSettings, make_problem
+from tests.examples import assert_same
 from tests.experiments import (
   ROOT,
   STEPS,
   STEPS_PER_EPOCH,
-  assert_same_numbers,
   flags,
   tiny_run,
   tiny_sweep,
@@ -67,7 +67,7 @@ def best_model(trainer, folder):
 def assert_same_run(trainer, folder, other):
   for name in ("run.json", "result.json", "history.csv"):
     assert (folder / name).read_text() == (other / name).read_text()
-  assert_same_numbers(*(best_model(trainer, x) for x in (folder, other)))
+  assert_same(*(best_model(trainer, x) for x in (folder, other)))
   assert not (folder / "checkpoints").exists()
 
 

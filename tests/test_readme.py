@@ -51,7 +51,8 @@ def test_tables_are_the_committed_results(name, module):
 
 
 @pytest.mark.parametrize(
-  ("name", "reference"), [("scenes", paper.TABLE_2), ("fashion", None), ("scm20d", None)]
+  ("name", "reference"),
+  [("scenes", paper.TABLE_2), ("fashion", None), ("scm20d", None)],
 )
 def test_tables_of_experiments_are_the_committed_results(name, reference):
   folder = RESULTS / name

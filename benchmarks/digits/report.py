@@ -17,6 +17,7 @@ from benchmarks.digits.experiment import (
 )
 from benchmarks.digits.model import TASKS
 from benchmarks.digits.train import BATCH_SIZE, EVALUATE_EVERY
+from benchmarks.experiments.metric import mean_and_error
 from benchmarks.machine import describe_machine
 
 # Steps of the evaluations that a result is the mean of; the median GNR is of these.
@@ -84,7 +85,7 @@ def table(summary: dict) -> str:
     [
       "single-task models",
       *(
-        _mean_and_error(single[name]["test"][name], places)
+        mean_and_error(single[name]["test"][name], places)
         for name, places in zip(TASKS, digits, strict=True)
       ),
       "0",
@@ -96,22 +97,14 @@ def table(summary: dict) -> str:
       [
         name,
         *(
-          _mean_and_error(entry["test"][task], places)
+          mean_and_error(entry["test"][task], places)
           for task, places in zip(TASKS, digits, strict=True)
         ),
-        _mean_and_error(entry["delta_m"], 1),
+        mean_and_error(entry["delta_m"], 1),
         f"{entry['learning_rate']:g}",
       ]
     )
   return tabulate(rows, header, tablefmt="github", disable_numparse=True)
-
-
-def _mean_and_error(values: list[float], places: int) -> str:
-  mean = f"{np.mean(values):.{places}f}"
-  if len(values) < 2:
-    return mean
-  error = np.std(values, ddof=1) / np.sqrt(len(values))
-  return f"{mean} ± {error:.{places}f}"
 
 
 def write(summary: dict, out: Path) -> None:

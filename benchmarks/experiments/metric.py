@@ -77,3 +77,14 @@ def add(
     return array.astype(np.int64 if array.dtype.kind == "i" else np.float64)
 
   return {name: total.get(name, 0) + wide(value) for name, value in batch_sums.items()}
+
+
+def mean_and_error(values: Sequence[float], places: int) -> str:
+  """Mean ± standard error, for a table; the mean of a single value, nothing of none."""
+  if not values:
+    return ""
+  mean = f"{np.mean(values):.{places}f}"
+  if len(values) < 2:
+    return mean
+  error = np.std(values, ddof=1) / np.sqrt(len(values))
+  return f"{mean} ± {error:.{places}f}"

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shlex
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -221,7 +222,7 @@ def _described(settings: Sweep) -> dict[str, Any]:
     del fields[name]
   fields["learning_rates"] = list(settings.learning_rates)
   return {
-    "command": " ".join(["python", "-m", *_module(), *sys.argv[1:]]),
+    "command": shlex.join(["python", "-m", *_module(), *sys.argv[1:]]),
     "settings": json.loads(json.dumps(fields)),
   }
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tabulate import tabulate
 
-from benchmarks.experiments.metric import Metric
+from benchmarks.experiments.metric import Metric, mean_and_error
 from benchmarks.experiments.summary import JUDGED
 
 _ARROW = {1: "↑", -1: "↓"}
@@ -83,7 +83,7 @@ def _table(summary, judged, reference, form, bold, escape) -> str:
     texts = [
       bold(text) if index in best[at] else text
       for at, (column, seeds) in enumerate(zip(columns, values, strict=True))
-      for text in [_mean_and_error(seeds, column.places)]
+      for text in [mean_and_error(seeds, column.places)]
     ]
     table.append([name, *texts, rates[index]])
   if reference is not None:
@@ -149,15 +149,6 @@ def _rates(row: dict[str, Any]) -> str:
   if "learning_rate" in row:
     return f"{row['learning_rate']:g}"
   return ", ".join(f"{rate:g}" for rate in sorted(set(row["learning_rates"].values())))
-
-
-def _mean_and_error(values: list[float], places: int) -> str:
-  if not values:
-    return ""
-  mean = f"{np.mean(values):.{places}f}"
-  if len(values) < 2:
-    return mean
-  return f"{mean} ± {np.std(values, ddof=1) / np.sqrt(len(values)):.{places}f}"
 
 
 def whole(summary: dict, reference: Reference | None = None) -> str:

@@ -10,14 +10,13 @@ from tests.checkpoints import (
   BEFORE,
   NUM_TASKS,
   TRANSFORMATIONS,
-  bits,
   follow,
   like,
   restore,
   save,
 )
 from tests.devices.meshes import PARAMS, SPECS, STACKED, make_mesh, put
-from tests.examples import grads_sequence
+from tests.examples import bits, grads_sequence
 
 pytestmark = pytest.mark.usefixtures("standard_promotion", "quick_compilation")
 SEQUENCE = grads_sequence(PARAMS, NUM_TASKS, BEFORE + AFTER)
