@@ -83,7 +83,7 @@ def mean_and_error(values: Sequence[float], places: int) -> str:
   """Mean ± standard error, for a table; the mean of a single value, nothing of none."""
   if not values:
     return ""
-  mean = f"{np.mean(values):.{places}f}"
+  mean = f"{round(float(np.mean(values)), places) + 0.0:.{places}f}"  # never -0.0
   if len(values) < 2:
     return mean
   error = np.std(values, ddof=1) / np.sqrt(len(values))
