@@ -271,7 +271,7 @@ def test_microbatches_train_as_the_whole_batch_does(model, trainer, data, monkey
     batch = model.problem.train_batches(8, 0)[step]
     batch = model.on_devices(batch)
     gradients = [
-      x._gradients(state.params, batch, state.rest)[1]["grads"]
+      x.gradients(state.params, batch, state.rest)[1]["grads"]
       for x, state in zip((trainer, parts), states, strict=True)
     ]
     for one, other in zip(*map(jax.tree.leaves, gradients), strict=True):

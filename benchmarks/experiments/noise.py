@@ -37,10 +37,9 @@ class GradientNoise(NamedTuple):
 def gradient_noise(trainer: Trainer, model: Best, seed: int) -> GradientNoise:
   """Takes the gradients of one epoch's batches, in the order of ``seed``.
 
-  As in training: batch statistics are each batch's own.
+  As in training: batch statistics are each batch's own, or each part's of it.
   """
   params, rest = trainer.model.replicate((model.params, model.rest))
-  gradients = trainer.model.gradients(trainer.tasks)
   measured = trainer.problem.trunk_only(params)
 
   @jax.jit
@@ -66,7 +65,7 @@ def gradient_noise(trainer: Trainer, model: Best, seed: int) -> GradientNoise:
   grams = []
   batches = trainer.problem.train_batches(trainer.batch_size, seed)
   for batch in stream(batches, 0, trainer.steps_per_epoch):
-    _, found = gradients(params, trainer.model.on_devices(batch), rest)
+    _, found = trainer.gradients(params, trainer.model.on_devices(batch), rest)
     total, gram = measure(total, found["grads"])
     grams.append(np.asarray(gram, np.float64))
   number = len(grams)

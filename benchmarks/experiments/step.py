@@ -146,7 +146,7 @@ class Trainer:
       Setting(len(self.tasks), problem.trunk_only, self.steps_per_epoch),
       parts,
     )
-    self._gradients = model.gradients(self.tasks, parts, chosen.flat_radius)
+    self.gradients = model.gradients(self.tasks, parts, chosen.flat_radius)
     self._init_once = CompiledOnce(self._init)
     if self._combination.combine is None:
       self._whole_step = CompiledOnce(self._step, donate_argnums=0)
@@ -163,7 +163,7 @@ class Trainer:
     batch = self.model.on_devices(batch)
     if self._combination.combine is None:
       return self._whole_step(state, batch)
-    (_, _, rest), found = self._gradients(state.params, batch, state.rest)
+    (_, _, rest), found = self.gradients(state.params, batch, state.rest)
     return self._second_part(state, found, rest)
 
   def start_epoch(self, state: RunState) -> RunState:
