@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.experiments.metric import add
+from benchmarks.experiments.mlp import trunk_only
 from benchmarks.scenes.losses import kpis, losses
 from benchmarks.scenes.metrics import METRICS, angles, summarise, sums
 from benchmarks.scenes.pooling import max_pool, max_unpool
-from benchmarks.scenes.segnet import SegNet, trunk_only, unit_length
+from benchmarks.scenes.segnet import SegNet, unit_length
 from maxgnr_jax import maxgnr, value_and_task_grads
 from tests.examples import assert_trees_close
 

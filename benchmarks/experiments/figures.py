@@ -69,7 +69,7 @@ def weights(
     epochs = [row["epoch"] for row in seeds[0]]
     for index, task in enumerate(tasks):
       values = np.array([[row["weight"][task] for row in rows] for rows in seeds])
-      colour = COLOURS[2 * index % 20 + (2 * index) // 20]
+      colour = _colour(index)
       ax.plot(epochs, values.mean(0), color=colour, label=task)
       ax.fill_between(
         epochs, values.min(0), values.max(0), color=colour, alpha=0.2, lw=0
@@ -118,12 +118,17 @@ def norms_and_gnr(
   figure.savefig(path, dpi=100)
 
 
+def _colour(task: int):
+  """Of a task: the ten strong colours first, then the ten pale ones."""
+  return COLOURS[2 * task % 20 + (2 * task) // 20]
+
+
 def _norms(ax, noise: GradientNoise, tasks: Sequence[str]) -> None:
   """Histograms on one logarithmic axis."""
   norms = np.maximum(noise.norms, 1e-12)
   edges = np.geomspace(norms.min(), norms.max() * 1.0001, 40)
   for index, task in enumerate(tasks):
-    colour = COLOURS[2 * index % 20 + (2 * index) // 20]
+    colour = _colour(index)
     ax.hist(
       norms[:, index], edges, histtype="stepfilled", alpha=0.5, color=colour, label=task
     )

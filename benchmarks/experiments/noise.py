@@ -1,5 +1,6 @@
 """Gradients and their noise over a whole data set, at a fixed model."""
 
+import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -40,28 +41,20 @@ def gradient_noise(trainer: Trainer, model: Best, seed: int) -> GradientNoise:
   As in training: batch statistics are each batch's own, or each part's of it.
   """
   params, rest = trainer.model.replicate((model.params, model.rest))
-  measured = trainer.problem.trunk_only(params)
+  measured = jax.tree.leaves(trainer.problem.trunk_only(params))
+
+  def shared_leaves(tree):
+    return list(itertools.compress(jax.tree.leaves(tree), measured))
 
   @jax.jit
   def measure(total, grads):
-    rows = [
-      grad.reshape(len(grad), -1)
-      for grad, shared in zip(
-        jax.tree.leaves(grads), jax.tree.leaves(measured), strict=True
-      )
-      if shared
-    ]
+    rows = [grad.reshape(len(grad), -1) for grad in shared_leaves(grads)]
     gram = sum(row @ row.T for row in rows)
     return [a + b for a, b in zip(total, rows, strict=True)], gram
 
-  sizes = [
-    leaf.size
-    for leaf, shared in zip(
-      jax.tree.leaves(params), jax.tree.leaves(measured), strict=True
-    )
-    if shared
+  total: Any = [
+    jnp.zeros((len(trainer.tasks), leaf.size)) for leaf in shared_leaves(params)
   ]
-  total: Any = [jnp.zeros((len(trainer.tasks), size)) for size in sizes]
   grams = []
   batches = trainer.problem.train_batches(trainer.batch_size, seed)
   for batch in stream(batches, 0, trainer.steps_per_epoch):

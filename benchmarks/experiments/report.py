@@ -14,6 +14,7 @@ from benchmarks.experiments.model import Model
 from benchmarks.experiments.noise import GradientNoise, gradient_noise
 from benchmarks.experiments.problem import Problem
 from benchmarks.experiments.step import Trainer
+from benchmarks.experiments.summary import JUDGED
 
 S = TypeVar("S", bound=Settings)
 
@@ -94,7 +95,7 @@ def report(
       method: _numbers(problem, noise, weights)
       for method, (noise, weights) in measured.items()
     }
-  for judged in ("last", "best"):
+  for judged in JUDGED:
     figures.delta_m(summary, judged, to / f"delta_m_{judged}.png")
     latex = tables.latex(summary, judged, reference)
     (to / f"table_{judged}.tex").write_text(latex + "\n")

@@ -1,11 +1,11 @@
 """Results of many runs as one small summary: what is committed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.experiments.metric import delta_m, mean_ranks
+from benchmarks.experiments.metric import Metric, delta_m, mean_ranks
 from benchmarks.experiments.problem import Problem
 from benchmarks.machine import describe_machine
 
@@ -39,35 +39,18 @@ def summarise(
   metrics = problem.metrics
   single = {task: f for (_, task), f in found.items() if task is not None}
   joint = {method: f for (method, task), f in found.items() if task is None}
-  seeds = range(len(next(iter(found.values())).results))
-  rows = {
+  rows: dict[str, Any] = {
     "single-task": {
       "learning_rates": {task: f.learning_rate for task, f in single.items()},
       "validation": {task: _keys(f.scores) for task, f in single.items()},
-      "test": {
-        judged: {
-          metric.name: [
-            single[metric.task].results[seed][judged]["test"][metric.name]
-            for seed in seeds
-          ]
-          for metric in metrics
-          if metric.task in single
-        }
-        for judged in JUDGED
-      },
+      "test": _on_test(metrics, single),
     }
   }
   for method, f in joint.items():
     rows[method] = {
       "learning_rate": f.learning_rate,
       "validation": _keys(f.scores),
-      "test": {
-        judged: {
-          metric.name: [f.results[seed][judged]["test"][metric.name] for seed in seeds]
-          for metric in metrics
-        }
-        for judged in JUDGED
-      },
+      "test": _on_test(metrics, dict.fromkeys(problem.tasks, f)),
     }
   for judged in JUDGED:
     _sum_up(rows, judged, [m for m in metrics if m.in_delta_m])
@@ -78,6 +61,21 @@ def summarise(
     "metrics": [metric._asdict() for metric in metrics],
     "machine": describe_machine(),
     "rows": rows,
+  }
+
+
+def _on_test(
+  metrics: Sequence[Metric], found: Mapping[str, Found]
+) -> dict[str, dict[str, list[float]]]:
+  """Which model is judged -> metric -> value by seed, on the test set."""
+  return {
+    judged: {
+      metric.name: [
+        run[judged]["test"][metric.name] for run in found[metric.task].results
+      ]
+      for metric in metrics
+    }
+    for judged in JUDGED
   }
 
 

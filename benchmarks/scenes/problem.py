@@ -5,12 +5,13 @@ from collections.abc import Iterator
 
 from benchmarks.experiments.config import Settings
 from benchmarks.experiments.loading import hold_out
+from benchmarks.experiments.mlp import trunk_only
 from benchmarks.experiments.problem import Batch, Problem
 from benchmarks.experiments.tables import Reference
 from benchmarks.scenes import checking, losses, metrics, paper
 from benchmarks.scenes.folder import CITYSCAPES, Scenes, find_layout
 from benchmarks.scenes.loading import batches, evaluation_batches
-from benchmarks.scenes.segnet import FILTERS, SegNet, trunk_only
+from benchmarks.scenes.segnet import FILTERS, SegNet
 
 _IN_MEMORY = 2**30  # bytes; more is read again whenever it is needed
 
@@ -60,14 +61,8 @@ def make_problem(settings: SceneSettings) -> Problem:
       f"{len(settings.filters)} stages halve an image as often: {halvings} must divide "
       f"its sides, got {size.height}x{size.width}; give fewer filters"
     )
-  tasks = (
-    ("depth", "normal", "segmentation")
-    if layout.has_normals
-    else (
-      "depth",
-      "segmentation",
-    )
-  )
+  normal = ("normal",) if layout.has_normals else ()
+  tasks = ("depth", *normal, "segmentation")
   kept, validation = hold_out(size.number, settings.validation, seed=0)
   numbers = size.height * size.width * (8 if layout.has_normals else 5)
   in_memory = 4 * numbers * (size.number + test_size.number) < _IN_MEMORY

@@ -123,8 +123,3 @@ def unit_length(vectors: jax.Array) -> jax.Array:
   """[..., 3] divided by their lengths; zeros remain, with a finite gradient."""
   square = jnp.sum(vectors**2, axis=-1, keepdims=True)
   return vectors / jnp.sqrt(jnp.where(square > 0, square, 1))
-
-
-def trunk_only(params: nnx.State) -> nnx.State:
-  """True for the parameters of the trunk: where MaxGNR measures gradients."""
-  return jax.tree.map_with_path(lambda path, _: path[0].key == "trunk", params)
