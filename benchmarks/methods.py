@@ -11,7 +11,7 @@ import optax
 from maxgnr_jax import (
   GradientStats,
   Solver,
-  baselines,
+  aggregators,
   maxgnr,
   steepest_descent,
   value_and_combined_grad,
@@ -67,17 +67,17 @@ def _everywhere(factory, *args, **options) -> Method:
 
 
 def _dwa(setting: Setting) -> optax.GradientTransformation:
-  return baselines.dwa(setting.steps_per_epoch, num_tasks=setting.num_tasks)
+  return aggregators.dwa(setting.steps_per_epoch, num_tasks=setting.num_tasks)
 
 
 def _unit_gradients(setting: Setting) -> optax.GradientTransformation:
   """NGDiff that unlearns no task."""
-  return baselines.ngdiff([1] * setting.num_tasks, shared=setting.shared)
+  return aggregators.ngdiff([1] * setting.num_tasks, shared=setting.shared)
 
 
 def _flat_imtl_g(setting: Setting) -> optax.GradientTransformation:
-  return baselines.flat_regions(
-    baselines.imtl_g(num_tasks=setting.num_tasks, shared=setting.shared)
+  return aggregators.flat_regions(
+    aggregators.imtl_g(num_tasks=setting.num_tasks, shared=setting.shared)
   )
 
 
@@ -95,40 +95,40 @@ METHODS = {
   "maxgnr-0.9-every-4": on_trunk(maxgnr, 0.9)._replace(refresh_every=4),
   "maxgnr-0.9-every-16": on_trunk(maxgnr, 0.9)._replace(refresh_every=16),
   "dwa": Method(_dwa),
-  "uncertainty": _everywhere(baselines.uncertainty),
-  "gradnorm": on_trunk(baselines.gradnorm),
-  "mgda": on_trunk(baselines.mgda),
-  "pcgrad": on_trunk(baselines.pcgrad),
-  "dtp": _everywhere(baselines.dtp),
-  "gls": _everywhere(baselines.gls),
-  "imtl-g": on_trunk(baselines.imtl_g),
-  "imtl-l": _everywhere(baselines.imtl_l),
-  "gradient-norm-scaling": on_trunk(baselines.gradient_norm_scaling),
-  "cagrad": on_trunk(baselines.cagrad),
-  "nash-mtl": on_trunk(baselines.nash_mtl),
-  "fairgrad-2": on_trunk(baselines.fairgrad, 2.0),
-  "conicgrad": on_trunk(baselines.conicgrad),
+  "uncertainty": _everywhere(aggregators.uncertainty),
+  "gradnorm": on_trunk(aggregators.gradnorm),
+  "mgda": on_trunk(aggregators.mgda),
+  "pcgrad": on_trunk(aggregators.pcgrad),
+  "dtp": _everywhere(aggregators.dtp),
+  "gls": _everywhere(aggregators.gls),
+  "imtl-g": on_trunk(aggregators.imtl_g),
+  "imtl-l": _everywhere(aggregators.imtl_l),
+  "gradient-norm-scaling": on_trunk(aggregators.gradient_norm_scaling),
+  "cagrad": on_trunk(aggregators.cagrad),
+  "nash-mtl": on_trunk(aggregators.nash_mtl),
+  "fairgrad-2": on_trunk(aggregators.fairgrad, 2.0),
+  "conicgrad": on_trunk(aggregators.conicgrad),
   "ngdiff": Method(_unit_gradients),
-  "slaw": _everywhere(baselines.slaw),
-  "bmtl": _everywhere(baselines.bmtl),
-  "gradient-dropout": _everywhere(baselines.gradient_dropout),
+  "slaw": _everywhere(aggregators.slaw),
+  "bmtl": _everywhere(aggregators.bmtl),
+  "gradient-dropout": _everywhere(aggregators.gradient_dropout),
   "flat-imtl-g": Method(_flat_imtl_g, flat_radius=0.05),
-  "upgrad": on_trunk(baselines.upgrad),
-  "dualproj": on_trunk(baselines.dualproj),
-  "aligned-mtl": on_trunk(baselines.aligned_mtl),
-  "config": on_trunk(baselines.config),
-  "graddrop": _everywhere(baselines.graddrop),
-  "gradvac": on_trunk(baselines.gradvac),
-  "random-weights": _everywhere(baselines.random_weights),
-  "famo": _everywhere(baselines.famo),
-  "stch": _everywhere(baselines.stch),
-  "db-mtl": on_trunk(baselines.db_mtl),
-  "moco": on_trunk(baselines.moco),
-  "excess-mtl": on_trunk(baselines.excess_mtl),
-  "sdmgrad": on_trunk(baselines.sdmgrad),
-  "modo": on_trunk(baselines.modo),
-  "krum": on_trunk(baselines.krum),
-  "trimmed-mean": _everywhere(baselines.trimmed_mean),
+  "upgrad": on_trunk(aggregators.upgrad),
+  "dualproj": on_trunk(aggregators.dualproj),
+  "aligned-mtl": on_trunk(aggregators.aligned_mtl),
+  "config": on_trunk(aggregators.config),
+  "graddrop": _everywhere(aggregators.graddrop),
+  "gradvac": on_trunk(aggregators.gradvac),
+  "random-weights": _everywhere(aggregators.random_weights),
+  "famo": _everywhere(aggregators.famo),
+  "stch": _everywhere(aggregators.stch),
+  "db-mtl": on_trunk(aggregators.db_mtl),
+  "moco": on_trunk(aggregators.moco),
+  "excess-mtl": on_trunk(aggregators.excess_mtl),
+  "sdmgrad": on_trunk(aggregators.sdmgrad),
+  "modo": on_trunk(aggregators.modo),
+  "krum": on_trunk(aggregators.krum),
+  "trimmed-mean": _everywhere(aggregators.trimmed_mean),
 }
 
 _MAXGNR = re.compile(

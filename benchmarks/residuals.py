@@ -20,7 +20,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from benchmarks.machine import describe_machine
-from maxgnr_jax import baselines
+from maxgnr_jax import aggregators
 from tests import solver_battery as battery
 
 NUM_TASKS = (2, 3, 5, 10, 20, 40)
@@ -70,11 +70,11 @@ def upgrad(jacobian: np.ndarray, weights: np.ndarray) -> float:
 
 # Name -> weights of a Gram matrix, and what is left of the method's definition.
 METHODS = {
-  "Nash-MTL": (baselines.nash_mtl_weights, nash_mtl),
-  "FairGrad, α = 2": (lambda g: baselines.fairgrad_weights(g, FAIRNESS), fairgrad),
-  "CAGrad, c = 0.5": (lambda g: baselines.cagrad_weights(g, RADIUS), cagrad),
-  "MGDA": (baselines.mgda_weights, mgda),
-  "UPGrad": (baselines.upgrad_weights, upgrad),
+  "Nash-MTL": (aggregators.nash_mtl_weights, nash_mtl),
+  "FairGrad, α = 2": (lambda g: aggregators.fairgrad_weights(g, FAIRNESS), fairgrad),
+  "CAGrad, c = 0.5": (lambda g: aggregators.cagrad_weights(g, RADIUS), cagrad),
+  "MGDA": (aggregators.mgda_weights, mgda),
+  "UPGrad": (aggregators.upgrad_weights, upgrad),
 }
 
 

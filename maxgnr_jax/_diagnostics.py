@@ -26,7 +26,7 @@ def diagnostics(
 
   Args:
     opt_state: Optimiser state with one :class:`MaxGNRState` in it, or one
-      :class:`baselines.BaselineState`, after the first step (or made with
+      :class:`aggregators.BaselineState`, after the first step (or made with
       ``num_tasks``). May be traced.
     names: K names of the tasks, in their order (see :func:`task_names`). Default:
       their numbers.

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from maxgnr_jax._present import among
+from maxgnr_jax._linalg._active import among
+from maxgnr_jax._linalg._matrix import quadratic_form
 
 
 class GradientStats(NamedTuple):
@@ -139,16 +140,6 @@ def task_gnr(weights: jax.typing.ArrayLike, stats: GradientStats) -> jax.Array:
   noise = noise / jnp.where(scale > 0, scale, 1.0)
   combined = jnp.sqrt(jnp.maximum(quadratic_form(stats.noise_cosine, noise), 0.0))
   return _squared_ratio(jnp.abs(weights * stats.gradient_norm), scale * combined)
-
-
-def quadratic_form(matrix: jax.Array, vector: jax.Array) -> jax.Array:
-  """``vᵀ A v`` in full precision, on accelerators too."""
-  return jnp.vdot(vector, matvec(matrix, vector), precision="highest")
-
-
-def matvec(matrix: jax.Array, vector: jax.Array) -> jax.Array:
-  """``A v`` in full precision, on accelerators too."""
-  return jnp.matmul(matrix, vector, precision="highest")
 
 
 def _squared_ratio(signal: jax.Array, noise: jax.Array) -> jax.Array:

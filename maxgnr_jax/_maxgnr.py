@@ -8,17 +8,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from maxgnr_jax import _groups, _shared, _stacked
+from maxgnr_jax import _stacked
 from maxgnr_jax._checks import (
   check_choice,
-  check_floating,
   check_fraction,
-  check_gamma,
-  check_momentum_dtype,
   check_num_tasks,
-  check_same_tasks,
-  check_solver,
-  check_stacked,
   check_state,
   check_task_mask,
   check_weights,
@@ -31,9 +25,17 @@ from maxgnr_jax._gnr import (
   single_task_gnr,
   task_gnr,
 )
-from maxgnr_jax._present import count_where, shared_out
-from maxgnr_jax._shards import takes_axis_name
+from maxgnr_jax._linalg._active import count_where, shared_out
+from maxgnr_jax._measure import measure
 from maxgnr_jax._solvers import Solver, projected_gradient
+from maxgnr_jax._stacked import (
+  _groups,
+  _trunk,
+  check_floating,
+  check_same_tasks,
+  check_stacked,
+)
+from maxgnr_jax._stacked._sharding import takes_axis_name
 
 
 class MaxGNRState(NamedTuple):
@@ -178,7 +180,7 @@ def maxgnr(
     check_floating(params, "Parameters")
     tasks = initial_tasks(num_tasks)
     dtype = _stacked.compute_dtype(params)
-    measured = _shared.select(shared, params)
+    measured = _trunk.select(shared, params)
     shape: tuple[int, ...] = (tasks,)
     if groups is not None and jax.tree.leaves(params):
       labels, names = _groups.label(groups, params), _groups.group_names(groups, params)
@@ -211,9 +213,9 @@ def maxgnr(
     del extra_args
     check_state(state, MaxGNRState)
     check_floating(grads, "Gradients")
-    if not _shared.has_numbers(grads):
-      return _shared.nothing_to_measure(grads), state
-    measured = _shared.restrict(grads, state.momentum)
+    if not _trunk.has_numbers(grads):
+      return _trunk.nothing_to_measure(grads), state
+    measured = _trunk.restrict(grads, state.momentum)
     like = _stacked.one_task(grads) if params is None else params
     tasks = check_stacked(measured, _stacked.one_task(state.momentum), "the state")
     check_stacked(grads, like, "the gradients" if params is None else "the parameters")
@@ -228,10 +230,10 @@ def maxgnr(
     decay = jnp.where(state.task_count == 0, 0.0, gamma).astype(dtype)
     split, merge = _splitting(groups, grads)
     measures = [
-      _stacked.measure(g, m, decay, dtype)  # Eq. 16
+      measure(g, m, decay, dtype)  # Eq. 16
       for g, m in zip(split(measured), split(momentum), strict=True)
     ]
-    rest = _shared.rest(grads, measured)
+    rest = _trunk.rest(grads, measured)
     finite = _stacked.finite(rest, tasks, dtype)
     for _, finite_here in measures:
       finite &= finite_here
@@ -311,3 +313,39 @@ def _kept(noise_decay: Any, state: MaxGNRState, present: jax.Array) -> jax.Array
   samples = jnp.maximum(state.task_count - 1, 0).astype(dtype)
   keep = rho * (1.0 - rho**samples) / (1.0 - rho ** (samples + 1.0))
   return jnp.where(present & (state.task_count > 0), keep, 1.0)
+
+
+def check_gamma(gamma: Any) -> None:
+  """Raises unless ``0 <= gamma < 1``; a traced value passes unseen."""
+  if callable(gamma):
+    raise TypeError(
+      f"`gamma` must be a number in [0, 1), got {gamma!r}. For a schedule use "
+      "`optax.inject_hyperparams(maxgnr)(gamma=schedule)`."
+    )
+  if isinstance(gamma, jax.core.Tracer):
+    return
+  try:
+    valid = not isinstance(gamma, str) and 0 <= float(gamma) < 1
+  except TypeError:
+    valid = False
+  if not valid:
+    raise ValueError(
+      f"`gamma`, the decay rate of the momentum, must lie in [0, 1), got {gamma!r}."
+    )
+
+
+def check_momentum_dtype(dtype: Any) -> None:
+  """Raises unless ``dtype`` is None or real floating point."""
+  if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
+    raise TypeError(
+      f"`momentum_dtype` must be a real floating-point dtype or None, got {dtype!r}."
+    )
+
+
+def check_solver(solver: Any) -> None:
+  """Raises unless ``solver`` has a method to solve Eq. 17 with."""
+  if not callable(getattr(solver, "solve", None)):
+    raise TypeError(
+      f"`solver` must be a `Solver`, such as `projected_gradient()`, got {solver!r}. "
+      "Call a function that makes one; wrap a rule of your own in `Solver(rule)`."
+    )

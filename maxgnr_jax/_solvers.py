@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import optax
 
 from maxgnr_jax._checks import check_at_least_one, check_positive
-from maxgnr_jax._gnr import GradientStats, quadratic_form
-from maxgnr_jax._quadratic import minimise_above
+from maxgnr_jax._gnr import GradientStats
+from maxgnr_jax._linalg._matrix import quadratic_form
+from maxgnr_jax._linalg._quadratic import minimise_above
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from maxgnr_jax import baselines, maxgnr
+from maxgnr_jax import aggregators, maxgnr
 from tests.examples import bits, example_params, grads_sequence
 
 NUM_TASKS, BEFORE, AFTER = 3, 2, 2
@@ -25,9 +25,11 @@ PARAMS = example_params()
 TRANSFORMATIONS = {
   "maxgnr": lambda: optax.chain(maxgnr(num_tasks=NUM_TASKS), optax.adam(0.1)),
   "maxgnr_bfloat16": lambda: maxgnr(num_tasks=NUM_TASKS, momentum_dtype=jnp.bfloat16),
-  "pcgrad": lambda: optax.chain(baselines.pcgrad(num_tasks=NUM_TASKS), optax.adam(0.1)),
-  "graddrop": lambda: baselines.graddrop(num_tasks=NUM_TASKS),
-  "moco": lambda: baselines.moco(num_tasks=NUM_TASKS),
+  "pcgrad": lambda: optax.chain(
+    aggregators.pcgrad(num_tasks=NUM_TASKS), optax.adam(0.1)
+  ),
+  "graddrop": lambda: aggregators.graddrop(num_tasks=NUM_TASKS),
+  "moco": lambda: aggregators.moco(num_tasks=NUM_TASKS),
 }
 
 

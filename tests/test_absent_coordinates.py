@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maxgnr_jax import baselines
+from maxgnr_jax import aggregators
 from tests.examples import task_gradients
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -31,7 +31,7 @@ def update_of(make, num_tasks):
 
 
 LEAKS = {
-  name: functools.partial(baselines.graddrop, leak)
+  name: functools.partial(aggregators.graddrop, leak)
   for name, leak in {
     "none": 0.0,
     "half": 0.5,
@@ -59,7 +59,7 @@ def test_graddrop_drops_what_is_not_finite_not_unseen(leak, value):
 @pytest.mark.parametrize("value", NOT_FINITE)
 @pytest.mark.parametrize("noise", ["gaussian", "bernoulli"])
 def test_dropout_drops_what_is_not_finite_not_unseen(noise, value):
-  update = update_of(functools.partial(baselines.gradient_dropout, 0.5, noise), 3)
+  update = update_of(functools.partial(aggregators.gradient_dropout, 0.5, noise), 3)
   grads, mask = gradients(3), np.array([True, False, True])
   expected, _ = update(grads, mask)
   for place in range(8):
@@ -77,7 +77,7 @@ def trimmed(grads, trim):
 
 @pytest.mark.parametrize(("num_tasks", "trim"), [(5, 2), (8, 1), (17, 4)])
 def test_the_trimmed_mean_is_of_those_that_are_present(num_tasks, trim):
-  update = update_of(functools.partial(baselines.trimmed_mean, trim), num_tasks)
+  update = update_of(functools.partial(aggregators.trimmed_mean, trim), num_tasks)
   grads = gradients(num_tasks)
   for number in range(1, num_tasks + 1):
     mask = np.random.default_rng(number).permutation(num_tasks) < number
@@ -96,7 +96,7 @@ def test_the_trimmed_mean_is_of_those_that_are_present(num_tasks, trim):
 def test_the_trimmed_mean_leaves_nothing_out_unseen_that_is_not_finite(
   num_tasks, trim, value
 ):
-  update = update_of(functools.partial(baselines.trimmed_mean, trim), num_tasks)
+  update = update_of(functools.partial(aggregators.trimmed_mean, trim), num_tasks)
   grads, everyone = gradients(num_tasks), np.ones(num_tasks, bool)
   for task in {0, num_tasks // 2, num_tasks - 1}:
     found, state = update(grads.at[task, 3].set(value), everyone)

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from maxgnr_jax import baselines
+from maxgnr_jax import aggregators
 from tests.examples import assert_trees_close, task_gradients
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -62,8 +62,8 @@ def assert_same_steps(actual, expected):
 
 
 TWO_BATCHES = {
-  "modo": functools.partial(baselines.modo, 0.02),
-  "sdmgrad": functools.partial(baselines.sdmgrad, learning_rate=0.1),
+  "modo": functools.partial(aggregators.modo, 0.02),
+  "sdmgrad": functools.partial(aggregators.sdmgrad, learning_rate=0.1),
 }
 
 
@@ -110,10 +110,10 @@ CLIPPED = optax.chain(
 LEARNED = {
   f"{name}-{kind}": functools.partial(make, **kwargs)
   for name, make in {
-    "famo": baselines.famo,
-    "gradnorm": baselines.gradnorm,
-    "imtl_l": baselines.imtl_l,
-    "uncertainty": baselines.uncertainty,
+    "famo": aggregators.famo,
+    "gradnorm": aggregators.gradnorm,
+    "imtl_l": aggregators.imtl_l,
+    "uncertainty": aggregators.uncertainty,
   }.items()
   for kind, kwargs in {"default": {}, "clipped": {"optimizer": CLIPPED}}.items()
 }
@@ -153,7 +153,7 @@ def test_what_is_learned_of_an_absent_task_stays(name, standard_promotion):
 
 
 def test_famo_learns_from_those_that_were_in_the_last_step_only():
-  make = functools.partial(baselines.famo, optax.sgd(0.5))
+  make = functools.partial(aggregators.famo, optax.sgd(0.5))
   masks = np.stack([EVERYONE, all_but(0), EVERYONE])
   _, state = run(make, masks, losses=LOSSES, losses_after_step=AFTER)
   logits = np.asarray(state.memory["logits"])
@@ -168,7 +168,7 @@ def test_famo_learns_from_those_that_were_in_the_last_step_only():
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_famo_learns_nothing_by_a_loss_after_a_step_that_is_not_finite(value):
-  make = functools.partial(baselines.famo, optax.sgd(0.5))
+  make = functools.partial(aggregators.famo, optax.sgd(0.5))
   masks = np.ones((NUM_STEPS, NUM_TASKS), bool)
   poisoned = AFTER.at[:, 2].set(value)
   _, state = run(make, masks, losses=LOSSES, losses_after_step=poisoned)
@@ -180,8 +180,8 @@ def test_famo_learns_nothing_by_a_loss_after_a_step_that_is_not_finite(value):
 
 
 SIMPLEX = {
-  "excess_mtl": functools.partial(baselines.excess_mtl, 0.5),
-  "moco": functools.partial(baselines.moco, gamma=0.02),
+  "excess_mtl": functools.partial(aggregators.excess_mtl, 0.5),
+  "moco": functools.partial(aggregators.moco, gamma=0.02),
 } | TWO_BATCHES
 
 
@@ -200,9 +200,9 @@ def test_absent_tasks_return_to_the_share_they_had(name):
 @pytest.mark.parametrize("name", ["modo", "moco", "sdmgrad"])
 def test_tasks_that_had_no_weight_share_it_when_the_others_are_gone(name):
   make = {
-    "modo": functools.partial(baselines.modo, 1.0, 0.0),
-    "moco": functools.partial(baselines.moco, 1.0, 1.0, gamma_decay=0.0),
-    "sdmgrad": functools.partial(baselines.sdmgrad, 0.0),
+    "modo": functools.partial(aggregators.modo, 1.0, 0.0),
+    "moco": functools.partial(aggregators.moco, 1.0, 1.0, gamma_decay=0.0),
+    "sdmgrad": functools.partial(aggregators.sdmgrad, 0.0),
   }[name]
   # The shortest vector is the first, then the mean of the others, which are alike.
   grads = jnp.zeros((NUM_TASKS, SIZE)).at[0, 0].set(1.0)
@@ -217,32 +217,32 @@ def test_a_late_task_begins_with_its_own_first_step():
   masks = np.stack([all_but(0), all_but(0), EVERYONE, EVERYONE])
   run_late = functools.partial(run, masks=masks, losses=LOSSES, kpis=LOSSES / 4)
   # Where the mean is the first number itself.
-  _, state = run_late(baselines.dtp)
+  _, state = run_late(aggregators.dtp)
   np.testing.assert_allclose(state.memory["kpi"][2, 0], LOSSES[2, 0] / 4, rtol=1e-6)
   # One loss has no deviation.
-  _, state = run_late(baselines.slaw)
+  _, state = run_late(aggregators.slaw)
   assert state.weights[2, 0] == 1
   np.testing.assert_allclose(state.weights.sum(axis=1), masks.sum(axis=1), rtol=1e-5)
   # Two epochs of one step each are to be seen first.
-  _, state = run_late(functools.partial(baselines.dwa, 1))
+  _, state = run_late(functools.partial(aggregators.dwa, 1))
   rate = np.append(1.0, LOSSES[2, 1:] / LOSSES[1, 1:])
   expected = NUM_TASKS * jax.nn.softmax(jnp.asarray(rate / 2.0, jnp.float32))
   np.testing.assert_allclose(state.weights[3], expected, rtol=1e-5)
   # The unit of a risk is the task's first; in that step its weight does not grow.
-  _, state = run_late(functools.partial(baselines.excess_mtl, 0.5))
+  _, state = run_late(functools.partial(aggregators.excess_mtl, 0.5))
   first = state.memory["first_risks"][:, 0]
   np.testing.assert_allclose(first[2:], np.abs(GRADS[2, 0]).sum(), rtol=1e-5)
   # The average is a share of the first gradient.
-  _, state = run_late(functools.partial(baselines.moco, 0.5))
+  _, state = run_late(functools.partial(aggregators.moco, 0.5))
   np.testing.assert_allclose(
     state.memory["average"][2, 0], 0.5 * GRADS[2, 0], rtol=1e-6
   )
-  _, state = run_late(functools.partial(baselines.gradnorm, optimizer=optax.sgd(0.1)))
+  _, state = run_late(functools.partial(aggregators.gradnorm, optimizer=optax.sgd(0.1)))
   np.testing.assert_array_equal(state.memory["first_losses"][2:, 0], LOSSES[2, 0])
 
 
 def test_dwa_counts_a_tasks_epochs_by_its_own_steps():
-  make = functools.partial(baselines.dwa, 2)
+  make = functools.partial(aggregators.dwa, 2)
   order = [0, 0, 0, 2, 0]  # which task is absent
   masks = np.stack([all_but(0), *(all_but(task) for task in order[1:])])
   _, state = run(make, masks, losses=LOSSES)
@@ -256,7 +256,7 @@ def test_dwa_counts_a_tasks_epochs_by_its_own_steps():
 def test_a_negative_loss_of_db_mtl_moves_no_average():
   losses = LOSSES.at[1:, 2].set(-1.0)
   masks = np.ones((NUM_STEPS, NUM_TASKS), bool)
-  _, state = run(baselines.db_mtl, masks, losses=losses)
+  _, state = run(aggregators.db_mtl, masks, losses=losses)
   average = state.memory["average"]
   np.testing.assert_array_equal(average[-1, 2], average[0, 2])
   np.testing.assert_array_equal(state.notfinite_count[-1], 0)
@@ -265,16 +265,16 @@ def test_a_negative_loss_of_db_mtl_moves_no_average():
 def test_stch_keeps_the_preferences_of_the_tasks_that_are_present():
   preferences, ideal = [0.2, 0.5, 1.3, 0.7], [0.1, 0.0, -1.0, 0.2]
   mask = all_but(0)
-  make = functools.partial(baselines.stch, 0.5, preferences=preferences, ideal=ideal)
+  make = functools.partial(aggregators.stch, 0.5, preferences=preferences, ideal=ideal)
   _, state = run(make, mask[None], losses=LOSSES.at[:, 0].set(np.nan))
-  expected = baselines.stch_weights(
+  expected = aggregators.stch_weights(
     (LOSSES[0] - jnp.asarray(ideal))[1:], 0.5, jnp.asarray(preferences[1:])
   )
   np.testing.assert_allclose(state.weights[0], np.append(0, expected), rtol=1e-5)
 
 
 def test_of_flat_regions_one_part_may_lose_a_task():
-  tx = baselines.flat_regions(baselines.equal_weights(num_tasks=NUM_TASKS))
+  tx = aggregators.flat_regions(aggregators.equal_weights(num_tasks=NUM_TASKS))
   flat_grads = INDEPENDENT[0].at[1].set(np.nan)
   updates, state = jax.jit(tx.update)(
     GRADS[0], tx.init(PARAMS), PARAMS, flat_grads=flat_grads

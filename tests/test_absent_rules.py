@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maxgnr_jax import baselines
+from maxgnr_jax import aggregators
 from tests.examples import task_gradients
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -38,7 +38,7 @@ NAMES = (
 
 @functools.cache
 def rule(name, **arguments):
-  weights = getattr(baselines, f"{name}_weights")
+  weights = getattr(aggregators, f"{name}_weights")
   return jax.jit(
     lambda gramian, present: weights(gramian, present=present, **arguments)
   )
@@ -140,7 +140,7 @@ def test_pcgrad_of_some_tasks_may_come_out_as_of_these_alone():
   keys = jax.random.split(jax.random.key(0), 200)
 
   def outcomes(gramian, present):
-    weigh = functools.partial(baselines.pcgrad_weights, gramian, present=present)
+    weigh = functools.partial(aggregators.pcgrad_weights, gramian, present=present)
     weights = np.asarray(jax.jit(jax.vmap(weigh))(keys))
     return weights, {tuple(w) for w in np.round(weights[:, present], 3)}
 
@@ -151,7 +151,7 @@ def test_pcgrad_of_some_tasks_may_come_out_as_of_these_alone():
   np.testing.assert_array_equal(weights[:, ~present], 0)
 
 
-@pytest.mark.parametrize("make", [baselines.pcgrad, baselines.gradvac])
+@pytest.mark.parametrize("make", [aggregators.pcgrad, aggregators.gradvac])
 def test_two_tasks_take_turns_in_one_order_only_and_are_as_if_alone(make):
   present = np.array([False, True, False, True, False])
   mask = jnp.asarray(present)
@@ -170,7 +170,7 @@ def test_two_tasks_take_turns_in_one_order_only_and_are_as_if_alone(make):
 
 
 def test_goals_of_gradvac_wait_for_both_tasks():
-  tx = baselines.gradvac(beta=0.5, num_tasks=4)
+  tx = aggregators.gradvac(beta=0.5, num_tasks=4)
   grads = jnp.asarray(task_gradients(0, 4), jnp.float32)
   step = jax.jit(lambda grads, state, mask: tx.update(grads, state, task_mask=mask))
   _, before = step(grads, tx.init(grads[0]), jnp.ones(4, bool))

@@ -8,7 +8,7 @@ import scipy.optimize
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maxgnr_jax import baselines
+from maxgnr_jax import aggregators
 from tests.examples import (
   example_params,
   flat,
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 seeds = st.integers(0, 2**32 - 1)
 sizes = st.sampled_from([2, 3, 5, 10])
 compiled = {
-  name: jax.jit(getattr(baselines, f"{name}_weights"))
+  name: jax.jit(getattr(aggregators, f"{name}_weights"))
   for name in ("mgda", "upgrad", "dualproj", "imtl_g", "aligned_mtl")
 }
 
@@ -115,7 +115,7 @@ PARAMS = example_params()
 
 def test_equal_weights_are_the_mean():
   grads = grads_sequence(PARAMS, 3, 1)
-  updates, _ = follow(baselines.equal_weights(), PARAMS, grads)[0]
+  updates, _ = follow(aggregators.equal_weights(), PARAMS, grads)[0]
   np.testing.assert_allclose(
     flat(updates), rows(grads[0]).mean(0), rtol=1e-5, atol=1e-6
   )
@@ -123,7 +123,7 @@ def test_equal_weights_are_the_mean():
 
 def test_constant_weights_are_the_users():
   grads = grads_sequence(PARAMS, 3, 1)
-  updates, state = follow(baselines.constant_weights([0, 2, -1]), PARAMS, grads)[0]
+  updates, state = follow(aggregators.constant_weights([0, 2, -1]), PARAMS, grads)[0]
   expected = [0, 2, -1] @ rows(grads[0])
   np.testing.assert_allclose(flat(updates), expected, rtol=1e-5, atol=1e-6)
   np.testing.assert_array_equal(state.weights, [0, 2, -1])
@@ -132,11 +132,11 @@ def test_constant_weights_are_the_users():
 @pytest.mark.parametrize("weights", [[], 1.0, [[1.0]], [1.0, float("nan")]])
 def test_constant_weights_that_are_no_vector_of_numbers_are_refused(weights):
   with pytest.raises(ValueError, match="`weights` must be a vector"):
-    baselines.constant_weights(weights)
+    aggregators.constant_weights(weights)
 
 
 def test_constant_weights_for_other_tasks_are_refused():
-  tx = baselines.constant_weights([1.0, 2.0])
+  tx = aggregators.constant_weights([1.0, 2.0])
   with pytest.raises(ValueError, match="of 3 tasks, but the state is of 2"):
     tx.update(grads_sequence(PARAMS, 3, 1)[0], tx.init(PARAMS), PARAMS)
 
@@ -149,7 +149,7 @@ def test_inner_products_are_measured_where_tasks_share():
     return jnp.ones(len(gramian))
 
   shared = {"trunk": True, "head": False}
-  tx = baselines.gramian_method(weighting, shared=shared)
+  tx = aggregators.gramian_method(weighting, shared=shared)
   grads = grads_sequence(PARAMS, 3, 1)[0]
   updates, _ = tx.update(grads, tx.init(PARAMS), PARAMS)
   trunk = rows(grads["trunk"])
@@ -158,6 +158,6 @@ def test_inner_products_are_measured_where_tasks_share():
 
 
 def test_a_weighting_of_another_length_is_refused():
-  tx = baselines.gramian_method(lambda gramian: jnp.ones(2))
+  tx = aggregators.gramian_method(lambda gramian: jnp.ones(2))
   with pytest.raises(ValueError, match=r"one weight per task, shape \(3,\), got shape"):
     tx.update(grads_sequence(PARAMS, 3, 1)[0], tx.init(PARAMS), PARAMS)

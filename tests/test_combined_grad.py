@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from maxgnr_jax import (
   CombinedGradState,
-  baselines,
+  aggregators,
   diagnostics,
   maxgnr,
   task_names,
@@ -230,7 +230,7 @@ def test_which_updates_are_weighted_sums(name):
 
 def test_the_documentation_names_the_methods_without_weighted_sum():
   for name in NO_WEIGHTED_SUM:
-    assert f":func:`baselines.{name}`" in value_and_combined_grad.__doc__
+    assert f":func:`aggregators.{name}`" in value_and_combined_grad.__doc__
 
 
 @pytest.mark.parametrize("name", ["dtp", "famo", "krum", "maxgnr", "mgda", "pcgrad"])
@@ -297,7 +297,7 @@ def test_an_absent_task_counts_for_nothing_between_refreshes(as_dict):
   mask = {name: jnp.asarray(name != "task 1") for name in losses(PARAMS, batches(0)[0])}
   present = mask if as_dict else jnp.stack([*mask.values()])
   combined = value_and_combined_grad(
-    losses, baselines.constant_weights([0.2, 0.3, 0.5]), refresh_every=2
+    losses, aggregators.constant_weights([0.2, 0.3, 0.5]), refresh_every=2
   )
   _, grad, state = combined.value_and_grad(
     combined.init(PARAMS), PARAMS, batches(0)[0], task_mask=present, refresh=False
@@ -317,7 +317,7 @@ def test_a_loss_of_weight_zero_may_be_nan_where_its_derivative_is_not():
     return jnp.sum(w**2), total, jnp.sum(w) + jnp.nan
 
   weights = [0.25, 0.25, 0.0]
-  aggregator = baselines.constant_weights(weights)
+  aggregator = aggregators.constant_weights(weights)
   combined = value_and_combined_grad(fun, aggregator, refresh_every=2)
   w, none = jnp.arange(3.0), jnp.zeros(3, bool)
   state = combined.init(w)
@@ -356,7 +356,7 @@ def test_vmap_over_seeds_equals_a_loop():
   "aggregator",
   [
     optax.chain(maxgnr(), optax.clip(1.0)),
-    baselines.flat_regions(maxgnr()),
+    aggregators.flat_regions(maxgnr()),
     maxgnr(groups="parameter"),
     optax.adam(1e-3),
   ],

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 
-from maxgnr_jax import baselines, maxgnr, steepest_descent
+from maxgnr_jax import aggregators, maxgnr, steepest_descent
 from tests.examples import (
   assert_trees_close,
   example_params,
@@ -49,15 +49,15 @@ ZERO = {"test_one_task_without_gradient_does_no_harm": "zero is the shortest vec
 
 
 def constant_weights(num_tasks=3):
-  return baselines.constant_weights([1.0, 0.5, 2.0, 1.5][:num_tasks])
+  return aggregators.constant_weights([1.0, 0.5, 2.0, 1.5][:num_tasks])
 
 
 def flat_regions(num_tasks=None):
-  return baselines.flat_regions(baselines.excess_mtl(0.1, num_tasks=num_tasks))
+  return aggregators.flat_regions(aggregators.excess_mtl(0.1, num_tasks=num_tasks))
 
 
 def ngdiff(num_tasks=3):
-  return baselines.ngdiff([1, 1, -1, 1][:num_tasks])
+  return aggregators.ngdiff([1, 1, -1, 1][:num_tasks])
 
 
 METHODS = {
@@ -65,49 +65,49 @@ METHODS = {
   "maxgnr-paper": Method(
     functools.partial(maxgnr, solver=steepest_descent(1e-2)), ("gamma", 0.9, 0.1)
   ),
-  "aligned_mtl": Method(baselines.aligned_mtl),
-  "bmtl": Method(baselines.bmtl, ("temperature", 1.0, 0.1)),
-  "cagrad": Method(baselines.cagrad, ("c", 0.5, 0.1)),
-  "config": Method(baselines.config),
-  "conicgrad": Method(baselines.conicgrad, ("c", 0.5, 0.99)),
+  "aligned_mtl": Method(aggregators.aligned_mtl),
+  "bmtl": Method(aggregators.bmtl, ("temperature", 1.0, 0.1)),
+  "cagrad": Method(aggregators.cagrad, ("c", 0.5, 0.1)),
+  "config": Method(aggregators.config),
+  "conicgrad": Method(aggregators.conicgrad, ("c", 0.5, 0.99)),
   "constant_weights": Method(constant_weights, exempt=FIXED),
-  "db_mtl": Method(baselines.db_mtl, ("beta", 0.9, 0.1), exempt=AVERAGE),
-  "dtp": Method(baselines.dtp, ("gamma", 1.0, 3.0)),
-  "dualproj": Method(baselines.dualproj),
+  "db_mtl": Method(aggregators.db_mtl, ("beta", 0.9, 0.1), exempt=AVERAGE),
+  "dtp": Method(aggregators.dtp, ("gamma", 1.0, 3.0)),
+  "dualproj": Method(aggregators.dualproj),
   "dwa": Method(
-    functools.partial(baselines.dwa, steps_per_epoch=1), ("temperature", 2.0, 0.2)
+    functools.partial(aggregators.dwa, steps_per_epoch=1), ("temperature", 2.0, 0.2)
   ),
-  "equal_weights": Method(baselines.equal_weights),
+  "equal_weights": Method(aggregators.equal_weights),
   "excess_mtl": Method(
-    functools.partial(baselines.excess_mtl, step_size=0.1), ("step_size", 0.1, 0.5)
+    functools.partial(aggregators.excess_mtl, step_size=0.1), ("step_size", 0.1, 0.5)
   ),
-  "fairgrad": Method(baselines.fairgrad, ("alpha", 1.0, 2.0), degree=0.0),
-  "famo": Method(functools.partial(baselines.famo, SGD), ("min_losses", 0.0, 0.2)),
+  "fairgrad": Method(aggregators.fairgrad, ("alpha", 1.0, 2.0), degree=0.0),
+  "famo": Method(functools.partial(aggregators.famo, SGD), ("min_losses", 0.0, 0.2)),
   "flat_regions": Method(flat_regions),
-  "gls": Method(baselines.gls),
-  "graddrop": Method(baselines.graddrop, ("leak", 0.0, 0.5)),
+  "gls": Method(aggregators.gls),
+  "graddrop": Method(aggregators.graddrop, ("leak", 0.0, 0.5)),
   "gradient_dropout": Method(
-    baselines.gradient_dropout, ("rate", 0.1, 0.3), exempt=RANDOM
+    aggregators.gradient_dropout, ("rate", 0.1, 0.3), exempt=RANDOM
   ),
-  "gradient_norm_scaling": Method(baselines.gradient_norm_scaling),
-  "gradnorm": Method(functools.partial(baselines.gradnorm, optimizer=SGD)),
-  "gradvac": Method(baselines.gradvac),
-  "imtl_g": Method(baselines.imtl_g),
-  "imtl_l": Method(functools.partial(baselines.imtl_l, SGD)),
-  "krum": Method(baselines.krum, exempt=TOO_FEW | NEAREST),
-  "mgda": Method(baselines.mgda, exempt=ZERO),
-  "moco": Method(baselines.moco, ("gamma", 0.1, 0.5), exempt=AVERAGE),
-  "modo": Method(baselines.modo, ("gamma", 0.1, 0.5)),
-  "nash_mtl": Method(baselines.nash_mtl, degree=0.0),
+  "gradient_norm_scaling": Method(aggregators.gradient_norm_scaling),
+  "gradnorm": Method(functools.partial(aggregators.gradnorm, optimizer=SGD)),
+  "gradvac": Method(aggregators.gradvac),
+  "imtl_g": Method(aggregators.imtl_g),
+  "imtl_l": Method(functools.partial(aggregators.imtl_l, SGD)),
+  "krum": Method(aggregators.krum, exempt=TOO_FEW | NEAREST),
+  "mgda": Method(aggregators.mgda, exempt=ZERO),
+  "moco": Method(aggregators.moco, ("gamma", 0.1, 0.5), exempt=AVERAGE),
+  "modo": Method(aggregators.modo, ("gamma", 0.1, 0.5)),
+  "nash_mtl": Method(aggregators.nash_mtl, degree=0.0),
   "ngdiff": Method(ngdiff, exempt=FIXED, degree=0.0),
-  "pcgrad": Method(baselines.pcgrad),
-  "random_weights": Method(baselines.random_weights),
-  "sdmgrad": Method(baselines.sdmgrad, ("direction", 0.3, 3.0), exempt=ZERO),
-  "slaw": Method(baselines.slaw, ("beta", 0.99, 0.1)),
-  "stch": Method(baselines.stch, ("mu", 1.0, 0.1)),
-  "trimmed_mean": Method(baselines.trimmed_mean, exempt=TOO_FEW),
-  "uncertainty": Method(functools.partial(baselines.uncertainty, SGD)),
-  "upgrad": Method(baselines.upgrad),
+  "pcgrad": Method(aggregators.pcgrad),
+  "random_weights": Method(aggregators.random_weights),
+  "sdmgrad": Method(aggregators.sdmgrad, ("direction", 0.3, 3.0), exempt=ZERO),
+  "slaw": Method(aggregators.slaw, ("beta", 0.99, 0.1)),
+  "stch": Method(aggregators.stch, ("mu", 1.0, 0.1)),
+  "trimmed_mean": Method(aggregators.trimmed_mean, exempt=TOO_FEW),
+  "uncertainty": Method(functools.partial(aggregators.uncertainty, SGD)),
+  "upgrad": Method(aggregators.upgrad),
 }
 NUM_TASKS, NUM_STEPS = 3, 4
 PARAMS = example_params()

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from maxgnr_jax import baselines, diagnostics, maxgnr, task_names
+from maxgnr_jax import aggregators, diagnostics, maxgnr, task_names
 from tests.examples import example_params, follow, grads_sequence
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -123,7 +123,7 @@ def test_a_state_with_two_is_refused():
 
 
 def test_of_a_baseline_it_holds_every_number_per_task():
-  tx = optax.chain(baselines.slaw(num_tasks=2), optax.sgd(0.1))
+  tx = optax.chain(aggregators.slaw(num_tasks=2), optax.sgd(0.1))
   state = tx.init(jnp.zeros(3))
   losses = {"depth": jnp.ones(()), "edges": jnp.zeros(())}
   _, state = tx.update(jnp.ones((2, 3)), state, losses=losses)

@@ -14,7 +14,7 @@ from benchmarks.digits.methods import METHODS, STEPS_PER_EPOCH
 from benchmarks.digits.model import TASKS, kpis
 from benchmarks.experiments.mlp import trunk_only
 from benchmarks.methods import Setting
-from maxgnr_jax import baselines
+from maxgnr_jax import aggregators
 from tests import commands
 
 
@@ -88,8 +88,8 @@ def test_every_method_has_a_transformation_for_the_tasks():
 def test_the_table_holds_every_baseline():
   factories = {
     name
-    for name in dir(baselines)
-    if callable(getattr(baselines, name))
+    for name in dir(aggregators)
+    if callable(getattr(aggregators, name))
     and not name.endswith(("_weights", "State", "_method"))
   }
   shown = {"flat_regions" if name.startswith("flat-") else name for name in METHODS}

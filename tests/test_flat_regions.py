@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from maxgnr_jax import (
-  baselines,
+  aggregators,
   value_and_flat_task_grads,
   value_and_task_grads,
 )
@@ -175,16 +175,16 @@ def sequence(num_steps=3):
 
 
 AGGREGATORS = {
-  "moco": baselines.moco(num_tasks=3),
-  "mgda": baselines.mgda(num_tasks=3),
-  "slaw": baselines.slaw(0.5, num_tasks=3),
+  "moco": aggregators.moco(num_tasks=3),
+  "mgda": aggregators.mgda(num_tasks=3),
+  "slaw": aggregators.slaw(0.5, num_tasks=3),
 }
 
 
 @pytest.mark.parametrize("name", AGGREGATORS)
 def test_both_parts_are_aggregated_by_themselves_in_a_scan(name):
   inner = AGGREGATORS[name]
-  tx = baselines.flat_regions(inner)
+  tx = aggregators.flat_regions(inner)
   losses = jnp.asarray(np.random.default_rng(1).uniform(size=(3, 3)), jnp.float32)
 
   def step(states, now):
@@ -208,7 +208,7 @@ def test_both_parts_are_aggregated_by_themselves_in_a_scan(name):
 
 def test_training_for_flat_regions_in_a_jitted_step_equals_the_written_out_one():
   tx = optax.chain(
-    baselines.flat_regions(baselines.gradient_norm_scaling()), optax.sgd(0.01)
+    aggregators.flat_regions(aggregators.gradient_norm_scaling()), optax.sgd(0.01)
   )
 
   @jax.jit
@@ -224,7 +224,7 @@ def test_training_for_flat_regions_in_a_jitted_step_equals_the_written_out_one()
   for part in (rows(grads), rows(by_hand(0.1))):
     gramian = jnp.asarray(part @ part.T, jnp.float32)
     expected -= (
-      0.01 * np.asarray(baselines.gradient_norm_scaling_weights(gramian)) @ part
+      0.01 * np.asarray(aggregators.gradient_norm_scaling_weights(gramian)) @ part
     )
   np.testing.assert_allclose(flat(params), expected, rtol=1e-4, atol=1e-5)
   params, opt_state, later = train_step(params, opt_state, X)

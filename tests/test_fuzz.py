@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maxgnr_jax import baselines, maxgnr
+from maxgnr_jax import aggregators, maxgnr
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -25,15 +25,15 @@ METHODS = {
   "maxgnr stochastic": functools.partial(
     maxgnr, momentum_dtype=jnp.bfloat16, momentum_rounding="stochastic"
   ),
-  "aligned_mtl": baselines.aligned_mtl,
-  "cagrad": baselines.cagrad,
-  "equal_weights": baselines.equal_weights,
-  "graddrop": baselines.graddrop,
-  "imtl_g": baselines.imtl_g,
-  "mgda": baselines.mgda,
-  "moco": baselines.moco,
-  "pcgrad": baselines.pcgrad,
-  "upgrad": baselines.upgrad,
+  "aligned_mtl": aggregators.aligned_mtl,
+  "cagrad": aggregators.cagrad,
+  "equal_weights": aggregators.equal_weights,
+  "graddrop": aggregators.graddrop,
+  "imtl_g": aggregators.imtl_g,
+  "mgda": aggregators.mgda,
+  "moco": aggregators.moco,
+  "pcgrad": aggregators.pcgrad,
+  "upgrad": aggregators.upgrad,
 }
 OF_SUM_ONE = ("maxgnr", "maxgnr averaged", "maxgnr by parameter", "maxgnr stochastic")
 OF_SUM_ONE += ("equal_weights", "mgda")

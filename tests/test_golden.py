@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from maxgnr_jax import baselines
+from maxgnr_jax import aggregators
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 GOLDEN = json.loads(
@@ -40,7 +40,7 @@ def make(method, num_tasks, kwargs):
     kwargs["optimizer"] = optax.chain(decay, optax.adam(kwargs.pop("learning_rate")))
   if method == "db_mtl":
     kwargs["beta_decay"] = kwargs.pop("beta_sigma")
-  return getattr(baselines, method)(**kwargs, num_tasks=num_tasks)
+  return getattr(aggregators, method)(**kwargs, num_tasks=num_tasks)
 
 
 @functools.cache

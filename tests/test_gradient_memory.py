@@ -7,9 +7,9 @@ import pytest
 import scipy.optimize
 from hypothesis import given
 from hypothesis import strategies as st
+from maxgnr_jax.aggregators._simplex import project_on_simplex
 
-from maxgnr_jax import baselines
-from maxgnr_jax.baselines._simplex import project_on_simplex
+from maxgnr_jax import aggregators
 from tests.examples import scanned
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -81,7 +81,7 @@ def test_excess_mtl_multiplies_weights_by_exponentials_of_the_risks(float64):
       w = w / w.sum()
     weights.append(w)
   updates = np.einsum("tk,tkd->td", weights, JACOBIANS)
-  assert_steps(baselines.excess_mtl(0.7, num_tasks=NUM_TASKS), weights, updates)
+  assert_steps(aggregators.excess_mtl(0.7, num_tasks=NUM_TASKS), weights, updates)
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5])
@@ -94,7 +94,7 @@ def test_db_mtl_sums_averaged_gradients_of_logarithms_of_equal_length(decay, flo
     scales = lengths.max() / lengths
     updates.append(scales @ average)
     weights.append(scales / losses)
-  tx = baselines.db_mtl(0.9, decay, num_tasks=NUM_TASKS)
+  tx = aggregators.db_mtl(0.9, decay, num_tasks=NUM_TASKS)
   actual_weights, actual_updates, state = scanned(tx, JACOBIANS, losses=LOSSES)
   # The library adds 1e-8 to the losses, as the authors do.
   np.testing.assert_allclose(actual_weights, weights, rtol=1e-6)
@@ -120,7 +120,7 @@ def test_moco_steps_towards_the_shortest_vector_of_the_averages(kwargs, float64)
     weights.append(w)
     updates.append(w @ average)
   assert np.min(weights) == 0 or kwargs["gamma"] < 1
-  assert_steps(baselines.moco(**kwargs, num_tasks=NUM_TASKS), weights, updates)
+  assert_steps(aggregators.moco(**kwargs, num_tasks=NUM_TASKS), weights, updates)
 
 
 @pytest.mark.parametrize("second", [INDEPENDENT, None], ids=["two batches", "one"])
@@ -133,7 +133,7 @@ def test_modo_steps_by_the_products_of_two_batches(second, gamma, rho, float64):
     weights.append(w)
   updates = np.einsum("tk,tkd->td", weights, (JACOBIANS + others) / 2)
   extra_args = {} if second is None else {"independent_grads": second}
-  tx = baselines.modo(gamma, rho, num_tasks=NUM_TASKS)
+  tx = aggregators.modo(gamma, rho, num_tasks=NUM_TASKS)
   assert_steps(tx, weights, updates, **extra_args)
 
 
@@ -152,7 +152,7 @@ def test_sdmgrad_descends_on_the_simplex_drawn_to_the_mean(second, float64):
       w = projected(w - rate * velocity)
     weights.append((w + direction * EQUAL) / (1 + direction))
   updates = np.einsum("tk,tkd->td", weights, (JACOBIANS + others) / 2)
-  tx = baselines.sdmgrad(
+  tx = aggregators.sdmgrad(
     direction,
     learning_rate=rate,
     momentum=momentum,
@@ -165,11 +165,11 @@ def test_sdmgrad_descends_on_the_simplex_drawn_to_the_mean(second, float64):
 
 
 SHARED = {
-  "db_mtl": baselines.db_mtl,
-  "excess_mtl": lambda **kwargs: baselines.excess_mtl(0.7, **kwargs),
-  "moco": baselines.moco,
-  "modo": baselines.modo,
-  "sdmgrad": baselines.sdmgrad,
+  "db_mtl": aggregators.db_mtl,
+  "excess_mtl": lambda **kwargs: aggregators.excess_mtl(0.7, **kwargs),
+  "moco": aggregators.moco,
+  "modo": aggregators.modo,
+  "sdmgrad": aggregators.sdmgrad,
 }
 
 

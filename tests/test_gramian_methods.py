@@ -8,14 +8,14 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maxgnr_jax import baselines
+from maxgnr_jax import aggregators
 from tests.examples import relative_error, task_gradients
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 seeds = st.integers(0, 2**32 - 1)
 sizes = st.sampled_from([2, 5])  # few, because each is compiled
 NAMES = ("nash_mtl", "fairgrad", "config", "imtl_g", "gradient_norm_scaling")
-compiled = {name: jax.jit(getattr(baselines, f"{name}_weights")) for name in NAMES}
+compiled = {name: jax.jit(getattr(aggregators, f"{name}_weights")) for name in NAMES}
 
 
 def weigh(name, jacobian, *args, dtype=jnp.float32):
@@ -117,7 +117,7 @@ def update_of(tx, jacobian):
 @pytest.mark.parametrize("signs", [(1, -1), (-1, 1, 1)])
 def test_ngdiff_adds_unit_gradients_with_their_signs(signs):
   jacobian = task_gradients(0, len(signs))
-  update, _ = update_of(baselines.ngdiff(signs), jacobian)
+  update, _ = update_of(aggregators.ngdiff(signs), jacobian)
   units = jacobian / np.linalg.norm(jacobian, axis=1, keepdims=True)
   np.testing.assert_allclose(update, np.array(signs) @ units, rtol=1e-4, atol=1e-6)
 
@@ -136,7 +136,7 @@ def krum(jacobian, num_byzantine, num_selected):
 )
 def test_krum_averages_those_of_the_nearest_neighbours(num_byzantine, num_selected):
   weighting = jax.jit(
-    lambda gramian: baselines.krum_weights(gramian, num_byzantine, num_selected)
+    lambda gramian: aggregators.krum_weights(gramian, num_byzantine, num_selected)
   )
   for seed in range(20):
     jacobian = task_gradients(seed, 6, decades=1)
@@ -147,7 +147,7 @@ def test_krum_averages_those_of_the_nearest_neighbours(num_byzantine, num_select
     )
 
 
-compiled_krum = jax.jit(lambda gramian: baselines.krum_weights(gramian, 1, 3))
+compiled_krum = jax.jit(lambda gramian: aggregators.krum_weights(gramian, 1, 3))
 
 
 @given(seed=seeds, outlier=st.integers(0, 4))
@@ -162,14 +162,14 @@ def test_krum_leaves_a_large_outlier_out(seed, outlier):
 @pytest.mark.parametrize("trim", [0, 1, 2])
 def test_trimmed_mean_is_scipys(trim):
   jacobian = task_gradients(0, 5)
-  update, _ = update_of(baselines.trimmed_mean(trim), jacobian)
+  update, _ = update_of(aggregators.trimmed_mean(trim), jacobian)
   expected = scipy.stats.trim_mean(jacobian, (trim + 0.5) / 5, axis=0)
   np.testing.assert_allclose(update, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_trimmed_mean_of_three_tasks_is_the_median():
   jacobian = task_gradients(0, 3)
-  update, state = update_of(baselines.trimmed_mean(), jacobian)
+  update, state = update_of(aggregators.trimmed_mean(), jacobian)
   np.testing.assert_allclose(update, np.median(jacobian, axis=0), rtol=1e-6)
   np.testing.assert_allclose(state.weights, 1 / 3)
 
@@ -177,10 +177,13 @@ def test_trimmed_mean_of_three_tasks_is_the_median():
 @pytest.mark.parametrize(
   ("tx", "needed"),
   [
-    (baselines.krum(), "at least `num_byzantine` .* got 2 tasks with num_byzantine=0"),
-    (baselines.krum(0, 3), "got 2 tasks with num_byzantine=0 and num_selected=3"),
     (
-      baselines.trimmed_mean(),
+      aggregators.krum(),
+      "at least `num_byzantine` .* got 2 tasks with num_byzantine=0",
+    ),
+    (aggregators.krum(0, 3), "got 2 tasks with num_byzantine=0 and num_selected=3"),
+    (
+      aggregators.trimmed_mean(),
       r"at least 2 `trim` \+ 1 tasks, got 2 tasks with trim=1",
     ),
   ],

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from maxgnr_jax import baselines
+from maxgnr_jax import aggregators
 
 NAN = float("nan")
 # Method, argument, values, what it must be.
@@ -49,7 +49,7 @@ METHODS = sorted({name for name, *_ in OUT_OF_RANGE} - {"ngdiff"})
 
 
 def make(name, **kwargs):
-  return getattr(baselines, name)(**(NEEDED.get(name, {}) | kwargs))
+  return getattr(aggregators, name)(**(NEEDED.get(name, {}) | kwargs))
 
 
 @pytest.mark.parametrize(
@@ -81,12 +81,12 @@ def test_an_optimizer_that_is_none_is_refused(name, optimizer):
 
 def test_an_aggregator_that_is_none_is_refused():
   with pytest.raises(TypeError, match=r"`aggregator` must be .* such as `maxgnr\(\)`"):
-    baselines.flat_regions(baselines.mgda)
+    aggregators.flat_regions(aggregators.mgda)
 
 
 @pytest.mark.parametrize("argument", ["preferences", "ideal"])
 def test_stch_wants_one_preference_and_one_ideal_per_task(argument):
-  tx = baselines.stch(**{argument: [0.5, 0.5]})
+  tx = aggregators.stch(**{argument: [0.5, 0.5]})
   message = rf"`{argument}` must hold one number per task, shape \(3,\), got shape \(2"
   with pytest.raises(ValueError, match=message):
     tx.update(jnp.eye(3), tx.init(jnp.ones(3)), losses=jnp.ones(3))
@@ -97,7 +97,7 @@ def test_stch_wants_one_preference_and_one_ideal_per_task(argument):
   [("krum", "num_byzantine"), ("trimmed_mean", "trim")],
 )
 def test_what_fixes_shapes_may_not_be_traced(name, argument):
-  tx = optax.inject_hyperparams(getattr(baselines, name))(**{argument: 1})
+  tx = optax.inject_hyperparams(getattr(aggregators, name))(**{argument: 1})
   message = rf'`{argument}` must be known.*static_args=\("{argument}",\)'
   with pytest.raises(TypeError, match=message):
     jax.eval_shape(tx.init, jnp.ones(3))

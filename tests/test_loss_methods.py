@@ -6,7 +6,7 @@ import optax
 import pytest
 import scipy.optimize
 
-from maxgnr_jax import baselines
+from maxgnr_jax import aggregators
 from tests.examples import scanned
 
 pytestmark = pytest.mark.usefixtures("quick_compilation", "float64")
@@ -47,7 +47,7 @@ def test_dwa_compares_the_mean_losses_of_the_last_two_epochs(
       rate = last.mean(0) / before.mean(0)
     expected.append(NUM_TASKS * softmax(rate / temperature))
   assert_weights(
-    baselines.dwa(steps_per_epoch, temperature, num_tasks=NUM_TASKS), expected
+    aggregators.dwa(steps_per_epoch, temperature, num_tasks=NUM_TASKS), expected
   )
 
 
@@ -78,7 +78,7 @@ def test_uncertainty_descends_on_its_log_variances(
 ):
   # ½ exp(-s) L + ½ s
   steps = by_hand(lambda s, losses: 0.5 - 0.5 * np.exp(-s) * losses, 0.05)
-  tx = baselines.uncertainty(optimizer(0.05), num_tasks=NUM_TASKS)
+  tx = aggregators.uncertainty(optimizer(0.05), num_tasks=NUM_TASKS)
   assert_weights(tx, [0.5 * np.exp(-s) for s in steps])
 
 
@@ -86,13 +86,13 @@ def test_uncertainty_descends_on_its_log_variances(
 def test_imtl_l_descends_on_its_log_scales(optimizer, by_hand, standard_promotion):
   # exp(s) L - s
   steps = by_hand(lambda s, losses: np.exp(s) * losses - 1, 0.03)
-  tx = baselines.imtl_l(optimizer(0.03), num_tasks=NUM_TASKS)
+  tx = aggregators.imtl_l(optimizer(0.03), num_tasks=NUM_TASKS)
   assert_weights(tx, [np.exp(s) for s in steps])
 
 
 @pytest.mark.parametrize(
   ("make", "name", "sign"),
-  [(baselines.uncertainty, "log_variance", 1), (baselines.imtl_l, "log_scale", -1)],
+  [(aggregators.uncertainty, "log_variance", 1), (aggregators.imtl_l, "log_scale", -1)],
 )
 def test_what_is_learned_ends_at_the_losses_logarithm(make, name, sign):
   tx = make(optax.sgd(0.2), num_tasks=NUM_TASKS)
@@ -114,7 +114,7 @@ def test_gradnorm_descends_on_the_distance_to_the_wanted_norms(alpha, rate):
     w = np.maximum(w - rate * np.sign(w * norm - wanted) * norm, 0)
     w = NUM_TASKS * w / w.sum()
   assert rate < 0.5 or np.min(expected) == 0
-  tx = baselines.gradnorm(alpha, optax.sgd(rate), num_tasks=NUM_TASKS)
+  tx = aggregators.gradnorm(alpha, optax.sgd(rate), num_tasks=NUM_TASKS)
   weights, _, _ = scanned(tx, JACOBIANS, losses=LOSSES)
   np.testing.assert_allclose(weights, expected, rtol=1e-9, atol=1e-12)
 
@@ -133,7 +133,7 @@ def test_famo_learns_from_what_the_last_step_did_to_the_losses(min_losses, measu
     last = now - min_losses + 1e-8
     weights = softmax(logits) / last
     expected.append(weights / weights.sum())
-  tx = baselines.famo(optax.sgd(0.3), jnp.asarray(min_losses), num_tasks=NUM_TASKS)
+  tx = aggregators.famo(optax.sgd(0.3), jnp.asarray(min_losses), num_tasks=NUM_TASKS)
   extra_args = {"losses_after_step": after} if measured else {}
   assert_weights(tx, expected, **extra_args)
 
@@ -149,7 +149,7 @@ def test_slaw_weighs_by_the_inverse_deviation_of_the_losses():
     deviation = np.sqrt(np.maximum(mean_square - mean**2, 0))
     inverse = 1 / np.maximum(deviation, 1e-5)
     expected.append(NUM_TASKS * inverse / inverse.sum())
-  assert_weights(baselines.slaw(beta, num_tasks=NUM_TASKS), expected)
+  assert_weights(aggregators.slaw(beta, num_tasks=NUM_TASKS), expected)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 2.0])
@@ -159,7 +159,7 @@ def test_dtp_neglects_tasks_that_perform_well(gamma):
   for step, kpi in enumerate(kpis):
     mean = kpi if step == 0 else 0.3 * kpi + 0.7 * mean
     expected.append(-((1 - mean) ** gamma) * np.log(mean))
-  assert_weights(baselines.dtp(gamma, 0.3, num_tasks=NUM_TASKS), expected, kpis=kpis)
+  assert_weights(aggregators.dtp(gamma, 0.3, num_tasks=NUM_TASKS), expected, kpis=kpis)
 
 
 def geometric_mean(losses):
@@ -168,13 +168,13 @@ def geometric_mean(losses):
 
 LAMBDA, IDEAL = np.array([0.2, 0.5, 1.3]), np.array([0.1, 0.4, -1.0])
 SCALARISED = {
-  "gls": (baselines.gls(num_tasks=NUM_TASKS), geometric_mean),
+  "gls": (aggregators.gls(num_tasks=NUM_TASKS), geometric_mean),
   "stch": (
-    baselines.stch(0.5, num_tasks=NUM_TASKS),
+    aggregators.stch(0.5, num_tasks=NUM_TASKS),
     lambda losses: 0.5 * np.log(np.sum(np.exp(losses / NUM_TASKS / 0.5))),
   ),
   "stch with preferences": (
-    baselines.stch(0.5, preferences=LAMBDA, ideal=IDEAL, num_tasks=NUM_TASKS),
+    aggregators.stch(0.5, preferences=LAMBDA, ideal=IDEAL, num_tasks=NUM_TASKS),
     lambda losses: 0.5 * np.log(np.sum(np.exp(LAMBDA * (losses - IDEAL) / 0.5))),
   ),
 }
@@ -192,4 +192,4 @@ def test_the_weights_are_the_derivatives_of_one_function_of_the_losses(tx, funct
 def test_bmtl_has_the_derivatives_of_exponentials_in_units_of_their_sum():
   slopes = np.exp(LOSSES / 5.0) / 5.0
   expected = slopes / slopes.sum(1, keepdims=True)
-  assert_weights(baselines.bmtl(5.0, num_tasks=NUM_TASKS), expected)
+  assert_weights(aggregators.bmtl(5.0, num_tasks=NUM_TASKS), expected)

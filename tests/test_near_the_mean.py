@@ -8,7 +8,7 @@ import scipy.optimize
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maxgnr_jax import baselines
+from maxgnr_jax import aggregators
 from tests.examples import relative_error, task_gradients
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -16,7 +16,7 @@ seeds = st.integers(0, 2**32 - 1)
 # K and D: few of them, because each K is compiled.
 full_rank = st.sampled_from([(2, 4), (5, 10)])
 compiled = {
-  name: jax.jit(getattr(baselines, f"{name}_weights"))
+  name: jax.jit(getattr(aggregators, f"{name}_weights"))
   for name in ("cagrad", "conicgrad")
 }
 

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from maxgnr_jax import baselines, maxgnr, value_and_task_grads
+from maxgnr_jax import aggregators, maxgnr, value_and_task_grads
 from tests.examples import assert_trees_close
 from tests.test_microbatches import NUM_TASKS, PARAMS, losses, make_batch
 from tests.test_readme import README
@@ -30,7 +30,7 @@ def whole_batches():
   return [make_batch(seed) for seed in range(NUM_STEPS)]
 
 
-@pytest.mark.parametrize("aggregator", [maxgnr, baselines.uncertainty])
+@pytest.mark.parametrize("aggregator", [maxgnr, aggregators.uncertainty])
 def test_averaging_over_calls_is_one_step_of_microbatches(aggregator):
   tools = recipe()
   tx = tools["aggregating"].process(

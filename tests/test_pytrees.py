@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from maxgnr_jax import baselines, maxgnr
+from maxgnr_jax import aggregators, maxgnr
 from tests.examples import (
   algorithm1,
   assert_trees_close,
@@ -116,7 +116,7 @@ def test_a_task_without_gradient_on_the_shared_part_moves_nothing():
   assert updates["head"]["gain"] == grads["head"]["gain"][0]
 
 
-@pytest.mark.parametrize("factory", [maxgnr, baselines.mgda])
+@pytest.mark.parametrize("factory", [maxgnr, aggregators.mgda])
 def test_gradients_without_numbers_give_an_update_without_numbers(factory):
   params = {"a": jnp.ones((3, 0))}
   tx = factory(num_tasks=2)

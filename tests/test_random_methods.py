@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maxgnr_jax import baselines
+from maxgnr_jax import aggregators
 from tests.examples import task_gradients
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -30,7 +30,7 @@ def assert_share(hits, probability):
 
 def test_graddrop_keeps_one_sign_in_every_coordinate():
   grads = task_gradients(0, 5, size=500)
-  update = update_of(baselines.graddrop(), jnp.asarray(grads, jnp.float32))
+  update = update_of(aggregators.graddrop(), jnp.asarray(grads, jnp.float32))
   positive = np.where(grads > 0, grads, 0).sum(0)
   negative = np.where(grads < 0, grads, 0).sum(0)
   np.testing.assert_allclose(
@@ -41,27 +41,27 @@ def test_graddrop_keeps_one_sign_in_every_coordinate():
 
 
 def test_graddrop_keeps_positive_values_as_often_as_their_share_says():
-  update = update_of(baselines.graddrop(), MANY)
+  update = update_of(aggregators.graddrop(), MANY)
   assert set(update) == {3.5, -1.0}
   assert_share(update == 3.5, 0.5 * (1 + COLUMN.sum() / np.abs(COLUMN).sum()))
 
 
 def test_graddrop_that_leaks_all_is_the_sum():
   grads = task_gradients(0, 5, size=50)
-  update = update_of(baselines.graddrop(leak=1.0), jnp.asarray(grads, jnp.float32))
+  update = update_of(aggregators.graddrop(leak=1.0), jnp.asarray(grads, jnp.float32))
   np.testing.assert_allclose(update, grads.sum(0), rtol=1e-4, atol=1e-5)
 
 
 def test_graddrop_leaks_what_each_tasks_share_says():
   leak = np.array([0.0, 0.5, 1.0])
-  update = update_of(baselines.graddrop(leak), MANY)
+  update = update_of(aggregators.graddrop(leak), MANY)
   # Kept: the positive two, and half of the other; or that one, and all of the third.
   assert set(update) == {3.5 - 0.5, -1.0 + 0.5}
 
 
 @pytest.mark.parametrize("leak", [np.ones(1), np.ones(2), np.ones((3, 1))])
 def test_a_leak_of_other_tasks_is_refused(leak):
-  tx = baselines.graddrop(leak)
+  tx = aggregators.graddrop(leak)
   with pytest.raises(
     ValueError, match=r"`leak` must be a number or one per task, \[3\]"
   ):
@@ -69,12 +69,12 @@ def test_a_leak_of_other_tasks_is_refused(leak):
 
 
 def test_graddrop_may_be_made_in_a_compiled_function():
-  jax.eval_shape(lambda grads: baselines.graddrop().init(grads[0]), MANY)
+  jax.eval_shape(lambda grads: aggregators.graddrop().init(grads[0]), MANY)
 
 
 def noise_on(grads, *args):
   """What the only task's gradient was multiplied by."""
-  return update_of(baselines.gradient_dropout(*args), grads[:1]) / grads[0]
+  return update_of(aggregators.gradient_dropout(*args), grads[:1]) / grads[0]
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])
@@ -95,18 +95,18 @@ def test_bernoulli_dropout_drops_or_makes_up_for_it(rate):
 
 
 def test_dropout_draws_for_every_task():
-  update = update_of(baselines.gradient_dropout(0.5, "bernoulli"), MANY)
+  update = update_of(aggregators.gradient_dropout(0.5, "bernoulli"), MANY)
   assert len(np.unique(update)) == 2**3
 
 
 @pytest.mark.parametrize("noise", ["gaussian", "bernoulli"])
 def test_dropout_at_rate_zero_is_the_mean(noise):
-  update = update_of(baselines.gradient_dropout(0.0, noise), MANY)
+  update = update_of(aggregators.gradient_dropout(0.0, noise), MANY)
   np.testing.assert_allclose(update, COLUMN.mean(), rtol=1e-6)
 
 
 def test_random_weights_are_a_softmax_of_normal_numbers():
-  tx, steps = baselines.random_weights(num_tasks=3), 2000
+  tx, steps = aggregators.random_weights(num_tasks=3), 2000
 
   def step(state, _):
     _, state = tx.update(jnp.ones((3, 1)), state)
@@ -129,7 +129,7 @@ SEEDED = ("graddrop", "gradient_dropout", "gradvac", "pcgrad", "random_weights")
 @functools.cache
 def three_steps(name):
   """From a state to the updates for the same gradients three times."""
-  tx = getattr(baselines, name)(num_tasks=5)
+  tx = getattr(aggregators, name)(num_tasks=5)
   grads = jnp.asarray(task_gradients(0, 5), jnp.float32)
 
   def step(state, _):
@@ -140,7 +140,7 @@ def three_steps(name):
 
 
 def followed(name, seed):
-  tx = getattr(baselines, name)(num_tasks=5, seed=seed)
+  tx = getattr(aggregators, name)(num_tasks=5, seed=seed)
   return np.asarray(three_steps(name)(tx.init(jnp.zeros(10))))
 
 

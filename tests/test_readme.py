@@ -13,7 +13,7 @@ from benchmarks.experiments import tables
 from benchmarks.scenes import paper
 from benchmarks.solvers import report as solvers_report
 from benchmarks.speed import report as speed_report
-from maxgnr_jax import baselines, projected_gradient
+from maxgnr_jax import aggregators, projected_gradient
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -132,11 +132,11 @@ def test_linked_files_exist():
 
 def test_every_baseline_is_in_the_table_of_methods():
   listed = set(re.findall(r"^\| `(\w+)\(", README, re.MULTILINE))
-  exported = {name for name in dir(baselines) if not name.startswith("_")}
+  exported = {name for name in dir(aggregators) if not name.startswith("_")}
   factories = {
     name
     for name in exported
-    if callable(getattr(baselines, name)) and not name.endswith("State")
+    if callable(getattr(aggregators, name)) and not name.endswith("State")
   }
   weightings = {name for name in factories if name.removesuffix("_weights") in listed}
   assert factories - weightings <= listed

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maxgnr_jax import maxgnr
-from maxgnr_jax._rounding import stochastically_rounded
+from maxgnr_jax._stacked._rounding import stochastically_rounded
 
 SEED = jnp.uint32(7)
 

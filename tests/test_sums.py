@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maxgnr_jax import _stacked, baselines, maxgnr
+from maxgnr_jax import _stacked, aggregators, maxgnr
 
 SIZES = st.one_of(st.integers(0, 70), st.sampled_from([2047, 2048, 4096, 4099, 70_001]))
 
@@ -100,5 +100,5 @@ def test_a_step_keeps_no_copies(num_tasks, shapes, dtype):
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="Measured on CPUs.")
 @pytest.mark.parametrize("method", ["mgda", "imtl_g", "upgrad"])
 def test_a_gramian_method_keeps_no_copies(method):
-  tx = getattr(baselines, method)(num_tasks=10)
+  tx = getattr(aggregators, method)(num_tasks=10)
   assert temporary_share(tx, 10, [(406, 1024)] * 12, "float32") < 0.01

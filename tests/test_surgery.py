@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maxgnr_jax import baselines
+from maxgnr_jax import aggregators
 from tests.examples import relative_error, task_gradients
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 seeds = st.integers(0, 2**31 - 1)
 sizes = st.sampled_from([2, 3, 5])  # few, because each is compiled
-pcgrad_weights = jax.jit(baselines.pcgrad_weights)
+pcgrad_weights = jax.jit(aggregators.pcgrad_weights)
 
 
 @functools.cache
@@ -71,7 +71,7 @@ def test_the_order_in_which_a_gradient_meets_the_others_matters(seed):
 
 
 def test_tasks_meet_in_different_orders_in_every_step():
-  tx = baselines.pcgrad(num_tasks=5)
+  tx = aggregators.pcgrad(num_tasks=5)
   grads = jnp.asarray(task_gradients(0, 5), jnp.float32)
   state, update, weights = tx.init(grads[0]), jax.jit(tx.update), set()
   for _ in range(5):
@@ -110,7 +110,7 @@ def gradvac(jacobian, goals, orders, beta):
 
 @functools.cache
 def gradvac_of(num_tasks, beta, seed=0):
-  tx = baselines.gradvac(beta, num_tasks=num_tasks, seed=seed)
+  tx = aggregators.gradvac(beta, num_tasks=num_tasks, seed=seed)
   return tx.init, jax.jit(tx.update)
 
 

@@ -11,32 +11,32 @@ import pytest
 from flax import nnx
 from flax.training.train_state import TrainState
 
-from maxgnr_jax import baselines, value_and_task_grads
+from maxgnr_jax import aggregators, value_and_task_grads
 from tests.examples import flat, scanned, task_gradients
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 NUM_TASKS = 3
 SGD = optax.sgd(0.1)
 OF_LOSSES = {
-  "bmtl": baselines.bmtl,
-  "db_mtl": baselines.db_mtl,
-  "dwa": functools.partial(baselines.dwa, 1),
-  "famo": functools.partial(baselines.famo, SGD),
-  "gls": baselines.gls,
-  "gradnorm": functools.partial(baselines.gradnorm, optimizer=SGD),
-  "imtl_l": functools.partial(baselines.imtl_l, SGD),
-  "slaw": functools.partial(baselines.slaw, 0.5),
-  "stch": baselines.stch,
-  "uncertainty": functools.partial(baselines.uncertainty, SGD),
+  "bmtl": aggregators.bmtl,
+  "db_mtl": aggregators.db_mtl,
+  "dwa": functools.partial(aggregators.dwa, 1),
+  "famo": functools.partial(aggregators.famo, SGD),
+  "gls": aggregators.gls,
+  "gradnorm": functools.partial(aggregators.gradnorm, optimizer=SGD),
+  "imtl_l": functools.partial(aggregators.imtl_l, SGD),
+  "slaw": functools.partial(aggregators.slaw, 0.5),
+  "stch": aggregators.stch,
+  "uncertainty": functools.partial(aggregators.uncertainty, SGD),
 }
-OF_KPIS = {"dtp": baselines.dtp}
+OF_KPIS = {"dtp": aggregators.dtp}
 OTHERS_WITH_MEMORY = {
-  "excess_mtl": functools.partial(baselines.excess_mtl, 0.5),
-  "gradvac": baselines.gradvac,
-  "moco": baselines.moco,
-  "modo": baselines.modo,
-  "random_weights": baselines.random_weights,
-  "sdmgrad": baselines.sdmgrad,
+  "excess_mtl": functools.partial(aggregators.excess_mtl, 0.5),
+  "gradvac": aggregators.gradvac,
+  "moco": aggregators.moco,
+  "modo": aggregators.modo,
+  "random_weights": aggregators.random_weights,
+  "sdmgrad": aggregators.sdmgrad,
 }
 GRADS = jnp.asarray(task_gradients(0, NUM_TASKS, size=4), jnp.float32)
 PARAMS = jnp.zeros(4)
@@ -61,8 +61,8 @@ def update_with(tx, **extra_args):
   ids=["tuple", "list", "dict", "nested", "half precision", "NumPy", "Python"],
 )
 def test_losses_may_be_a_vector_or_a_pytree_of_scalars(losses):
-  updates, state = update_with(baselines.gls(), losses=losses)
-  expected_updates, expected = update_with(baselines.gls(), losses=LOSSES)
+  updates, state = update_with(aggregators.gls(), losses=losses)
+  expected_updates, expected = update_with(aggregators.gls(), losses=LOSSES)
   np.testing.assert_array_equal(state.weights, expected.weights)
   np.testing.assert_array_equal(updates, expected_updates)
   assert len(set(state.weights.tolist())) == NUM_TASKS
@@ -82,7 +82,7 @@ def test_a_method_without_its_numbers_says_how_to_pass_them(name):
 
 
 def test_flat_regions_without_flat_gradients_says_how_to_pass_them():
-  tx = baselines.flat_regions(baselines.mgda())
+  tx = aggregators.flat_regions(aggregators.mgda())
   with pytest.raises(TypeError, match=r"needs `flat_grads`.*flat_grads=flat_grads"):
     update_with(tx)
 
@@ -101,7 +101,7 @@ def test_flat_regions_without_flat_gradients_says_how_to_pass_them():
 )
 @pytest.mark.parametrize("name", ["losses", "losses_after_step", "kpis"])
 def test_other_numbers_than_one_per_task_are_refused(name, wrong):
-  tx = baselines.dtp() if name == "kpis" else baselines.famo(SGD)
+  tx = aggregators.dtp() if name == "kpis" else aggregators.famo(SGD)
   right = {"losses": LOSSES, "losses_after_step": LOSSES, "kpis": LOSSES}
   with pytest.raises(
     ValueError, match=rf"`{name}` must hold one value per task.*\[3\]"
@@ -113,9 +113,9 @@ def test_other_numbers_than_one_per_task_are_refused(name, wrong):
 @pytest.mark.parametrize("others", [GRADS[:2], GRADS[:, :1], {"w": GRADS}])
 def test_a_second_gradient_of_other_shapes_is_refused(name, others):
   if name == "flat_regions":
-    tx, argument = baselines.flat_regions(baselines.mgda()), "flat_grads"
+    tx, argument = aggregators.flat_regions(aggregators.mgda()), "flat_grads"
   else:
-    tx, argument = getattr(baselines, name)(), "independent_grads"
+    tx, argument = getattr(aggregators, name)(), "independent_grads"
   with pytest.raises(
     ValueError, match=f"`{argument}` must be stacked gradients of the"
   ):
@@ -167,12 +167,12 @@ X = jnp.asarray(np.random.default_rng(0).normal(size=(8, 4)), jnp.float32)
 def by_hand():
   """The parameters after a step of descent on the losses with BMTL's weights."""
   losses, grads = value_and_task_grads(task_losses)(jnp.ones(4), X)
-  weights = baselines.bmtl_weights(jnp.stack([losses["far"], losses["near"]]), 2.0)
+  weights = aggregators.bmtl_weights(jnp.stack([losses["far"], losses["near"]]), 2.0)
   return 1.0 - 0.1 * np.asarray(weights) @ np.asarray(grads)
 
 
 def bmtl_and_descent():
-  return optax.chain(baselines.bmtl(2.0), SGD)
+  return optax.chain(aggregators.bmtl(2.0), SGD)
 
 
 def test_losses_pass_through_a_chain():
@@ -183,7 +183,7 @@ def test_losses_pass_through_a_chain():
 
 
 def test_losses_pass_through_injected_hyperparameters(standard_promotion):
-  bmtl = optax.inject_hyperparams(baselines.bmtl)(temperature=lambda step: 2.0 + step)
+  bmtl = optax.inject_hyperparams(aggregators.bmtl)(temperature=lambda step: 2.0 + step)
   tx, params = optax.chain(bmtl, SGD), jnp.ones(4)
   losses, grads = value_and_task_grads(task_losses)(params, X)
   updates, _ = tx.update(grads, tx.init(params), params, losses=losses)

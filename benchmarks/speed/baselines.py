@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from benchmarks.speed.cases import Case
-from maxgnr_jax import baselines, maxgnr
+from maxgnr_jax import aggregators, maxgnr
 
 
 def _method(factory, *args, **extra_args):
@@ -19,44 +19,44 @@ def _losses(factory, *args):
 
 
 def _ngdiff(case: Case):
-  return baselines.ngdiff([1] * case.tasks), case, {}
+  return aggregators.ngdiff([1] * case.tasks), case, {}
 
 
 METHODS = {
   "maxgnr": _method(maxgnr),
-  "equal_weights": _method(baselines.equal_weights),
-  "dwa": _losses(baselines.dwa, 100),
-  "uncertainty": _losses(baselines.uncertainty),
-  "gradnorm": _losses(baselines.gradnorm),
-  "mgda": _method(baselines.mgda),
-  "pcgrad": _method(baselines.pcgrad),
-  "dtp": _method(baselines.dtp, kpis=0.7),
-  "gls": _losses(baselines.gls),
-  "imtl_g": _method(baselines.imtl_g),
-  "imtl_l": _losses(baselines.imtl_l),
-  "gradient_norm_scaling": _method(baselines.gradient_norm_scaling),
-  "cagrad": _method(baselines.cagrad),
-  "nash_mtl": _method(baselines.nash_mtl),
-  "fairgrad": _method(baselines.fairgrad),
-  "conicgrad": _method(baselines.conicgrad),
+  "equal_weights": _method(aggregators.equal_weights),
+  "dwa": _losses(aggregators.dwa, 100),
+  "uncertainty": _losses(aggregators.uncertainty),
+  "gradnorm": _losses(aggregators.gradnorm),
+  "mgda": _method(aggregators.mgda),
+  "pcgrad": _method(aggregators.pcgrad),
+  "dtp": _method(aggregators.dtp, kpis=0.7),
+  "gls": _losses(aggregators.gls),
+  "imtl_g": _method(aggregators.imtl_g),
+  "imtl_l": _losses(aggregators.imtl_l),
+  "gradient_norm_scaling": _method(aggregators.gradient_norm_scaling),
+  "cagrad": _method(aggregators.cagrad),
+  "nash_mtl": _method(aggregators.nash_mtl),
+  "fairgrad": _method(aggregators.fairgrad),
+  "conicgrad": _method(aggregators.conicgrad),
   "ngdiff": _ngdiff,
-  "slaw": _losses(baselines.slaw),
-  "bmtl": _losses(baselines.bmtl),
-  "gradient_dropout": _method(baselines.gradient_dropout),
-  "upgrad": _method(baselines.upgrad),
-  "dualproj": _method(baselines.dualproj),
-  "aligned_mtl": _method(baselines.aligned_mtl),
-  "config": _method(baselines.config),
-  "graddrop": _method(baselines.graddrop),
-  "gradvac": _method(baselines.gradvac),
-  "random_weights": _method(baselines.random_weights),
-  "famo": _losses(baselines.famo),
-  "stch": _losses(baselines.stch),
-  "db_mtl": _losses(baselines.db_mtl),
-  "moco": _method(baselines.moco),
-  "excess_mtl": _method(baselines.excess_mtl),
-  "sdmgrad": _method(baselines.sdmgrad),
-  "modo": _method(baselines.modo),
-  "krum": _method(baselines.krum),
-  "trimmed_mean": _method(baselines.trimmed_mean),
+  "slaw": _losses(aggregators.slaw),
+  "bmtl": _losses(aggregators.bmtl),
+  "gradient_dropout": _method(aggregators.gradient_dropout),
+  "upgrad": _method(aggregators.upgrad),
+  "dualproj": _method(aggregators.dualproj),
+  "aligned_mtl": _method(aggregators.aligned_mtl),
+  "config": _method(aggregators.config),
+  "graddrop": _method(aggregators.graddrop),
+  "gradvac": _method(aggregators.gradvac),
+  "random_weights": _method(aggregators.random_weights),
+  "famo": _losses(aggregators.famo),
+  "stch": _losses(aggregators.stch),
+  "db_mtl": _losses(aggregators.db_mtl),
+  "moco": _method(aggregators.moco),
+  "excess_mtl": _method(aggregators.excess_mtl),
+  "sdmgrad": _method(aggregators.sdmgrad),
+  "modo": _method(aggregators.modo),
+  "krum": _method(aggregators.krum),
+  "trimmed_mean": _method(aggregators.trimmed_mean),
 }

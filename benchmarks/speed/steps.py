@@ -17,7 +17,7 @@ from benchmarks.machine import describe_machine
 from benchmarks.speed import plots, report
 from benchmarks.speed.models import TRUNKS, Problem, make_problem
 from benchmarks.speed.timing import Run, interleave, ratio, summarise
-from maxgnr_jax import baselines, maxgnr, value_and_task_grads
+from maxgnr_jax import aggregators, maxgnr, value_and_task_grads
 
 STEP_TASKS = 3
 GRADIENT_TASKS = (3, 10)
@@ -87,7 +87,9 @@ def train_steps(problem: Problem) -> dict[str, Run]:
 
   return {
     "single": _train_step(problem, single, optax.adam(1e-3)),
-    "equal_weights": _aggregated(problem, baselines.equal_weights(num_tasks=num_tasks)),
+    "equal_weights": _aggregated(
+      problem, aggregators.equal_weights(num_tasks=num_tasks)
+    ),
     "maxgnr": _aggregated(problem, maxgnr(num_tasks=num_tasks)),
   }
 

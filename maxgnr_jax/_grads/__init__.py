@@ -1,0 +1,1 @@
+"""From the losses of several tasks to gradients."""

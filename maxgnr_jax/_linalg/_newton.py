@@ -1,0 +1,93 @@
+"""Newton's method on the simplex, ``w ≥ 0`` and ``Σ w = 1``."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from maxgnr_jax._linalg._active import among, equal_shares
+from maxgnr_jax._linalg._line_search import search_line
+
+
+def minimise_on_simplex(
+  derivatives: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
+  present: jax.Array,
+  dtype: jnp.dtype,
+  *,
+  tolerance: float,
+  max_steps: int = 60,
+) -> jax.Array:
+  """Minimises a smooth convex function over the simplex by a primal-dual Newton method.
+
+  Stops at the relative duality gap ``(wᵀ∇f - min ∇f) / (|w|ᵀ|∇f|) <= tolerance`` or
+  after ``max_steps``. Steps are relative to ``w``, of whose scales the system's
+  condition then does not depend.
+
+  Args:
+    derivatives: From weights [K] to the gradient [K] and the Hessian [K, K], finite.
+    present: [K], bool: the tasks that may have weight.
+    dtype: Of the weights.
+    tolerance: Where to stop.
+    max_steps: When to stop at the latest.
+
+  Returns:
+    [K], positive, of sum 1; 0 for tasks that are not present.
+
+  References:
+    Boyd and Vandenberghe, Convex Optimization, 2004, Section 11.7.
+  """
+  number = jnp.maximum(jnp.sum(present.astype(dtype)), 1.0)
+  absent = jnp.diag((~present).astype(dtype))
+
+  def smallest(gradient):
+    return jnp.min(jnp.where(present, gradient, jnp.inf))
+
+  def divisor(values):
+    return jnp.where(present, values, 1.0)
+
+  def gap(w, gradient):
+    scale = jnp.vdot(w, jnp.abs(gradient))
+    below = jnp.vdot(w, gradient) - smallest(gradient)
+    return jnp.where(scale > 0, below / jnp.where(scale > 0, scale, 1.0), 0.0)
+
+  def step(carry):
+    count, w, z, level, _ = carry
+    gradient, hessian = derivatives(w)
+    # Slacks `z = ∇f - level` shall fall to a tenth of their product with w.
+    target = 0.1 * jnp.vdot(w, z) / number
+    matrix = w[:, None] * hessian * w[None, :] + jnp.diag(w * z)
+    # Neither rounding nor tasks that are absent, of no weight, must make it singular.
+    matrix += tolerance * jnp.diag(jnp.diagonal(matrix)) + absent
+    right = jnp.stack([w * (level - gradient) + among(present, target), w], axis=1)
+    solution = jnp.linalg.solve(matrix, right)
+    level_step = -jnp.vdot(w, solution[:, 0]) / jnp.vdot(w, solution[:, 1])
+    relative = solution[:, 0] + level_step * solution[:, 1]
+    z_relative = among(present, target / divisor(w * z) - 1.0 - relative)
+    length = 0.95 / jnp.maximum(jnp.max(-jnp.append(relative, z_relative)), 0.95)
+
+    def barrier_gradient(x):
+      return derivatives(x)[0] - target / divisor(x)
+
+    w_next, length = search_line(barrier_gradient, w, relative, length)
+    w_next /= jnp.sum(w_next)
+    z_next = z * (1.0 + length * z_relative)
+    level_next = level + length * level_step
+    relative_gap = gap(w_next, derivatives(w_next)[0])
+    # A system that rounding made singular has no solution: keep what there is.
+    ahead = (w_next, z_next, level_next, relative_gap)
+    solved = jnp.all(jnp.array([jnp.isfinite(x).all() for x in ahead]))
+    stay = (w, z, level, jnp.zeros_like(relative_gap))
+    return count + 1, *jax.tree.map(lambda a, b: jnp.where(solved, a, b), ahead, stay)
+
+  def unsolved(carry):
+    count, *_, relative_gap = carry
+    return (count < max_steps) & (relative_gap > tolerance)
+
+  w = equal_shares(present, dtype)
+  gradient, _ = derivatives(w)
+  largest = jnp.max(jnp.where(present, gradient, -jnp.inf))
+  spread = jnp.maximum(largest - smallest(gradient), 1e-6)
+  level = smallest(gradient) - spread
+  start = (jnp.zeros((), int), w, gradient - level, level, gap(w, gradient))
+  _, w, *_ = jax.lax.while_loop(unsolved, step, start)
+  return w

@@ -1,0 +1,74 @@
+"""ConFIG, conflict-free updates."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from maxgnr_jax._linalg._gramian import (
+  cosines,
+  equal_cosines,
+  inverse_norms,
+  norms,
+  only,
+  unit_largest,
+)
+from maxgnr_jax._linalg._matrix import matvec, quadratic_form
+from maxgnr_jax.aggregators._gramian import gramian_rule
+
+
+def config(
+  *, num_tasks: int | None = None, shared: Any = None
+) -> optax.GradientTransformationExtraArgs:
+  """The direction with the same cosine to every gradient, as long as they point there.
+
+  The direction is that of :func:`imtl_g`, whose weights sum to 1 instead; here the
+  length is the sum of the gradients' projections on it, so that the update shrinks
+  where tasks disagree.
+
+  Args:
+    num_tasks: As in :func:`gramian_method`.
+    shared: Where inner products are measured, likewise.
+
+  Returns:
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from maxgnr_jax.aggregators import config_weights
+    >>> weights = config_weights(jnp.array([[4.0, 0.0], [0.0, 1.0]]))
+    >>> [f"{weight:.2f}" for weight in weights]
+    ['0.75', '1.50']
+
+  References:
+    Liu et al., ConFIG: Towards Conflict-free Training of Physics Informed Neural
+    Networks, ICLR 2025, Eq. 2 and 3.
+  """
+  return gramian_rule(config_weights, num_tasks=num_tasks, shared=shared)
+
+
+def config_weights(gramian: jax.Array, present: jax.Array | bool = True) -> jax.Array:
+  """The weights of :func:`config` for inner products [K, K].
+
+  With the cosines C and ``x = C⁺ 1``, the direction is ``u = Σ x_k g_k / ‖g_k‖``, of
+  squared length ``xᵀ C x``; the update is ``Σ_k ⟨g_k, u⟩ u / ‖u‖²``.
+
+  Args:
+    gramian: [K, K], ``⟨g_i, g_j⟩``.
+    present: [K], bool: the tasks to combine; the weights of others are 0.
+
+  Returns:
+    [K]; 0 for a task without gradient, all 0 where no such direction exists.
+  """
+  present, gramian = only(present, gramian)
+  cosine, inverse = cosines(gramian), inverse_norms(gramian)
+  x = equal_cosines(cosine, present)
+  squared = quadratic_form(cosine, x)
+  # Gradients that cancel leave rounding alone, and no direction.
+  exists = squared > 1e-6 * jnp.sum(jnp.abs(x)) ** 2
+  length = jnp.vdot(norms(gramian), matvec(cosine, x))
+  scale = jnp.where(exists, length / jnp.where(exists, squared, 1.0), 0.0)
+  # The largest inverse alone may be far from 1, and the product of both in range.
+  largest = jnp.max(inverse)
+  return scale * largest * x * unit_largest(inverse)

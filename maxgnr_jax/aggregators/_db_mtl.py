@@ -1,0 +1,94 @@
+"""DB-MTL, dual-balancing of loss scales and gradient magnitudes."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from maxgnr_jax import _stacked
+from maxgnr_jax._checks import check_fraction, check_not_negative
+from maxgnr_jax.aggregators._base import Choice, Step, method
+
+# Of the authors' code: what is added to a loss before its logarithm is taken.
+SMALLEST_LOSS = 1e-8
+
+
+def db_mtl(
+  beta: jax.typing.ArrayLike = 0.9,
+  beta_decay: jax.typing.ArrayLike = 0.0,
+  *,
+  num_tasks: int | None = None,
+  shared: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+  """The sum of the averaged gradients of the losses' logarithms, made equally long.
+
+  The logarithm makes the scale of a loss immaterial; then every task's average gradient
+  is scaled to the length of the longest. Pass ``losses=`` to ``update``.
+
+  Args:
+    beta: Decay rate of the average, in [0, 1); at step t of the task it is
+      ``beta / t^beta_decay``.
+    beta_decay: At least 0. The paper chooses between 0 and 0.5.
+    num_tasks: As in :func:`gramian_method`.
+    shared: Where gradients are averaged and made equally long, likewise. Elsewhere the
+      update is the sum of the gradients of the logarithms, as the paper has it.
+
+  Returns:
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`, whose
+    memory holds the ``average``, stacked gradients like those of the parameters. The
+    weights are those of this step's gradients. A negative loss leaves the task's
+    average as it was.
+
+  Raises:
+    ValueError: for ``beta`` outside [0, 1) or ``beta_decay`` < 0.
+    TypeError: if ``update`` is called without ``losses``.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from maxgnr_jax.aggregators import db_mtl
+    >>> tx = db_mtl(beta=0.0)
+    >>> grads = jnp.array([[3.0, 0.0], [0.0, 4.0]])
+    >>> losses = jnp.array([1.0, 2.0])
+    >>> updates, _ = tx.update(grads, tx.init(jnp.zeros(2)), losses=losses)
+    >>> [f"{update:.2f}" for update in updates]  # logarithms: lengths 3 and 2
+    ['3.00', '3.00']
+
+  References:
+    Lin et al., Dual-Balancing for Multi-Task Learning, 2023, Algorithm 1. The average
+    starts at 0 and is not corrected for that, which its scaling makes immaterial.
+  """
+  check_fraction("beta", beta)
+  check_not_negative("beta_decay", beta_decay)
+
+  def memory(params, tasks, dtype):
+    del dtype
+    return {"average": _stacked.zeros(params, tasks, None)}
+
+  def choose(step: Step, memory: dict[str, Any]) -> Choice:
+    losses = step.task_values("losses")
+    known = step.present & (losses >= 0)
+    of_logarithm = jnp.where(
+      known, 1.0 / (jnp.where(known, losses, 1.0) + SMALLEST_LOSS), 0.0
+    )
+    time = (step.task_count + 1).astype(step.dtype)
+    decay = jnp.asarray(beta, step.dtype) / time ** jnp.asarray(beta_decay, step.dtype)
+    decay = jnp.where(known, decay, 1.0)
+    average = _stacked.mix(
+      decay, memory["average"], (1.0 - decay) * of_logarithm, step.present_grads
+    )
+    length = step.among(_stacked.norms(average, step.dtype))
+    some = length > 0
+    scale = jnp.where(some, jnp.max(length) / jnp.where(some, length, 1.0), 0.0)
+    combined = _stacked.combine(scale, average, step.one_task, step.present)
+    weights, memory = scale * of_logarithm, {"average": average}
+    return Choice(weights, memory, combined, weights_elsewhere=of_logarithm)
+
+  return method(
+    choose,
+    memory,
+    values=("losses",),
+    first="norms",
+    num_tasks=num_tasks,
+    shared=shared,
+  )

@@ -1,0 +1,111 @@
+"""UPGrad and DualProj: projections on the dual cone of the gradients."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from maxgnr_jax._linalg._active import equal_shares
+from maxgnr_jax._linalg._gramian import cosines, inverse_norms, only
+from maxgnr_jax._linalg._quadratic import minimise_above
+from maxgnr_jax.aggregators._gramian import gramian_rule
+
+
+def upgrad(
+  *, num_tasks: int | None = None, shared: Any = None
+) -> optax.GradientTransformationExtraArgs:
+  """The mean of the gradients, each projected so that it conflicts with none.
+
+  Each task's gradient is projected on the dual cone, the vectors of non-negative
+  product with every gradient, so that no task is sacrificed to the mean.
+
+  Args:
+    num_tasks: As in :func:`gramian_method`.
+    shared: Where inner products are measured, likewise.
+
+  Returns:
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from maxgnr_jax.aggregators import upgrad_weights
+    >>> weights = upgrad_weights(jnp.array([[1.0, -0.5], [-0.5, 1.0]]))
+    >>> [f"{weight:.2f}" for weight in weights]
+    ['0.75', '0.75']
+
+  References:
+    Quinton and Rey, Jacobian Descent for Multi-Objective Optimization, 2024, UPGrad.
+  """
+  return gramian_rule(upgrad_weights, num_tasks=num_tasks, shared=shared)
+
+
+def upgrad_weights(gramian: jax.Array, present: jax.Array | bool = True) -> jax.Array:
+  """The weights of :func:`upgrad` for inner products [K, K].
+
+  Args:
+    gramian: [K, K], ``⟨g_i, g_j⟩``.
+    present: [K], bool: the tasks to combine; the weights of others are 0.
+
+  Returns:
+    [K], each at least 1/K, where K is the number of tasks that are present; their sum
+    is not fixed.
+  """
+  present, gramian = only(present, gramian)
+  preferences = jnp.diag(equal_shares(present, gramian.dtype))
+  return jnp.sum(jax.vmap(_project, (0, None))(preferences, gramian), axis=0)
+
+
+def dualproj(
+  *, num_tasks: int | None = None, shared: Any = None
+) -> optax.GradientTransformationExtraArgs:
+  """The mean of the gradients, projected so that it conflicts with no task's.
+
+  The nearest vector to the mean whose product with every gradient is not negative.
+
+  Args:
+    num_tasks: As in :func:`gramian_method`.
+    shared: Where inner products are measured, likewise.
+
+  Returns:
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from maxgnr_jax.aggregators import dualproj_weights
+    >>> weights = dualproj_weights(jnp.array([[4.0, -2.0], [-2.0, 1.5]]))
+    >>> [f"{weight:.2f}" for weight in weights]
+    ['0.50', '0.67']
+
+  References:
+    Lopez-Paz and Ranzato, Gradient Episodic Memory for Continual Learning, NeurIPS
+    2017, Eq. 11.
+  """
+  return gramian_rule(dualproj_weights, num_tasks=num_tasks, shared=shared)
+
+
+def dualproj_weights(gramian: jax.Array, present: jax.Array | bool = True) -> jax.Array:
+  """The weights of :func:`dualproj` for inner products [K, K].
+
+  Args:
+    gramian: [K, K], ``⟨g_i, g_j⟩``.
+    present: [K], bool: the tasks to combine; the weights of others are 0.
+
+  Returns:
+    [K], each at least 1/K, where K is the number of tasks that are present; their sum
+    is not fixed.
+  """
+  present, gramian = only(present, gramian)
+  return _project(equal_shares(present, gramian.dtype), gramian)
+
+
+def _project(preference: jax.Array, gramian: jax.Array) -> jax.Array:
+  """Weights of the projection of ``Σ p_k g_k``: ``min wᵀ G w`` over ``w ≥ p``."""
+  inverse = inverse_norms(gramian)
+  pulls = inverse > 0
+  norm = jnp.where(pulls, 1.0 / jnp.where(pulls, inverse, 1.0), 0.0)
+  bound = preference * norm
+  scale = jnp.max(bound)
+  scale = jnp.where(scale > 0, scale, 1.0)
+  v = scale * minimise_above(cosines(gramian), bound / scale)
+  return jnp.where(pulls, v * inverse, preference)

@@ -1,0 +1,79 @@
+"""DWA, dynamic weight averaging."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from maxgnr_jax._checks import check_positive, check_whole
+from maxgnr_jax.aggregators._base import Choice, Step, method
+from maxgnr_jax.aggregators._remembered import softmax_among
+
+
+def dwa(
+  steps_per_epoch: int,
+  temperature: jax.typing.ArrayLike = 2.0,
+  *,
+  num_tasks: int | None = None,
+) -> optax.GradientTransformationExtraArgs:
+  """More weight for the tasks whose losses fell less over the last two epochs.
+
+  ``w_k = K softmax(r / T)_k``, where ``r_k`` is the mean loss of the last epoch divided
+  by that of the epoch before; 1 in the first two epochs. A task's epoch is that many
+  updates in which it took part. Pass ``losses=`` to ``update``.
+
+  Args:
+    steps_per_epoch: How many updates an epoch has, at least 1.
+    temperature: T, positive; larger is nearer to equal weights.
+    num_tasks: As in :func:`gramian_method`.
+
+  Returns:
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`, whose
+    memory holds, each [K], the ``loss_sum`` of this epoch and the means ``last_epoch``
+    and ``epoch_before``.
+
+  Raises:
+    ValueError: for ``steps_per_epoch`` < 1 or ``temperature`` <= 0.
+    TypeError: if ``update`` is called without ``losses``.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from maxgnr_jax.aggregators import dwa
+    >>> tx = dwa(steps_per_epoch=1, num_tasks=2)
+    >>> state = tx.init(jnp.zeros(2))
+    >>> for losses in (jnp.array([4.0, 4.0]), jnp.array([1.0, 4.0]), jnp.zeros(2)):
+    ...   _, state = tx.update(jnp.eye(2), state, losses=losses)
+    >>> [f"{weight:.2f}" for weight in state.weights]  # falls to 1/4, and not at all
+    ['0.81', '1.19']
+
+  References:
+    Liu et al., End-to-End Multi-Task Learning with Attention, CVPR 2019, Eq. 7.
+  """
+  check_whole("steps_per_epoch", steps_per_epoch, 1)
+  check_positive("temperature", temperature)
+
+  def memory(params, tasks, dtype):
+    del params
+    names = ("loss_sum", "last_epoch", "epoch_before")
+    return {name: jnp.zeros((tasks,), dtype) for name in names}
+
+  def choose(step: Step, memory: dict[str, Any]) -> Choice:
+    losses = step.task_values("losses")
+    begins = (step.task_count > 0) & (step.task_count % steps_per_epoch == 0)
+    total, last = memory["loss_sum"], memory["last_epoch"]
+    mean = total / jnp.asarray(steps_per_epoch, step.dtype)
+    before = jnp.where(begins, last, memory["epoch_before"])
+    last = jnp.where(begins, mean, last)
+
+    # 0 in the first two epochs.
+    rate = jnp.where(before != 0, last / jnp.where(before != 0, before, 1.0), 1.0)
+    softmax = softmax_among(step.present, rate / jnp.asarray(temperature, step.dtype))
+    new = {
+      "loss_sum": jnp.where(begins, 0.0, total) + losses,
+      "last_epoch": last,
+      "epoch_before": before,
+    }
+    return Choice(step.num_present * softmax, step.remember(new, memory))
+
+  return method(choose, memory, values=("losses",), num_tasks=num_tasks)

@@ -1,0 +1,112 @@
+"""FAMO, fast adaptive multitask optimization."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from maxgnr_jax._checks import check_optimizer
+from maxgnr_jax.aggregators._base import Choice, Step, method
+from maxgnr_jax.aggregators._remembered import learn, softmax_among
+
+# Of the authors' code: the least that a loss counts as.
+SMALLEST_LOSS = 1e-8
+
+
+def famo(
+  optimizer: optax.GradientTransformation = optax.chain(
+    optax.add_decayed_weights(1e-3), optax.adam(0.025)
+  ),
+  min_losses: jax.typing.ArrayLike = 0.0,
+  *,
+  num_tasks: int | None = None,
+) -> optax.GradientTransformationExtraArgs:
+  """Weights under which all losses fall at the same relative rate, without gradients.
+
+  With ``z = softmax(ξ)`` the weights are ``w_k ∝ z_k / L_k``, of sum 1. The logits ξ
+  learn from how far the last step brought each logarithm of a loss. Pass ``losses=`` to
+  ``update``; and, as the authors do, ``losses_after_step=``, the losses of the *last*
+  step's batch at the parameters after it, which takes another forward pass. Without
+  them this step's losses stand in: another batch, so noisier, but free. A task teaches
+  nothing in its own first step, nor by a loss after the last one that is not finite or
+  of a task that was absent from it.
+
+  Args:
+    optimizer: What learns the logits; they start at 0. The authors decay them by 1e-3
+      to 1e-2.
+    min_losses: The lowest losses that can be reached, a number or [K], which are
+      subtracted.
+    num_tasks: As in :func:`gramian_method`.
+
+  Returns:
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`, whose
+    memory holds the ``logits`` [K], the ``last_losses`` [K] and the state of
+    ``optimizer``.
+
+  Raises:
+    TypeError: if ``optimizer`` is none, or ``update`` is called without ``losses``.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from maxgnr_jax.aggregators import famo
+    >>> tx = famo(num_tasks=2)
+    >>> _, state = tx.update(
+    ...   jnp.eye(2), tx.init(jnp.zeros(2)), losses=jnp.array([3.0, 1.0])
+    ... )
+    >>> [f"{weight:.2f}" for weight in state.weights]
+    ['0.25', '0.75']
+
+  References:
+    Liu et al., FAMO: Fast Adaptive Multitask Optimization, NeurIPS 2023, Algorithm 1.
+    The paper descends plainly; like the authors' code, the default takes Adam.
+  """
+  check_optimizer(optimizer)
+
+  def memory(params, tasks, dtype):
+    del params
+    logits = jnp.zeros((tasks,), dtype)
+    return {
+      "logits": logits,
+      "last_losses": jnp.ones((tasks,), dtype),
+      "optimizer": optimizer.init(logits),
+    }
+
+  def choose(step: Step, memory: dict[str, Any]) -> Choice:
+    after = losses = step.task_values("losses")
+    teaches = step.present & (step.task_count > 0)
+    if step.extra_args.get("losses_after_step") is not None:
+      after = step.task_values("losses_after_step")
+      # A task that was absent from the last step had no weight in it.
+      teaches &= jnp.isfinite(after) & (step.weights > 0)
+
+    def excess(values):
+      above = values - jnp.asarray(min_losses, step.dtype)
+      return jnp.maximum(above, 0.0) + SMALLEST_LOSS
+
+    progress = jnp.log(excess(memory["last_losses"])) - jnp.log(excess(after))
+    progress = jnp.where(teaches, progress, 0.0)
+    before = (memory["logits"], memory["optimizer"])
+    z = softmax_among(teaches, memory["logits"])
+    slope = z * (progress - jnp.vdot(z, progress))
+    taught = learn(
+      dataclasses.replace(step, present=teaches), optimizer, slope, *before
+    )
+    logits, optimizer_state = jax.tree.map(
+      lambda new, old: jnp.where(jnp.any(teaches), new, old), taught, before
+    )
+    # In units of the smallest loss, so that the quotients are in range.
+    divisor = jnp.where(step.present, excess(losses), jnp.inf)
+    smallest = jnp.min(divisor)
+    share = softmax_among(step.present, logits)
+    share *= jnp.where(step.present, smallest / divisor, 0.0)
+    total = jnp.sum(share)
+    weights = share / jnp.where(total > 0, total, 1.0)
+    last = step.remember(losses, memory["last_losses"])
+    return Choice(
+      weights,
+      {"logits": logits, "last_losses": last, "optimizer": optimizer_state},
+    )
+
+  return method(choose, memory, values=("losses",), num_tasks=num_tasks)

@@ -1,0 +1,127 @@
+"""Uncertainty weighting and IMTL-L: a scale per task, learned with the model."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from maxgnr_jax._checks import check_optimizer
+from maxgnr_jax.aggregators._base import Choice, Step, method
+from maxgnr_jax.aggregators._remembered import learn
+
+
+def uncertainty(
+  optimizer: optax.GradientTransformation = optax.adam(0.025),
+  *,
+  num_tasks: int | None = None,
+) -> optax.GradientTransformationExtraArgs:
+  """Weights by the tasks' noise, homoscedastic uncertainty, learned with the model.
+
+  With a log-variance s_k per task the loss is ``Σ ½ exp(-s_k) L_k + ½ s_k``: the weight
+  is ``½ exp(-s_k)``, and the optimum of s_k is ``log L_k``. Pass ``losses=`` to
+  ``update``.
+
+  Args:
+    optimizer: What learns the log-variances; they start at 0.
+    num_tasks: As in :func:`gramian_method`.
+
+  Returns:
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`, whose
+    memory holds ``log_variance`` [K] and the state of ``optimizer``.
+
+  Raises:
+    TypeError: if ``optimizer`` is none, or ``update`` is called without ``losses``.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import optax
+    >>> from maxgnr_jax.aggregators import uncertainty
+    >>> tx = uncertainty(optax.sgd(1.0), num_tasks=2)
+    >>> state = tx.init(jnp.zeros(2))
+    >>> losses = jnp.array([3.0, 1.0])
+    >>> _, state = tx.update(jnp.eye(2), state, losses=losses)
+    >>> state.memory["log_variance"].tolist()
+    [1.0, 0.0]
+
+  References:
+    Kendall et al., Multi-Task Learning Using Uncertainty to Weigh Losses for Scene
+    Geometry and Semantics, CVPR 2018, Eq. 7, in the form for regression. For
+    classification the paper derives ``exp(-s_k) L_k``: halve s_k's part, or double the
+    loss. The default optimiser is that of Nash-MTL's experiments.
+  """
+
+  def gradient(s, losses):
+    return 0.5 - 0.5 * jnp.exp(-s) * losses
+
+  def weights(s):
+    return 0.5 * jnp.exp(-s)
+
+  return _learned("log_variance", gradient, weights, optimizer, num_tasks)
+
+
+def imtl_l(
+  optimizer: optax.GradientTransformation = optax.adam(0.025),
+  *,
+  num_tasks: int | None = None,
+) -> optax.GradientTransformationExtraArgs:
+  """Weights that bring every loss to 1, learned with the model.
+
+  With a log-scale s_k per task the loss is ``Σ exp(s_k) L_k - s_k``: the weight is
+  ``exp(s_k)``, and the optimum of s_k is ``-log L_k``. Pass ``losses=`` to ``update``.
+
+  Args:
+    optimizer: What learns the log-scales; they start at 0.
+    num_tasks: As in :func:`gramian_method`.
+
+  Returns:
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`, whose
+    memory holds ``log_scale`` [K] and the state of ``optimizer``.
+
+  Raises:
+    TypeError: if ``optimizer`` is none, or ``update`` is called without ``losses``.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import optax
+    >>> from maxgnr_jax.aggregators import imtl_l
+    >>> tx = imtl_l(optax.sgd(0.5), num_tasks=2)
+    >>> state = tx.init(jnp.zeros(2))
+    >>> losses = jnp.array([3.0, 1.0])
+    >>> _, state = tx.update(jnp.eye(2), state, losses=losses)
+    >>> state.memory["log_scale"].tolist()
+    [-1.0, 0.0]
+
+  References:
+    Liu et al., Towards Impartial Multi-task Learning, ICLR 2021, Section 3.2.
+  """
+
+  def gradient(s, losses):
+    return jnp.exp(s) * losses - 1.0
+
+  return _learned("log_scale", gradient, jnp.exp, optimizer, num_tasks)
+
+
+def _learned(
+  name: str,
+  gradient: Callable[[jax.Array, jax.Array], jax.Array],
+  weights: Callable[[jax.Array], jax.Array],
+  optimizer: optax.GradientTransformation,
+  num_tasks: int | None,
+) -> optax.GradientTransformationExtraArgs:
+  """A number s per task: its weight, and what the optimiser moves it by."""
+  check_optimizer(optimizer)
+
+  def memory(params, tasks, dtype):
+    del params
+    s = jnp.zeros((tasks,), dtype)
+    return {name: s, "optimizer": optimizer.init(s)}
+
+  def choose(step: Step, memory: dict[str, Any]) -> Choice:
+    s = memory[name]
+    slope = gradient(s, step.task_values("losses"))
+    moved, optimizer_state = learn(step, optimizer, slope, s, memory["optimizer"])
+    return Choice(weights(s), {name: moved, "optimizer": optimizer_state})
+
+  return method(choose, memory, values=("losses",), num_tasks=num_tasks)

@@ -1,0 +1,76 @@
+"""SLAW, scaled loss approximate weighting."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from maxgnr_jax._checks import check_fraction
+from maxgnr_jax.aggregators._base import Choice, Step, method
+
+# Of the authors' code: a loss that stands still does not get all the weight.
+SMALLEST_DEVIATION = 1e-5
+
+
+def slaw(
+  beta: jax.typing.ArrayLike = 0.99, *, num_tasks: int | None = None
+) -> optax.GradientTransformationExtraArgs:
+  """Weights by the inverse standard deviation of each loss over the last steps.
+
+  That stands in for the gradient's norm, which it needs no backward pass for.
+  ``w_k = K s_k⁻¹ / Σ_j s_j⁻¹``. Pass ``losses=`` to ``update``.
+
+  Args:
+    beta: Decay rate of the averages that the deviations are made of, in [0, 1).
+    num_tasks: As in :func:`gramian_method`.
+
+  Returns:
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`, whose
+    memory holds ``mean`` [K] and ``variance`` [K] of the losses. In its first step a
+    task has weight 1.
+
+  Raises:
+    ValueError: for ``beta`` outside [0, 1).
+    TypeError: if ``update`` is called without ``losses``.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from maxgnr_jax.aggregators import slaw
+    >>> tx = slaw(num_tasks=2)
+    >>> state = tx.init(jnp.zeros(2))
+    >>> for losses in (jnp.array([5.0, 9.0]), jnp.array([4.0, 6.0])):
+    ...   _, state = tx.update(jnp.eye(2), state, losses=losses)
+    >>> [f"{weight:.2f}" for weight in state.weights]  # deviations 0.5 and 1.5
+    ['1.50', '0.50']
+
+  References:
+    Crawshaw and Košecká, SLAW: Scaled Loss Approximate Weighting for Efficient
+    Multi-Task Learning, 2021. As in the authors' code, the averages are arithmetic
+    until 1 / (1 - β) steps are seen, and a deviation is at least 1e-5.
+  """
+  check_fraction("beta", beta)
+
+  def memory(params, tasks, dtype):
+    del params
+    return {"mean": jnp.zeros((tasks,), dtype), "variance": jnp.zeros((tasks,), dtype)}
+
+  def choose(step: Step, memory: dict[str, Any]) -> Choice:
+    losses = step.task_values("losses")
+    seen = step.task_count.astype(step.dtype)
+    decay = jnp.minimum(jnp.asarray(beta, step.dtype), seen / (seen + 1.0))
+    change = losses - memory["mean"]
+    new = {
+      "mean": memory["mean"] + (1.0 - decay) * change,
+      "variance": decay * (memory["variance"] + (1.0 - decay) * change**2),
+    }
+    # One loss has no deviation: then the tasks that have one share what is left.
+    known = step.present & (seen > 0)
+    deviation = jnp.maximum(jnp.sqrt(new["variance"]), SMALLEST_DEVIATION)
+    inverse = jnp.where(known, 1.0 / deviation, 0.0)
+    total = jnp.sum(inverse)
+    number = jnp.sum(known.astype(step.dtype))
+    weights = number * inverse / jnp.where(total > 0, total, 1.0)
+    return Choice(jnp.where(known, weights, 1.0), step.remember(new, memory))
+
+  return method(choose, memory, values=("losses",), num_tasks=num_tasks)
