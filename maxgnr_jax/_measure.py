@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from maxgnr_jax._gnr import GradientStats
-from maxgnr_jax._stacked._norms import scales
+from maxgnr_jax._stacked._norms import task_scales
 from maxgnr_jax._stacked._sharding import over_parameters
 from maxgnr_jax._stacked._sums import sums_of_products
 from maxgnr_jax._stacked._tree import along
@@ -35,7 +35,7 @@ def measure(
 
   def sums(reduce, pairs, gamma):
     # Scaled before it is squared: a task's gradients may be of any size.
-    inverse, scale = scales(reduce, pairs, dtype)
+    inverse, scale = task_scales(reduce, pairs, dtype)
 
     def change(k, g, m):  # g - γ m - (1 - γ) g = γ (g - m)
       difference = g.astype(dtype) - m.astype(dtype)

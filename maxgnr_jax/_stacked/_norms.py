@@ -28,7 +28,7 @@ def gram(stacked: Any, dtype: Any, other: Any = None) -> jax.Array:
 
   def sums(reduce, leaves):
     scales = [
-      scales(reduce, [(arrays[i],) for arrays in leaves], dtype)
+      task_scales(reduce, [(arrays[i],) for arrays in leaves], dtype)
       for i in range(len(trees))
     ]
     rows = [_scaled_row(i, inverse, dtype) for i, (inverse, _) in enumerate(scales)]
@@ -43,7 +43,7 @@ def norms(stacked: Any, dtype: Any) -> jax.Array:
   """``‖g_k‖`` of the tasks' gradients, [K]."""
 
   def sums(reduce, leaves):
-    inverse, scale = scales(reduce, leaves, dtype)
+    inverse, scale = task_scales(reduce, leaves, dtype)
     row = _scaled_row(0, inverse, dtype)
     return reduce.sum(lambda leaves: sums_of_squares(leaves, row), leaves), scale
 
@@ -89,7 +89,7 @@ def _scaled_row(position: int, inverse: jax.Array, dtype: Any):
   return row
 
 
-def scales(reduce: Reduce, leaves: Leaves, dtype: Any):
+def task_scales(reduce: Reduce, leaves: Leaves, dtype: Any):
   """What to divide each task's numbers by before they are squared: [K], and inverses.
 
   The largest magnitude of a sample. It need be right within ten orders of magnitude
