@@ -9,11 +9,11 @@ OUT ?= out/demo
 .PHONY: demo paper speed test test-lowest lint format clean
 
 demo: .venv/demo  ## train on handwritten digits; table, figures and JSON in $(OUT)
-	$(BIN)/python -m benchmarks.digits --seeds $(SEEDS) --out $(OUT) \
+	$(BIN)/python -m benchmarks.experiments.problems.digits --seeds $(SEEDS) --out $(OUT) \
 	  $(if $(METHODS),--methods $(METHODS))
 
 paper: .venv/demo  ## the paper's tables and figures, small, on rendered scenes; in out/paper
-	$(BIN)/python -m benchmarks.paper
+	$(BIN)/python -m benchmarks.experiments.paper
 
 speed: .venv/demo .venv-torch/torch  ## time of a step, beside PyTorch and TorchJD; of train steps
 	$(BIN)/python -m benchmarks.speed --torch .venv-torch/bin/python

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.accuracy import reference
 from maxgnr_jax import maxgnr
-from tests import reference
 
 
 def example_params(dtype=jnp.float32):

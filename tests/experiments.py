@@ -7,9 +7,9 @@ import numpy as np
 
 from benchmarks.experiments.config import Run
 from benchmarks.experiments.mlp import MLP
+from benchmarks.experiments.problems.fashion import problem as fashion
+from benchmarks.experiments.problems.fashion.problem import FashionSettings
 from benchmarks.experiments.sweep import Sweep
-from benchmarks.fashion import problem as fashion
-from benchmarks.fashion.problem import FashionSettings
 
 ROOT = Path(__file__).parent.parent
 TINY = {

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.accuracy import reference
 from maxgnr_jax import maxgnr, steepest_descent
-from tests import reference
 from tests.examples import (
   algorithm1,
   example_params,

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from benchmarks.digits import __main__, data, experiment
-from benchmarks.digits.methods import METHODS, STEPS_PER_EPOCH
-from benchmarks.digits.model import TASKS, kpis
 from benchmarks.experiments.mlp import trunk_only
+from benchmarks.experiments.problems.digits import __main__, data, experiment
+from benchmarks.experiments.problems.digits.methods import METHODS, STEPS_PER_EPOCH
+from benchmarks.experiments.problems.digits.model import TASKS, kpis
 from benchmarks.methods import Setting
 from maxgnr_jax import aggregators
 from tests import commands
@@ -53,7 +53,9 @@ def test_delta_m_counts_lower_errors_and_higher_accuracies_as_better():
 def test_command_writes_table_figures_and_results(tmp_path):
   options = ["--seeds", "2", "--steps", "200", "--out", str(tmp_path)]
   methods = ["equal-weights", "maxgnr-0.9", "flat-imtl-g"]
-  done = commands.run("-m", "benchmarks.digits", *options, "--methods", *methods)
+  done = commands.run(
+    "-m", "benchmarks.experiments.problems.digits", *options, "--methods", *methods
+  )
   assert done.returncode == 0, done.stderr
   assert (tmp_path / "table.md").read_text() in done.stdout
   for figure in ("delta_m", "weights", "gnr", "curves"):
@@ -73,7 +75,7 @@ def test_command_writes_table_figures_and_results(tmp_path):
   "options", [["--seeds", "0"], ["--steps", "99"], ["--methods", "none-such"]]
 )
 def test_command_refuses_senseless_options(options, monkeypatch, capsys):
-  monkeypatch.setattr("sys.argv", ["benchmarks.digits", *options])
+  monkeypatch.setattr("sys.argv", ["benchmarks.experiments.problems.digits", *options])
   with pytest.raises(SystemExit, match=r"^2$"):
     __main__.main()
   assert options[0] in capsys.readouterr().err

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from benchmarks.experiments import cli
 from benchmarks.experiments.loading import hold_out, in_order, shuffled, stream
 from benchmarks.experiments.metric import add
-from benchmarks.fashion import data as fashion
-from benchmarks.fashion.problem import FashionSettings
-from benchmarks.fashion.problem import make_problem as make_fashion
-from benchmarks.scenes import synthetic
-from benchmarks.scenes.problem import SceneSettings, reference
-from benchmarks.scenes.problem import make_problem as make_scenes
-from benchmarks.scm20d import problem as scm20d
+from benchmarks.experiments.problems.fashion import data as fashion
+from benchmarks.experiments.problems.fashion.problem import FashionSettings
+from benchmarks.experiments.problems.fashion.problem import make_problem as make_fashion
+from benchmarks.experiments.problems.scenes import synthetic
+from benchmarks.experiments.problems.scenes.problem import SceneSettings, reference
+from benchmarks.experiments.problems.scenes.problem import make_problem as make_scenes
+from benchmarks.experiments.problems.scm20d import problem as scm20d
 from tests.experiments import random_images
 
 
@@ -419,7 +419,11 @@ def test_scenes_are_trained_from_the_command_line(tmp_path, capsys):
   arguments = ["train", "--data", data, "--out", out, "--filters", "4", "--epochs", "1"]
   arguments += ["--method", "dwa", "--augment"]
   cli.main(
-    "benchmarks.scenes", SceneSettings, make_scenes, reference, [*map(str, arguments)]
+    "benchmarks.experiments.problems.scenes",
+    SceneSettings,
+    make_scenes,
+    reference,
+    [*map(str, arguments)],
   )
   result = json.loads((out / "result.json").read_text())
   assert result["identity"]["filters"] == [4]

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from benchmarks.experiments.checkpoint import Best
 from benchmarks.experiments.model import Model
 from benchmarks.experiments.noise import GradientNoise, gradient_noise
+from benchmarks.experiments.problems.fashion.problem import make_problem
 from benchmarks.experiments.step import Trainer
-from benchmarks.fashion.problem import make_problem
 from tests.experiments import STEPS_PER_EPOCH, tiny_run, write_images
 
 BATCHES = 16  # of an epoch; fewer give a noise that is hardly known

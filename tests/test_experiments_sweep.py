@@ -16,9 +16,9 @@ from benchmarks.experiments import tables
 from benchmarks.experiments.checkpoint import Best, load_model
 from benchmarks.experiments.metric import Metric, delta_m, mean_ranks
 from benchmarks.experiments.model import Model
+from benchmarks.experiments.problems.fashion import problem as fashion
 from benchmarks.experiments.report import Report, report, settings_of
 from benchmarks.experiments.step import Trainer
-from benchmarks.fashion import problem as fashion
 from tests.examples import assert_same
 from tests.experiments import (
   TASKS,

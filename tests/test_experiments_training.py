@@ -19,9 +19,12 @@ from benchmarks.experiments import cli, train
 from benchmarks.experiments.checkpoint import Best, load_model
 from benchmarks.experiments.loading import in_order
 from benchmarks.experiments.model import Model
+from benchmarks.experiments.problems.fashion.data import fixed_pairs, load
+from benchmarks.experiments.problems.fashion.problem import (
+  FashionSettings,
+  make_problem,
+)
 from benchmarks.experiments.step import Trainer
-from benchmarks.fashion.data import fixed_pairs, load
-from benchmarks.fashion.problem import FashionSettings, make_problem
 from tests.examples import assert_same
 from tests.experiments import (
   ROOT,
@@ -80,7 +83,9 @@ def make_run(data, out=Path("unused"), **settings):
 
 
 def command(argv):
-  cli.main("benchmarks.fashion", FashionSettings, make_problem, argv=argv)
+  cli.main(
+    "benchmarks.experiments.problems.fashion", FashionSettings, make_problem, argv=argv
+  )
 
 
 class Interruption(Exception):
@@ -167,7 +172,12 @@ def test_a_process_that_was_killed_is_resumed_from_the_command_line(
     str(out),
     *flags(epochs=epochs, method=METHOD),
   ]
-  started = [sys.executable, "-m", "benchmarks.fashion", *arguments]
+  started = [
+    sys.executable,
+    "-m",
+    "benchmarks.experiments.problems.fashion",
+    *arguments,
+  ]
   # Compiled as in this process, for the same numbers.
   xla = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
   environment = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": xla}

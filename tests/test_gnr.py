@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.accuracy import reference
+from benchmarks.accuracy.battery import Problem, gradient_stats
 from maxgnr_jax import GradientStats, single_task_gnr, task_gnr
-from tests import reference
-from tests.solver_battery import Problem, gradient_stats
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 seeds = st.integers(0, 2**32 - 1)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import batch_size
+from benchmarks.experiments.paper import batch_size
 from tests import commands
 
 # Parts of optax need JAX's default promotion.
@@ -29,7 +29,7 @@ def test_one_command_makes_tables_and_figures(tmp_path):
   flags = []
   for name, value in options.items():
     flags += [f"--{name}", *str(value).split()]
-  done = commands.run("-m", "benchmarks.paper", *flags)
+  done = commands.run("-m", "benchmarks.experiments.paper", *flags)
   assert done.returncode == 0, done.stderr
   assert (tmp_path / "table.md").read_text() in done.stdout
   for figure in ("weights", "gradient_norms", "gnr", "delta_m_last", "delta_m_best"):

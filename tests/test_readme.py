@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import batch_size, residuals
-from benchmarks.digits import report
+from benchmarks.accuracy import residuals
+from benchmarks.accuracy.solvers import report as solvers_report
 from benchmarks.experiments import tables
-from benchmarks.scenes import paper
-from benchmarks.solvers import report as solvers_report
+from benchmarks.experiments.paper import batch_size
+from benchmarks.experiments.problems.digits import report
+from benchmarks.experiments.problems.scenes import paper
 from benchmarks.speed import report as speed_report
 from maxgnr_jax import aggregators, projected_gradient
 

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.scenes import synthetic
-from benchmarks.scenes.augment import SCALES, augment, mirror, zoom
-from benchmarks.scenes.rendering import pixel_rays
+from benchmarks.experiments.problems.scenes import synthetic
+from benchmarks.experiments.problems.scenes.augment import SCALES, augment, mirror, zoom
+from benchmarks.experiments.problems.scenes.rendering import pixel_rays
 
 seeds = st.integers(0, 2**32 - 1)
 offsets = st.tuples(st.floats(0, 1), st.floats(0, 1))

@@ -9,11 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.scenes import synthetic
-from benchmarks.scenes.checking import Size, check
-from benchmarks.scenes.folder import CITYSCAPES, NYUV2, Scenes, find_layout
-from benchmarks.scenes.furniture import CLASSES
-from benchmarks.scenes.show import write_picture
+from benchmarks.experiments.problems.scenes import synthetic
+from benchmarks.experiments.problems.scenes.checking import Size, check
+from benchmarks.experiments.problems.scenes.folder import (
+  CITYSCAPES,
+  NYUV2,
+  Scenes,
+  find_layout,
+)
+from benchmarks.experiments.problems.scenes.furniture import CLASSES
+from benchmarks.experiments.problems.scenes.show import write_picture
 
 ROOT = Path(__file__).parent.parent
 HEIGHT, WIDTH = 6, 8
@@ -232,7 +237,12 @@ def test_command_writes_data_and_a_picture(tmp_path):
   options = ["--train", "2", "--val", "1", "--height", "6", "--width", "8"]
   options += ["--out", str(tmp_path / "rooms")]
   options += ["--picture", str(tmp_path / "picture.png")]
-  command = [sys.executable, "-m", "benchmarks.scenes.synthetic", *options]
+  command = [
+    sys.executable,
+    "-m",
+    "benchmarks.experiments.problems.scenes.synthetic",
+    *options,
+  ]
   done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
   assert done.returncode == 0, done.stderr
   assert check(tmp_path / "rooms", "val") == Size(1, 6, 8)

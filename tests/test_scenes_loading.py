@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.experiments.loading import hold_out, stream
-from benchmarks.scenes.loading import batches, evaluation_batches
+from benchmarks.experiments.problems.scenes.loading import batches, evaluation_batches
 
 
 def numbered(n, height=6, width=8):

@@ -13,10 +13,15 @@ from hypothesis import strategies as st
 
 from benchmarks.experiments.metric import add
 from benchmarks.experiments.mlp import trunk_only
-from benchmarks.scenes.losses import kpis, losses
-from benchmarks.scenes.metrics import METRICS, angles, summarise, sums
-from benchmarks.scenes.pooling import max_pool, max_unpool
-from benchmarks.scenes.segnet import SegNet, unit_length
+from benchmarks.experiments.problems.scenes.losses import kpis, losses
+from benchmarks.experiments.problems.scenes.metrics import (
+  METRICS,
+  angles,
+  summarise,
+  sums,
+)
+from benchmarks.experiments.problems.scenes.pooling import max_pool, max_unpool
+from benchmarks.experiments.problems.scenes.segnet import SegNet, unit_length
 from maxgnr_jax import maxgnr, value_and_task_grads
 from tests.examples import assert_trees_close
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from benchmarks.scenes import synthetic
-from benchmarks.scenes.furniture import CLASSES
-from benchmarks.scenes.ray_casting import Geometry, cast, is_lit
-from benchmarks.scenes.rendering import pixel_rays, render, sense
-from benchmarks.scenes.solids import CEILING, FLOOR, NUM_FACES
+from benchmarks.experiments.problems.scenes import synthetic
+from benchmarks.experiments.problems.scenes.furniture import CLASSES
+from benchmarks.experiments.problems.scenes.ray_casting import Geometry, cast, is_lit
+from benchmarks.experiments.problems.scenes.rendering import pixel_rays, render, sense
+from benchmarks.experiments.problems.scenes.solids import CEILING, FLOOR, NUM_FACES
 
 NONE = np.zeros((0, 3)), np.zeros(0), np.zeros(0)
 EMPTY = Geometry(

@@ -2,9 +2,9 @@
 
 import pytest
 
-from benchmarks.solvers import steps
+from benchmarks.accuracy import battery
+from benchmarks.accuracy.solvers import steps
 from maxgnr_jax import projected_gradient
-from tests import solver_battery as battery
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.accuracy import battery as solver_battery
+from benchmarks.accuracy import reference
+from benchmarks.accuracy.battery import Problem, gradient_stats
 from maxgnr_jax import GradientStats, projected_gradient, steepest_descent
-from tests import reference, solver_battery
-from tests.solver_battery import Problem, gradient_stats
 
 SOLVERS = {"optimum": projected_gradient(), "paper": steepest_descent()}
 every_solver = pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)

@@ -9,10 +9,10 @@ from jax.sharding import PartitionSpec as P
 
 from benchmarks.experiments.loading import in_order
 from benchmarks.experiments.model import Model
+from benchmarks.experiments.problems.fashion.data import fixed_pairs, load
+from benchmarks.experiments.problems.fashion.problem import make_problem
 from benchmarks.experiments.step import Trainer
 from benchmarks.experiments.train import make_trainer, train
-from benchmarks.fashion.data import fixed_pairs, load
-from benchmarks.fashion.problem import make_problem
 from tests.experiments import of_two_tasks, tiny_run, write_images
 
 pytestmark = pytest.mark.usefixtures("quick_experiments")

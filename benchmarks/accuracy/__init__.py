@@ -1,0 +1,1 @@
+"""How exact solvers and momenta are, against float64."""

@@ -1,0 +1,12 @@
+"""How near the solvers of Eq. 17 come to its optimum: ``python -m benchmarks.accuracy.solvers``.
+
+Problems and reference are those of the tests: noises that are independent or correlated
+in several ways, condition numbers of 10 and 1,000; the optimum is SciPy's, in float64.
+Gradient and noise norms are each spread over so many decades, that is powers of 10.
+"""
+
+import os
+
+# The reference's matrices are small, and threads would wait for each other. Read when
+# NumPy is imported first.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

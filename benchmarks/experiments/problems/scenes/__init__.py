@@ -1,0 +1,5 @@
+"""Scenes, the paper's experiments: ``python -m benchmarks.experiments.problems.scenes``.
+
+Segmentation, depth and surface normals of one image: on NYUv2 and Cityscapes where they
+are at hand, and on rendered scenes (:mod:`benchmarks.experiments.problems.scenes.synthetic`).
+"""

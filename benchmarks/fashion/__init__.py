@@ -1,5 +1,0 @@
-"""Four tasks on two overlaid Fashion-MNIST images: ``python -m benchmarks.fashion``.
-
-Name the left article, name the right one, estimate the ink of both, and redraw the
-canvas.
-"""
