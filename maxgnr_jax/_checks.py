@@ -43,8 +43,8 @@ def check_num_tasks(num_tasks: Any) -> None:
     check_at_least_one("num_tasks", num_tasks)
 
 
-def initial_tasks(num_tasks: Any) -> int:
-  """K of a new state, 0 if it is not given; raises unless it is known by now."""
+def as_num_tasks(num_tasks: Any) -> int:
+  """Returns K for a new state, 0 if it is not given; raises unless it is known."""
   if num_tasks is None:
     return 0
   check_at_least_one("num_tasks", num_tasks)
@@ -105,25 +105,29 @@ def _check_transformation(name: str, value: Any, example: str) -> None:
     )
 
 
-def check_weights(weights: Any, num_tasks: int, dtype: Any) -> jax.Array:
-  """``weights`` as an array of ``dtype``; raises unless it holds one per task."""
+def as_weights(weights: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+  """Returns ``weights`` as an array; raises unless it has the given shape."""
   weights = jnp.asarray(weights, dtype)
-  if weights.shape != (num_tasks,):
+  if weights.shape != shape:
     raise ValueError(
       "The rule for the weights must return one weight per task, shape "
-      f"({num_tasks},), got shape {weights.shape}."
+      f"{shape}, got shape {weights.shape}."
     )
   return weights
 
 
-def check_task_values(name: str, values: Any, num_tasks: int, dtype: Any) -> jax.Array:
-  """An extra argument of ``update`` as [K]; raises unless it holds one per task.
+def as_task_values(name: str, values: Any, num_tasks: int, dtype: Any) -> jax.Array:
+  """Returns an extra argument of ``update`` as [K].
 
   Args:
-    name: Of the argument, for the message.
+    name: Name of the argument, for the message.
     values: A vector [K] or a pytree of K scalars; None if it was not passed.
     num_tasks: K.
-    dtype: Of the result.
+    dtype: Dtype of the result.
+
+  Raises:
+    TypeError: if it was not passed.
+    ValueError: if it does not hold one number per task.
   """
   if values is None:
     raise TypeError(
@@ -137,12 +141,16 @@ def check_task_values(name: str, values: Any, num_tasks: int, dtype: Any) -> jax
   return jax.lax.stop_gradient(_one_per_task(name, values, num_tasks, dtype))
 
 
-def check_task_mask(mask: Any, num_tasks: int) -> jax.Array:
-  """``task_mask`` as [K], bool; raises unless it holds one bool per task.
+def as_task_mask(mask: Any, num_tasks: int) -> jax.Array:
+  """Returns ``task_mask`` as [K], bool.
 
   Args:
-    mask: A vector [K] or a pytree of K bools; None for all.
+    mask: A vector [K] or a pytree of K bools; None to let all tasks in.
     num_tasks: K.
+
+  Raises:
+    TypeError: if it does not hold bools.
+    ValueError: if it does not hold one per task.
   """
   if mask is None:
     return jnp.ones((num_tasks,), bool)

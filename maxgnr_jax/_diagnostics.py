@@ -4,7 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
+
+from maxgnr_jax._maxgnr import MaxGNRState
+from maxgnr_jax.aggregators._base import AggregatorState
 
 _PER_TASK = (
   "weights",
@@ -25,20 +29,21 @@ def diagnostics(
   """The last step's weights, GNRs and norms as a flat dict of scalars.
 
   Args:
-    opt_state: Optimiser state with one :class:`MaxGNRState` in it, or one
-      :class:`aggregators.BaselineState`, after the first step (or made with
+    opt_state: Optimiser state with one :class:`MaxGNRState` or one
+      :class:`aggregators.AggregatorState` in it, after the first step (or made with
       ``num_tasks``). May be traced.
     names: K names of the tasks, in their order (see :func:`task_names`). Default:
       their numbers.
-    groups: Names of the groups of parameters (see :func:`group_names`), if ``maxgnr``
-      was given ``groups``. Default: their numbers.
+    groups: Names of the groups of parameters (see :func:`group_names`), if the
+      aggregator was given ``groups``. Default: their numbers.
 
   Returns:
     ``weights/NAME``, ``gnr/NAME``, ``single_task_gnr/NAME``, ``gradient_norm/NAME``,
     ``noise_norm/NAME``, ``task_count/NAME`` and ``notfinite_count/NAME`` for each
     task, and ``noise_cosine/NAME,NAME`` for each pair: negative where two tasks'
-    noises point against each other. With groups ``weights/GROUP/NAME`` and so on. Of a
-    baseline ``weights/NAME`` and whatever number per task it remembers, by its name.
+    noises point against each other. With groups ``weights/GROUP/NAME`` and so on. For
+    other aggregators ``weights/NAME``, if they have weights, the counts, and whatever
+    number per task they remember, by its name.
 
   Raises:
     ValueError: if the names are not one per task, or group, all different.
@@ -54,14 +59,15 @@ def diagnostics(
     '0.750'
   """
   state = _only(opt_state)
-  tasks = state.weights.shape[-1]
+  tasks = state.task_count.size
+  grouped = state.groups is not None
   names = _names("names", names, tasks)
   result: dict[str, jax.Array] = {}
   for field, values in _per_task(state).items():
-    for group, of_group in _by_group(groups, values, state.weights.ndim).items():
+    for group, of_group in _by_group(groups, values, grouped).items():
       result |= {f"{field}/{group}{name}": of_group[k] for k, name in enumerate(names)}
-  if hasattr(state, "stats"):
-    cosines = _by_group(groups, state.stats.noise_cosine, state.weights.ndim)
+  if isinstance(state, MaxGNRState):
+    cosines = _by_group(groups, state.stats.noise_cosine, grouped)
     for group, cosine in cosines.items():
       for i, first in enumerate(names):
         for j, second in enumerate(names[:i]):
@@ -83,38 +89,43 @@ def _names(argument: str, names: Sequence[str] | None, size: int) -> list[str]:
 
 
 def _by_group(
-  groups: Sequence[str] | None, values: jax.Array, ndim: int
+  groups: Sequence[str] | None, values: jax.Array, grouped: bool
 ) -> dict[str, jax.Array]:
-  """Values per task, by the prefix of their names."""
-  if ndim == 1 or values.ndim == 1:  # counts are of all groups
+  """Returns values per task by the prefix of their names."""
+  if not grouped or values.ndim == 1:  # all groups share the counts
     return {"": values}
   names = _names("groups", groups, values.shape[0])
   return {f"{name}/": of_group for name, of_group in zip(names, values, strict=True)}
 
 
-def _per_task(state: Any) -> dict[str, jax.Array]:
-  """Everything [K] in the state, by name."""
-  if hasattr(state, "stats"):
+def _per_task(state: MaxGNRState | AggregatorState) -> dict[str, Any]:
+  """Returns everything [K] in the state, by name."""
+  if isinstance(state, MaxGNRState):
     fields = state._asdict() | state.stats._asdict()
     return {name: fields[name] for name in _PER_TASK}
+  weights = {} if state.weights is None else {"weights": state.weights}
+  counts = {name: getattr(state, name) for name in ("task_count", "notfinite_count")}
+  shapes = {state.task_count.shape, *(x.shape for x in weights.values())}
   remembered = {
     name: values
     for name, values in state.memory.items()
-    if getattr(values, "shape", None) == state.weights.shape
+    if getattr(values, "shape", None) in shapes
+    and jnp.issubdtype(values.dtype, jnp.floating)
   }
-  counts = {name: getattr(state, name) for name in ("task_count", "notfinite_count")}
-  return {"weights": state.weights} | counts | remembered
+  return weights | counts | remembered
 
 
-def _only(opt_state: Any) -> Any:
-  found = [
-    state
-    for kind in ("MaxGNRState", "BaselineState")
-    for _, state in optax.tree.get_all_with_path(opt_state, kind)
-  ]
+def _only(opt_state: Any) -> MaxGNRState | AggregatorState:
+  kinds = (MaxGNRState, AggregatorState)
+
+  def is_state(node):
+    return isinstance(node, kinds)
+
+  nodes = jax.tree.leaves(opt_state, is_leaf=is_state)
+  found = [node for node in nodes if is_state(node)]
   if len(found) != 1:
     raise KeyError(
-      "There must be one state of `maxgnr` or of a baseline in `opt_state`, found "
+      "There must be one state of `maxgnr` or another aggregator in `opt_state`, found "
       f"{len(found) or 'none'}. Pass the part of the state that holds one."
     )
   return found[0]

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from maxgnr_jax._linalg._active import among
 from maxgnr_jax._linalg._matrix import quadratic_form
 
 
@@ -32,10 +31,6 @@ class GradientStats(NamedTuple):
     """[K, K], ``⟨n_i, n_j⟩``. Overflows float32 where a norm exceeds 1e19."""
     norm = self.noise_norm
     return norm[:, None] * norm[None, :] * self.noise_cosine
-
-  def of(self, present: jax.Array) -> "GradientStats":
-    """With zeros for the tasks that are not ``present`` [K]."""
-    return GradientStats(*(among(present, values) for values in self))
 
 
 class NoiseAverage(NamedTuple):

@@ -14,8 +14,7 @@ import optax
 
 from maxgnr_jax._checks import check_at_least_one, check_positive
 from maxgnr_jax._gnr import GradientStats
-from maxgnr_jax._linalg._matrix import quadratic_form
-from maxgnr_jax._linalg._quadratic import minimise_above
+from maxgnr_jax._linalg import minimise_above, quadratic_form
 
 
 @dataclasses.dataclass(frozen=True)

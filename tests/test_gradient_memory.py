@@ -7,7 +7,7 @@ import pytest
 import scipy.optimize
 from hypothesis import given
 from hypothesis import strategies as st
-from maxgnr_jax.aggregators._simplex import project_on_simplex
+from maxgnr_jax._linalg._simplex import project_on_simplex
 
 from maxgnr_jax import aggregators
 from tests.examples import scanned

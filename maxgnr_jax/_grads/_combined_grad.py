@@ -1,4 +1,4 @@
-"""Steps with a single backward pass, between those that choose the weights anew."""
+"""Reuse of task weights, so that most steps need a single backward pass."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import optax
 
 from maxgnr_jax._checks import (
+  as_task_mask,
   check_aggregator,
   check_at_least_one,
   check_state,
-  check_task_mask,
 )
 from maxgnr_jax._grads._task_grads import differentiated, value_and_task_grads
-from maxgnr_jax._linalg._active import among
+from maxgnr_jax._linalg import zero_inactive
 
 
 class CombinedGradState(NamedTuple):
@@ -23,7 +23,7 @@ class CombinedGradState(NamedTuple):
   Attributes:
     count: [], int32. Number of steps, those between refreshes included.
     aggregator: The aggregator's own state, as the last refresh left it. Its ``weights``
-      [K] are those in use: ``optax.tree.get(state, "weights")``.
+      [K] are in use: ``optax.tree.get(state, "weights")``.
   """
 
   count: jax.Array  # type: ignore[assignment]
@@ -54,66 +54,68 @@ def value_and_combined_grad(
   microbatches: int | None = None,
   batch_argnums: int | Sequence[int] = 1,
 ) -> CombinedGrad:
-  """The gradient of K losses, combined with weights that are chosen every n-th step.
+  """Reuses task weights for several steps, so that most need one backward pass.
 
-  The first step and every n-th after it take all K gradients, which the aggregator
-  combines, and by which it changes its weights and its state. The steps between take
-  one forward and a single backward pass, of ``Σ w_k L_k`` with the last weights, and
-  leave the aggregator alone. Both kinds are in one compiled step, under
-  :func:`jax.lax.cond`. What optimises then sees one gradient in every step.
+  The first step and every n-th after it is a *refresh*: it takes all K gradients, which
+  the aggregator combines while it updates its weights and its state. The steps between
+  refreshes take one forward and a single backward pass, of ``Σ w_k L_k`` with the last
+  weights, and leave the aggregator alone. Both kinds of steps are in one compiled
+  function, under :func:`jax.lax.cond`. The optimiser sees one gradient in every step.
 
   The aggregator counts refreshes, not steps. MaxGNR's momentum averages over
-  1 / (1 - γ) refreshes, n times as many steps; a smaller γ makes up for it. Methods
-  that learn from the losses, and schedules, go n times as slowly too.
+  1 / (1 - γ) refreshes, which are n times as many steps; a smaller γ makes up for that.
+  Methods that learn from the losses, and schedules, are n times slower as well.
 
-  Between refreshes only a weighted sum can be taken. The updates of
-  :func:`aggregators.graddrop`, :func:`aggregators.gradient_dropout`,
-  :func:`aggregators.trimmed_mean`, :func:`aggregators.moco` and
-  :func:`aggregators.db_mtl` are none: with these ``refresh_every`` must be 1, which is
-  not checked. Nor are those of :func:`aggregators.modo` and
-  :func:`aggregators.sdmgrad` with ``independent_grads``.
+  Between refreshes only a weighted sum of the gradients can be made. Therefore
+  aggregators without weights (:func:`aggregators.graddrop`,
+  :func:`aggregators.gradient_dropout`, :func:`aggregators.trimmed_mean`,
+  :func:`aggregators.moco` and :func:`aggregators.db_mtl`) need ``refresh_every=1``. The
+  ``independent_grads`` of :func:`aggregators.modo` and :func:`aggregators.sdmgrad` are
+  used at refreshes only.
 
   Args:
-    fun: As in :func:`value_and_task_grads`.
-    aggregator: ``maxgnr()`` or a baseline by itself, also in
-      :func:`optax.inject_hyperparams`: a transformation of stacked gradients to
-      ``Σ w_k g_k`` that keeps its ``weights`` [K] in its state. With ``num_tasks``,
-      or the second step is traced once more. What comes after belongs to the
-      optimiser, which takes the combined gradient.
+    fun: Function that returns the K losses, as :func:`value_and_task_grads` takes it.
+    aggregator: ``maxgnr()`` or another aggregator by itself, not in a chain; it may be
+      inside :func:`optax.inject_hyperparams`. Give it ``num_tasks``, or the second step
+      is traced once more. Whatever follows the aggregator belongs to the optimiser,
+      which takes the combined gradient.
     refresh_every: n, at least 1. With 1 the gradient is exactly what the aggregator
       makes of :func:`value_and_task_grads`.
-    argnum: Which positional argument to differentiate by.
-    has_aux: As in :func:`value_and_task_grads`, like the following.
-    tasks_at_once: Likewise.
-    microbatches: Likewise, for both kinds of steps.
-    batch_argnums: Likewise.
+    argnum: Which positional argument to differentiate with respect to.
+    has_aux: Whether ``fun`` returns auxiliary data besides the losses.
+    tasks_at_once: How many backward passes of a refresh run side by side; see
+      :func:`value_and_task_grads`.
+    microbatches: Number of equal parts in which the batch is taken, in both kinds of
+      steps; see :func:`value_and_task_grads`. Default: the whole batch at once.
+    batch_argnums: With ``microbatches``, which positional argument(s) hold the batch.
 
   Returns:
     A :class:`CombinedGrad`. Its ``value_and_grad(state, *args, **extra_args)`` takes
-    the positional arguments of ``fun``; the keyword arguments are the aggregator's,
-    beside ``losses``, which it always gets. It returns ``(losses, gradient, state)``,
-    or ``((losses, aux), gradient, state)``; the gradient looks like the argument.
+    the positional arguments of ``fun``. Keyword arguments go to the aggregator, which
+    also gets ``losses``. It returns ``(losses, gradient, state)``, or
+    ``((losses, aux), gradient, state)``; the gradient looks like the argument.
 
-    With ``refresh``, a bool known when the step is traced, the caller says whether this
-    step is a refresh. Jitted with ``static_argnames="refresh"`` that makes two compiled
-    steps without a condition, which are faster on a CPU, for convolutions by far
-    (``benchmarks/results/speed-refresh``).
+    With ``refresh``, a bool known when the step is traced, the caller decides whether
+    this step is a refresh. Jitted with ``static_argnames="refresh"`` that makes two
+    compiled functions without a condition, which are faster on a CPU, for convolutions
+    by far (``benchmarks/results/speed-refresh``).
 
     ``task_mask``, [K] or a pytree like the losses, bool, goes to the aggregator, and
-    sets the weights of absent tasks to 0 in the steps between; the others keep theirs.
-    A task that was absent from the last refresh has weight 0 until the next. The
+    between refreshes it sets the weights of masked tasks to 0; the others keep theirs.
+    A task that was inactive in the last refresh has weight 0 until the next. The
     backward pass starts from the weights, so that a loss of weight 0 starts from zero,
     whatever its value. But zero times a derivative that is not finite is NaN, which
-    reaches the parameters that tasks share: for the steps between, missing labels must
-    be replaced before the loss, ``where(labelled, labels, 0)``, and numbers of labels
-    be at least 1 in a mean.
+    reaches the parameters of the trunk. Between refreshes, therefore, replace missing
+    labels before the loss, ``where(labelled, labels, 0)``, and divide by at least 1 in
+    a mean over labels.
 
   Raises:
-    ValueError: if ``refresh_every`` is not an integer of at least 1; else what
+    ValueError: if ``refresh_every`` is not an integer of at least 1, and whatever
       :func:`value_and_task_grads` and the aggregator raise.
-    TypeError: if ``aggregator`` is no transformation; from ``init``, if its state holds
-      no weights, as that of an :func:`optax.chain` or of
-      :func:`aggregators.flat_regions`; for a traced ``refresh``.
+    TypeError: if ``aggregator`` is no transformation, and for a traced ``refresh``;
+      from ``init``, if the state is not that of a single aggregator, as with an
+      :func:`optax.chain` or :func:`aggregators.flat_regions`, and, with
+      ``refresh_every`` > 1, if the aggregator has no weights or has groups.
 
   Example:
     >>> import jax.numpy as jnp
@@ -146,7 +148,9 @@ def value_and_combined_grad(
 
   def init(params: optax.Params) -> CombinedGradState:
     state = inner.init(params)
-    check_weights_in_state(state)
+    weights = weights_in_use(state)
+    if refresh_every > 1:
+      check_reusable(weights)
     return CombinedGradState(jnp.zeros((), jnp.int32), state)
 
   def value_and_grad(
@@ -157,19 +161,19 @@ def value_and_combined_grad(
   ) -> tuple[Any, optax.Updates, CombinedGradState]:
     check_state(state, CombinedGradState)
     check_refresh(refresh)
-    weights = check_weights_in_state(state.aggregator)
+    weights = weights_in_use(state.aggregator)
 
-    def choose_anew():
+    def refreshed():
       value, grads = value_and_grads(*args)
       known = {"losses": value[0] if has_aux else value} | extra_args
       grad, after = inner.update(grads, state.aggregator, args[argnum], **known)
       return value, grad, after
 
-    def keep():
-      present = extra_args.get("task_mask")
-      held = weights
-      if present is not None:
-        held = among(check_task_mask(present, weights.size), weights)
+    def reused():
+      assert weights is not None
+      mask, held = extra_args.get("task_mask"), weights
+      if mask is not None:
+        held = zero_inactive(as_task_mask(mask, weights.size), weights)
 
       def weigh(tangents, inputs, losses):
         pullback = jax.linear_transpose(tangents, *inputs)
@@ -179,13 +183,13 @@ def value_and_combined_grad(
       return value, grad, state.aggregator
 
     # Without `num_tasks` there are no weights before the first step.
-    if refresh_every == 1 or not weights.size:
+    if refresh_every == 1 or (weights is not None and not weights.size):
       refresh = True
     if refresh is None:
       now = state.count % refresh_every == 0
-      value, grad, after = jax.lax.cond(now, choose_anew, keep)
+      value, grad, after = jax.lax.cond(now, refreshed, reused)
     else:
-      value, grad, after = choose_anew() if refresh else keep()
+      value, grad, after = refreshed() if refresh else reused()
     count = optax.safe_increment(state.count)
     return value, grad, CombinedGradState(count, after)
 
@@ -215,17 +219,36 @@ def check_refresh(refresh: Any) -> None:
     )
 
 
-def check_weights_in_state(state: Any) -> jax.Array:
-  """The ``weights`` [K] in an aggregator's state; raises if it holds none."""
+def weights_in_use(state: Any) -> jax.Array | None:
+  """Returns the ``weights`` in an aggregator's state, None for methods without.
+
+  Raises:
+    TypeError: if the state is not that of a single aggregator.
+  """
   inside = state
-  while hasattr(inside, "inner_state"):  # as of `optax.inject_hyperparams`
+  while hasattr(inside, "inner_state"):  # `optax.inject_hyperparams` wraps it
     inside = inside.inner_state
-  weights = getattr(inside, "weights", None)
-  if weights is None or jnp.ndim(weights) != 1:
+  if not hasattr(inside, "weights"):
     raise TypeError(
-      "`aggregator` must be a single transformation that keeps the weights [K] of its "
+      "`aggregator` must be a single transformation that keeps the weights of its "
       "weighted sum as `weights` in its state, such as `maxgnr()`, got a state of "
-      f"{type(inside).__name__}. Of an `optax.chain` pass the aggregator alone, and "
-      "the rest to what takes the combined gradient; `groups` have several weights."
+      f"{type(inside).__name__}. If it is an `optax.chain`, pass its aggregator alone, "
+      "and the rest to the optimiser that takes the combined gradient."
     )
-  return weights
+  return inside.weights
+
+
+def check_reusable(weights: jax.Array | None) -> None:
+  """Raises unless weights can be used again in a step with one backward pass."""
+  if weights is None:
+    raise TypeError(
+      "This aggregator's update is no weighted sum of the task gradients, so that a "
+      "single backward pass cannot make it. Pass `refresh_every=1`, or an aggregator "
+      "that keeps `weights` in its state."
+    )
+  if jnp.ndim(weights) != 1:
+    raise TypeError(
+      "This aggregator has weights for each of several groups of parameters, so that a "
+      "single backward pass cannot make its update. Pass `refresh_every=1`, or leave "
+      "`groups` out."
+    )

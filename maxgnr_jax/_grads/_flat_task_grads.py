@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from maxgnr_jax import _stacked
 from maxgnr_jax._checks import check_at_least_one, check_positive
 from maxgnr_jax._grads._task_grads import for_each_task, value_and_task_grads
-from maxgnr_jax._stacked import _trunk
 
 
 def value_and_flat_task_grads(
@@ -108,7 +107,7 @@ def _perturb(params, grad, radius, adaptive, shared):
   """One task's parameters, moved up its gradient."""
   sizes, treedef = jax.tree.flatten(params)
   slopes = jax.tree.leaves(grad)
-  together = jax.tree.leaves(_trunk.as_mask(shared, params))
+  together = jax.tree.leaves(_stacked.trunk_mask(shared, params))
   dtype = _stacked.compute_dtype(params)
   scales = [jnp.abs(p) if adaptive else jnp.ones_like(p) for p in sizes]
 

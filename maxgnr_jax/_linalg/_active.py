@@ -1,4 +1,4 @@
-"""Tasks that take part in a step, and tasks that are absent from it."""
+"""Active tasks: those that the mask lets in and whose gradients are finite."""
 
 from typing import Any
 
@@ -7,30 +7,81 @@ import jax.numpy as jnp
 import optax
 
 
-def among(present: jax.Array, values: jax.Array) -> jax.Array:
-  """[K] or [K, K] with zeros for the tasks that are not ``present`` [K]."""
-  if values.ndim == 2:
-    present = present[:, None] & present[None, :]
-  return jnp.where(present, values, jnp.zeros((), values.dtype))
+def zero_inactive(active: jax.Array, tree: Any, axes: int = 1) -> Any:
+  """Replaces what belongs to inactive tasks by zeros.
 
-
-def equal_shares(present: jax.Array, dtype: Any) -> jax.Array:
-  """One over the number of tasks that are ``present`` [K]; 0 for the others."""
-  shares = present.astype(dtype)
-  return shares / jnp.maximum(jnp.sum(shares), 1.0)
-
-
-def shared_out(present: jax.Array, weights: jax.Array) -> jax.Array:
-  """``weights`` [K] of the tasks that are ``present``, of the same sum as of all.
-
-  Those of absent tasks are 0; their share goes to the others in proportion.
+  Args:
+    active: [K], bool.
+    tree: Pytree of arrays whose first ``axes`` axes are the tasks: [K, ...], or
+      [K, K, ...] with ``axes=2``, as in a Gramian.
+    axes: 1 or 2.
   """
-  kept = among(present, weights)
+  both = active if axes == 1 else active[:, None] & active[None, :]
+
+  def leaf(x):
+    return jnp.where(along(both, x), x, jnp.zeros((), x.dtype))
+
+  return jax.tree.map(leaf, tree)
+
+
+def along(values: jax.Array, x: jax.Array) -> jax.Array:
+  """Reshapes one number, or one per task, so that it broadcasts against ``x``."""
+  return values.reshape(values.shape + (1,) * (x.ndim - values.ndim))
+
+
+def uniform_weights(active: jax.Array, dtype: Any) -> jax.Array:
+  """Gives each active task one over their number, and 0 to the others; [K]."""
+  weights = active.astype(dtype)
+  return weights / jnp.maximum(jnp.sum(weights), 1.0)
+
+
+def redistribute(active: jax.Array, weights: jax.Array) -> jax.Array:
+  """Redistributes the weights [K] of inactive tasks, preserving the total.
+
+  Active tasks get it in proportion to their own weights.
+  """
+  kept = zero_inactive(active, weights)
   total = jnp.sum(kept)
   factor = jnp.sum(weights) / jnp.where(total == 0, 1.0, total)
-  return jnp.where(jnp.all(present), weights, kept * factor)
+  return jnp.where(jnp.all(active), weights, kept * factor)
+
+
+def active_softmax(active: jax.Array, logits: jax.Array) -> jax.Array:
+  """Takes the softmax over the active tasks' logits [K]; 0 for the others."""
+  logits = jnp.where(active, logits, -jnp.inf)
+  return jnp.where(active, jax.nn.softmax(logits), 0.0)
+
+
+def num_active(active: jax.Array, dtype: Any) -> jax.Array:
+  """Counts the active tasks, in ``dtype``; 1 if there are none, so as to divide by."""
+  return jnp.maximum(jnp.sum(active.astype(dtype)), 1.0)
+
+
+def remember(active: jax.Array, new: Any, old: Any) -> Any:
+  """Updates a memory for the active tasks only.
+
+  Args:
+    active: [K], bool.
+    new: Pytree of what would be remembered if every task were active.
+    old: Pytree like it, from before the step.
+
+  Returns:
+    ``new``, but ``old`` in the rows of inactive tasks of every floating-point array
+    [K, ...]. Other arrays, such as counters and PRNG keys, belong to all tasks: they
+    stay as they were only if no task is active.
+  """
+
+  def leaf(after, before):
+    after = jnp.asarray(after)
+    per_task = jnp.issubdtype(after.dtype, jnp.floating) and after.shape[:1] == (
+      active.size,
+    )
+    keep = along(active, after) if per_task else jnp.any(active)
+    return jnp.where(keep, after, before)
+
+  return jax.tree.map(leaf, new, old)
 
 
 def count_where(happened: jax.Array, count: jax.Array) -> jax.Array:
-  """``count`` [K] and one more where it ``happened``."""
+  """Adds one to ``count`` [K] where it ``happened`` [K]."""
   return jnp.where(happened, optax.safe_increment(count), count)

@@ -5,13 +5,13 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from maxgnr_jax._linalg._active import among, equal_shares
+from maxgnr_jax._linalg._active import num_active, uniform_weights, zero_inactive
 from maxgnr_jax._linalg._line_search import search_line
 
 
 def minimise_on_simplex(
   derivatives: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
-  present: jax.Array,
+  active: jax.Array,
   dtype: jnp.dtype,
   *,
   tolerance: float,
@@ -25,25 +25,25 @@ def minimise_on_simplex(
 
   Args:
     derivatives: From weights [K] to the gradient [K] and the Hessian [K, K], finite.
-    present: [K], bool: the tasks that may have weight.
+    active: [K], bool: the tasks that may have weight.
     dtype: Of the weights.
     tolerance: Where to stop.
     max_steps: When to stop at the latest.
 
   Returns:
-    [K], positive, of sum 1; 0 for tasks that are not present.
+    [K], positive, of sum 1; 0 for tasks that are not active.
 
   References:
     Boyd and Vandenberghe, Convex Optimization, 2004, Section 11.7.
   """
-  number = jnp.maximum(jnp.sum(present.astype(dtype)), 1.0)
-  absent = jnp.diag((~present).astype(dtype))
+  number = num_active(active, dtype)
+  inactive = jnp.diag((~active).astype(dtype))
 
   def smallest(gradient):
-    return jnp.min(jnp.where(present, gradient, jnp.inf))
+    return jnp.min(jnp.where(active, gradient, jnp.inf))
 
   def divisor(values):
-    return jnp.where(present, values, 1.0)
+    return jnp.where(active, values, 1.0)
 
   def gap(w, gradient):
     scale = jnp.vdot(w, jnp.abs(gradient))
@@ -56,13 +56,15 @@ def minimise_on_simplex(
     # Slacks `z = ∇f - level` shall fall to a tenth of their product with w.
     target = 0.1 * jnp.vdot(w, z) / number
     matrix = w[:, None] * hessian * w[None, :] + jnp.diag(w * z)
-    # Neither rounding nor tasks that are absent, of no weight, must make it singular.
-    matrix += tolerance * jnp.diag(jnp.diagonal(matrix)) + absent
-    right = jnp.stack([w * (level - gradient) + among(present, target), w], axis=1)
+    # Neither rounding nor tasks that are inactive, of no weight, must make it singular.
+    matrix += tolerance * jnp.diag(jnp.diagonal(matrix)) + inactive
+    right = jnp.stack(
+      [w * (level - gradient) + zero_inactive(active, target), w], axis=1
+    )
     solution = jnp.linalg.solve(matrix, right)
     level_step = -jnp.vdot(w, solution[:, 0]) / jnp.vdot(w, solution[:, 1])
     relative = solution[:, 0] + level_step * solution[:, 1]
-    z_relative = among(present, target / divisor(w * z) - 1.0 - relative)
+    z_relative = zero_inactive(active, target / divisor(w * z) - 1.0 - relative)
     length = 0.95 / jnp.maximum(jnp.max(-jnp.append(relative, z_relative)), 0.95)
 
     def barrier_gradient(x):
@@ -83,9 +85,9 @@ def minimise_on_simplex(
     count, *_, relative_gap = carry
     return (count < max_steps) & (relative_gap > tolerance)
 
-  w = equal_shares(present, dtype)
+  w = uniform_weights(active, dtype)
   gradient, _ = derivatives(w)
-  largest = jnp.max(jnp.where(present, gradient, -jnp.inf))
+  largest = jnp.max(jnp.where(active, gradient, -jnp.inf))
   spread = jnp.maximum(largest - smallest(gradient), 1e-6)
   level = smallest(gradient) - spread
   start = (jnp.zeros((), int), w, gradient - level, level, gap(w, gradient))

@@ -1,23 +1,42 @@
-"""Everything that touches K×D numbers."""
+"""Everything that touches K×D numbers.
+
+A *stacked* pytree holds the K tasks on the leading axis of every leaf. Arithmetic is
+in float32 at least, whatever dtype the numbers are stored in.
+"""
 
 from maxgnr_jax._stacked._checks import HOW_TO_STACK as HOW_TO_STACK
 from maxgnr_jax._stacked._checks import check_floating as check_floating
 from maxgnr_jax._stacked._checks import check_same_shapes as check_same_shapes
 from maxgnr_jax._stacked._checks import check_same_tasks as check_same_tasks
-from maxgnr_jax._stacked._checks import check_stacked as check_stacked
+from maxgnr_jax._stacked._checks import count_tasks as count_tasks
 from maxgnr_jax._stacked._combine import add as add
 from maxgnr_jax._stacked._combine import apply as apply
 from maxgnr_jax._stacked._combine import combine as combine
-from maxgnr_jax._stacked._combine import only as only
 from maxgnr_jax._stacked._combine import sorted_over_tasks as sorted_over_tasks
+from maxgnr_jax._stacked._groups import Labels as Labels
+from maxgnr_jax._stacked._groups import group_names as group_names
+from maxgnr_jax._stacked._groups import merge as merge
+from maxgnr_jax._stacked._groups import split as split
 from maxgnr_jax._stacked._momentum import decay as decay
 from maxgnr_jax._stacked._momentum import mix as mix
 from maxgnr_jax._stacked._norms import all_finite as all_finite
 from maxgnr_jax._stacked._norms import finite as finite
-from maxgnr_jax._stacked._norms import gram as gram
+from maxgnr_jax._stacked._norms import gramian as gramian
 from maxgnr_jax._stacked._norms import norms as norms
-from maxgnr_jax._stacked._tree import along as along
+from maxgnr_jax._stacked._norms import task_scales as task_scales
+from maxgnr_jax._stacked._sharding import over_parameters as over_parameters
+from maxgnr_jax._stacked._sharding import takes_axis_name as takes_axis_name
+from maxgnr_jax._stacked._sums import sums_of_products as sums_of_products
+from maxgnr_jax._stacked._sums import sums_of_squares as sums_of_squares
 from maxgnr_jax._stacked._tree import compute_dtype as compute_dtype
 from maxgnr_jax._stacked._tree import one_task as one_task
 from maxgnr_jax._stacked._tree import stack as stack
 from maxgnr_jax._stacked._tree import zeros as zeros
+from maxgnr_jax._stacked._trunk import Trunk as Trunk
+from maxgnr_jax._stacked._trunk import has_numbers as has_numbers
+from maxgnr_jax._stacked._trunk import heads as heads
+from maxgnr_jax._stacked._trunk import is_masked as is_masked
+from maxgnr_jax._stacked._trunk import nothing_to_measure as nothing_to_measure
+from maxgnr_jax._stacked._trunk import restrict as restrict
+from maxgnr_jax._stacked._trunk import select as select
+from maxgnr_jax._stacked._trunk import trunk_mask as trunk_mask

@@ -26,17 +26,14 @@ def check_floating(tree: Any, what: str) -> None:
       )
 
 
-def check_stacked(grads: Any, shapes: Any, what: str) -> int:
-  """Raises unless every gradient is ``[K, *shape]`` with one K.
+def count_tasks(grads: Any, shapes: Any, what: str) -> int:
+  """Returns K; raises unless every gradient is ``[K, *shape]`` with one K.
 
   Args:
     grads: Pytree of gradients, with at least one array.
     shapes: Pytree like ``grads``, whose leaves have the shapes of a single task's
       gradient.
-    what: What ``shapes`` were taken from, for the message.
-
-  Returns:
-    K, the number of tasks.
+    what: Where ``shapes`` come from, for the message.
   """
   expected = jax.tree.leaves(shapes)
   treedef: Any = jax.tree.structure(shapes)
@@ -85,19 +82,19 @@ def check_same_shapes(grads: Any, others: Any, name: str) -> None:
   shapes = [list(map(jnp.shape, jax.tree.leaves(tree))) for tree in (grads, others)]
   if structures[0] != structures[1] or shapes[0] != shapes[1]:
     raise ValueError(
-      f"`{name}` must be stacked gradients of the same tasks and parameters as the "
-      f"gradients, {structures[0]} of shapes {shapes[0]}, got {structures[1]} of "
+      f"`{name}` must be stacked gradients for the same tasks and parameters as the "
+      f"gradients, {structures[0]} with shapes {shapes[0]}, got {structures[1]} with "
       f"shapes {shapes[1]}."
     )
 
 
 def check_same_tasks(num_tasks: int, expected: int) -> None:
-  """Raises unless the gradients are of as many tasks as the state."""
+  """Raises unless there are gradients for as many tasks as the state has."""
   if num_tasks != expected:
     raise ValueError(
-      f"The gradients are of {num_tasks} tasks, but the state is of {expected}. Pass "
-      "one gradient per task, or make a new transformation and a new state for "
-      f"{num_tasks} tasks."
+      f"Got gradients for {num_tasks} tasks, but the state was initialised for "
+      f"{expected}. Pass one gradient per task, or make a new transformation and a new "
+      f"state for {num_tasks} tasks."
     )
 
 

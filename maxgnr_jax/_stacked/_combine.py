@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from maxgnr_jax._stacked._sums import in_place
-from maxgnr_jax._stacked._tree import along, compute_dtype
+from maxgnr_jax._stacked._tree import compute_dtype
 
 # Tasks for which combinations and comparisons are written out: XLA makes one loop of
 # that, without copies. It does not of more.
@@ -16,58 +16,53 @@ MOST_TERMS = 15
 
 
 def combine(
-  weights: jax.Array, grads: Any, like: Any, present: jax.Array | None = None
+  weights: jax.Array, grads: Any, like: Any, active: jax.Array | None = None
 ) -> Any:
   """``Σ_k w_k g_k`` in the dtypes of ``like``, a pytree with the same structure.
 
-  Without the tasks that are not ``present`` [K], whose gradients may be anything.
+  Without the tasks that are not ``active`` [K], whose gradients may be anything.
   """
 
   def sums(weighted_sum):
     def leaf(g, reference):
       w = weights.astype(compute_dtype(g))
-      return weighted_sum(w, g, present).astype(jnp.result_type(reference))
+      return weighted_sum(w, g, active).astype(jnp.result_type(reference))
 
     return jax.tree.map(leaf, grads, like)
 
   if weights.size <= MOST_TERMS:
     return sums(_written_out)
-  if present is None:
+  if active is None:
     return sums(_product)
   # A product has no room for what is not a number, and a loop takes longer.
   return jax.lax.cond(
-    jnp.all(present), lambda: sums(_product), lambda: sums(_one_by_one)
+    jnp.all(active), lambda: sums(_product), lambda: sums(_one_by_one)
   )
 
 
-def _written_out(w, g, present):
+def _written_out(w, g, active):
   terms = [w[k] * g[k].astype(w.dtype) for k in range(w.size)]
-  if present is not None:
-    terms = [jnp.where(present[k], term, 0) for k, term in enumerate(terms)]
+  if active is not None:
+    terms = [jnp.where(active[k], term, 0) for k, term in enumerate(terms)]
   return add(terms)
 
 
-def _product(w, g, present):
-  del present
+def _product(w, g, active):
+  del active
   if g.dtype == w.dtype or jax.device_count() > 1:  # a reshape could gather it
     return jnp.tensordot(w, g.astype(w.dtype), 1, precision="highest")
   columns = g.astype(w.dtype).reshape(w.size, -1).T  # so XLA fuses the conversion
   return jnp.matmul(columns, w, precision="highest").reshape(g.shape[1:])
 
 
-def _one_by_one(w, g, present):
+def _one_by_one(w, g, active):
   def term(k):
     x = jax.lax.dynamic_index_in_dim(g, k, keepdims=False)
-    return jnp.where(present[k], w[k] * x.astype(w.dtype), 0)
+    return jnp.where(active[k], w[k] * x.astype(w.dtype), 0)
 
   term = in_place(term, w.size) if g.dtype != w.dtype else term
   zero = jnp.zeros(g.shape[1:], w.dtype)
   return jax.lax.fori_loop(0, w.size, lambda k, total: total + term(k), zero)
-
-
-def only(present: jax.Array, stacked: Any) -> Any:
-  """A stacked pytree with zeros for the tasks that are not ``present`` [K]."""
-  return jax.tree.map(lambda x: jnp.where(along(present, x), x, 0), stacked)
 
 
 def apply(leaf: Callable[..., jax.Array], stacked: Any, key: Any = None) -> Any:

@@ -6,15 +6,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from maxgnr_jax._linalg._active import along
 from maxgnr_jax._stacked._rounding import stochastically_rounded
-from maxgnr_jax._stacked._tree import along, compute_dtype
+from maxgnr_jax._stacked._tree import compute_dtype
 
 
 def decay(
   momentum: Any,
   grads: Any,
   gamma: jax.Array,
-  present: jax.Array | None = None,
+  active: jax.Array | None = None,
   seed: jax.Array | None = None,
 ) -> Any:
   """``γ m + (1 - γ) g`` (Eq. 13), stored in the momentum's dtype.
@@ -23,7 +24,7 @@ def decay(
     momentum: Stacked pytree.
     grads: Stacked pytree like it.
     gamma: [] or [K].
-    present: [K], bool: the other tasks' momentum stays as it is. Default: all.
+    active: [K], bool: the other tasks' momentum stays as it is. Default: all.
     seed: [], uint32: rounds stochastically, by this. Default: to the nearest.
   """
   number = itertools.count()
@@ -39,7 +40,7 @@ def decay(
       after = after.astype(m.dtype)
     else:
       after = stochastically_rounded(after, m.dtype, seed, next(number))
-    return after if present is None else jnp.where(along(present, m), after, m)
+    return after if active is None else jnp.where(along(active, m), after, m)
 
   return jax.tree.map(leaf, momentum, grads)
 

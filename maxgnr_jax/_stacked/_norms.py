@@ -9,16 +9,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from maxgnr_jax._linalg._active import along
 from maxgnr_jax._stacked._combine import add
 from maxgnr_jax._stacked._sharding import Leaves, Reduce, over_parameters
 from maxgnr_jax._stacked._sums import sums_of_products, sums_of_squares
-from maxgnr_jax._stacked._tree import along, compute_dtype
+from maxgnr_jax._stacked._tree import compute_dtype
 
 # Numbers of each parameter, and parameters, that tell how large a gradient is.
 SAMPLE, SAMPLED_LEAVES = 64, 8
 
 
-def gram(stacked: Any, dtype: Any, other: Any = None) -> jax.Array:
+def gramian(stacked: Any, dtype: Any, other: Any = None) -> jax.Array:
   """``⟨g_i, g_j⟩`` of the tasks' gradients, [K, K]. Overflows with norms above 1e19.
 
   With ``other``, stacked gradients too, ``⟨g_i, other_j⟩``.

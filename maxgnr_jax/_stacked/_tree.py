@@ -8,7 +8,13 @@ import jax.numpy as jnp
 
 
 def zeros(params: Any, num_tasks: int, dtype: Any | None) -> Any:
-  """A stacked pytree of zeros, ``[num_tasks, *param.shape]`` in every leaf."""
+  """Makes a stacked pytree of zeros, ``[num_tasks, *param.shape]`` in every leaf.
+
+  Args:
+    params: Pytree of arrays, whose sharding the zeros take, or of their shapes.
+    num_tasks: K.
+    dtype: Dtype of the zeros; None for that of each parameter.
+  """
 
   def leaf(p):
     own = jnp.result_type(p) if dtype is None else dtype
@@ -21,21 +27,16 @@ def zeros(params: Any, num_tasks: int, dtype: Any | None) -> Any:
 
 
 def stack(trees: Sequence[Any]) -> Any:
-  """Pytrees of the same structure as one, stacked on a new leading axis."""
+  """Stacks pytrees of the same structure on a new leading axis."""
   return jax.tree.map(lambda *rows: jnp.stack(rows), *trees)
 
 
 def one_task(stacked: Any) -> Any:
-  """What one task's part of a stacked pytree looks like."""
+  """Returns the shapes and dtypes of one task's part of a stacked pytree."""
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), stacked)
 
 
 def compute_dtype(tree: Any) -> Any:
-  """Dtype to compute in: float32, or float64 where the tree holds any."""
+  """Returns the dtype to compute in: float32, or float64 where the tree holds any."""
   wide = any(jnp.result_type(x) == jnp.float64 for x in jax.tree.leaves(tree))
   return jnp.float64 if wide else jnp.float32
-
-
-def along(values: jax.Array, x: jax.Array) -> jax.Array:
-  """A number, or one per task, against a task's array or all of theirs."""
-  return values.reshape(values.shape + (1,) * (x.ndim - values.ndim))

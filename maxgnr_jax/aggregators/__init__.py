@@ -1,5 +1,10 @@
-"""The other methods, behind the same interface as :func:`maxgnr_jax.maxgnr`."""
+"""The other methods, behind the same interface as :func:`maxgnr_jax.maxgnr`.
 
+A method of your own is a :class:`Method`, which :func:`aggregator` makes a gradient
+transformation of.
+"""
+
+from maxgnr_jax._linalg import remember as remember
 from maxgnr_jax.aggregators._aligned_mtl import aligned_mtl as aligned_mtl
 from maxgnr_jax.aggregators._aligned_mtl import (
   aligned_mtl_weights as aligned_mtl_weights,
@@ -8,7 +13,11 @@ from maxgnr_jax.aggregators._bargain import fairgrad as fairgrad
 from maxgnr_jax.aggregators._bargain import fairgrad_weights as fairgrad_weights
 from maxgnr_jax.aggregators._bargain import nash_mtl as nash_mtl
 from maxgnr_jax.aggregators._bargain import nash_mtl_weights as nash_mtl_weights
-from maxgnr_jax.aggregators._base import BaselineState as BaselineState
+from maxgnr_jax.aggregators._base import AggregatorState as AggregatorState
+from maxgnr_jax.aggregators._base import Choice as Choice
+from maxgnr_jax.aggregators._base import Method as Method
+from maxgnr_jax.aggregators._base import Step as Step
+from maxgnr_jax.aggregators._base import aggregator as aggregator
 from maxgnr_jax.aggregators._cagrad import cagrad as cagrad
 from maxgnr_jax.aggregators._cagrad import cagrad_weights as cagrad_weights
 from maxgnr_jax.aggregators._config import config as config

@@ -1,19 +1,17 @@
 """Aligned-MTL, independent component alignment."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
 
-from maxgnr_jax._linalg._active import among, equal_shares
-from maxgnr_jax._linalg._gramian import only
-from maxgnr_jax._linalg._matrix import matvec
+from maxgnr_jax._linalg import matvec, only_active, uniform_weights, zero_inactive
+from maxgnr_jax._stacked import Labels
+from maxgnr_jax.aggregators._base import Shared
 from maxgnr_jax.aggregators._gramian import gramian_rule
 
 
 def aligned_mtl(
-  *, num_tasks: int | None = None, shared: Any = None
+  *, num_tasks: int | None = None, shared: Shared = None, groups: Labels = None
 ) -> optax.GradientTransformationExtraArgs:
   """The mean of the gradients after their principal components are made equally long.
 
@@ -21,11 +19,17 @@ def aligned_mtl(
   are all the smallest of them: conflict and dominance both show in their spread.
 
   Args:
-    num_tasks: As in :func:`gramian_method`.
-    shared: Where inner products are measured, likewise.
+    num_tasks: K, at least 1. By default it is taken from the first gradients, which
+      changes the shapes of the state at the first step.
+    shared: Selects the trunk, where gradients are measured: a pytree of bools like the
+      parameters (or a prefix of it), or a function from the parameters to one. Default:
+      all parameters.
+    groups: Parameters that get task weights of their own: "layer", "parameter", a
+      pytree of labels like the parameters or a prefix of it, or a function from the
+      parameters to one. Default: the same weights for all.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`.
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
 
   Example:
     >>> import jax.numpy as jnp
@@ -38,28 +42,30 @@ def aligned_mtl(
     Senushkin et al., Independent Component Alignment for Multi-Task Learning, CVPR
     2023, Algorithm 1; with the smallest singular value, as in the paper.
   """
-  return gramian_rule(aligned_mtl_weights, num_tasks=num_tasks, shared=shared)
+  return gramian_rule(
+    aligned_mtl_weights, num_tasks=num_tasks, shared=shared, groups=groups
+  )
 
 
 def aligned_mtl_weights(
-  gramian: jax.Array, present: jax.Array | bool = True
+  gramian: jax.Array, active: jax.Array | bool = True
 ) -> jax.Array:
   """The weights of :func:`aligned_mtl` for inner products [K, K].
 
   Args:
     gramian: [K, K], ``⟨g_i, g_j⟩``.
-    present: [K], bool: the tasks to combine; the weights of others are 0.
+    active: [K], bool: the tasks to combine; the weights of others are 0.
 
   Returns:
     [K], ``B 1/K`` with ``B = σ_min G^(-1/2)`` on the range of G; all 1/K where every
-    gradient is zero. K is the number of tasks that are present.
+    gradient is zero. K is the number of tasks that are active.
   """
-  present, gramian = only(present, gramian)
-  equal = equal_shares(present, gramian.dtype)
+  active, gramian = only_active(active, gramian)
+  equal = uniform_weights(active, gramian.dtype)
   scale = jnp.max(jnp.abs(gramian))
   scaled = gramian / jnp.where(scale > 0, scale, 1.0)
   eigenvalues, eigenvectors = jnp.linalg.eigh(scaled)
-  number = jnp.sum(present.astype(gramian.dtype))
+  number = jnp.sum(active.astype(gramian.dtype))
   rounding = number * float(jnp.finfo(gramian.dtype).eps) * jnp.max(eigenvalues)
   in_range = eigenvalues > rounding
   smallest = jnp.min(jnp.where(in_range, eigenvalues, jnp.inf))
@@ -67,4 +73,4 @@ def aligned_mtl_weights(
     in_range, jnp.sqrt(smallest / jnp.where(in_range, eigenvalues, 1.0)), 0.0
   )
   weights = matvec(eigenvectors, shrink * matvec(eigenvectors.T, equal))
-  return among(present, jnp.where(scale > 0, weights, equal))
+  return zero_inactive(active, jnp.where(scale > 0, weights, equal))

@@ -1,22 +1,27 @@
 """Nash-MTL and FairGrad: what each task gains is weighed against its weight."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
 
 from maxgnr_jax._checks import check_positive
-from maxgnr_jax._linalg._gramian import cosines, inverse_norms, only, rounding
-from maxgnr_jax._linalg._line_search import search_line
-from maxgnr_jax._linalg._matrix import matvec
+from maxgnr_jax._linalg import (
+  cosines,
+  inverse_norms,
+  matvec,
+  only_active,
+  rounding,
+  search_line,
+)
+from maxgnr_jax._stacked import Labels
+from maxgnr_jax.aggregators._base import Shared
 from maxgnr_jax.aggregators._gramian import gramian_rule
 
 MAX_STEPS = 50  # of Newton's method; 5 to 15 are usual
 
 
 def nash_mtl(
-  *, num_tasks: int | None = None, shared: Any = None
+  *, num_tasks: int | None = None, shared: Shared = None, groups: Labels = None
 ) -> optax.GradientTransformationExtraArgs:
   """The Nash bargaining solution: the largest product of the tasks' gains.
 
@@ -26,11 +31,17 @@ def nash_mtl(
   ``optax.clip_by_global_norm(1.0)`` behind for that.
 
   Args:
-    num_tasks: As in :func:`gramian_method`.
-    shared: Where inner products are measured, likewise.
+    num_tasks: K, at least 1. By default it is taken from the first gradients, which
+      changes the shapes of the state at the first step.
+    shared: Selects the trunk, where gradients are measured: a pytree of bools like the
+      parameters (or a prefix of it), or a function from the parameters to one. Default:
+      all parameters.
+    groups: Parameters that get task weights of their own: "layer", "parameter", a
+      pytree of labels like the parameters or a prefix of it, or a function from the
+      parameters to one. Default: the same weights for all.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`.
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
 
   Example:
     >>> import jax.numpy as jnp
@@ -42,10 +53,12 @@ def nash_mtl(
   References:
     Navon et al., Multi-Task Learning as a Bargaining Game, ICML 2022, Claim 3.1.
   """
-  return gramian_rule(nash_mtl_weights, num_tasks=num_tasks, shared=shared)
+  return gramian_rule(
+    nash_mtl_weights, num_tasks=num_tasks, shared=shared, groups=groups
+  )
 
 
-def nash_mtl_weights(gramian: jax.Array, present: jax.Array | bool = True) -> jax.Array:
+def nash_mtl_weights(gramian: jax.Array, active: jax.Array | bool = True) -> jax.Array:
   """The weights of :func:`nash_mtl` for inner products [K, K].
 
   The authors solve a sequence of convex approximations to a residual of 1e-3. But the
@@ -54,20 +67,21 @@ def nash_mtl_weights(gramian: jax.Array, present: jax.Array | bool = True) -> ja
 
   Args:
     gramian: [K, K], ``⟨g_i, g_j⟩``.
-    present: [K], bool: the tasks to combine; the weights of others are 0.
+    active: [K], bool: the tasks to combine; the weights of others are 0.
 
   Returns:
     [K], positive; 0 for a task without gradient. Where the gradients cancel and there
     is no solution, large weights of a vanishing sum.
   """
-  return fairgrad_weights(gramian, 1.0, present)
+  return fairgrad_weights(gramian, 1.0, active)
 
 
 def fairgrad(
   alpha: jax.typing.ArrayLike = 1.0,
   *,
   num_tasks: int | None = None,
-  shared: Any = None,
+  shared: Shared = None,
+  groups: Labels = None,
 ) -> optax.GradientTransformationExtraArgs:
   """The α-fair update: the largest ``Σ_k gain_k^(1-α) / (1-α)`` of the tasks' gains.
 
@@ -76,11 +90,17 @@ def fairgrad(
 
   Args:
     alpha: α, positive. The authors choose between 1 and 10.
-    num_tasks: As in :func:`gramian_method`.
-    shared: Where inner products are measured, likewise.
+    num_tasks: K, at least 1. By default it is taken from the first gradients, which
+      changes the shapes of the state at the first step.
+    shared: Selects the trunk, where gradients are measured: a pytree of bools like the
+      parameters (or a prefix of it), or a function from the parameters to one. Default:
+      all parameters.
+    groups: Parameters that get task weights of their own: "layer", "parameter", a
+      pytree of labels like the parameters or a prefix of it, or a function from the
+      parameters to one. Default: the same weights for all.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`.
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
 
   Raises:
     ValueError: for ``alpha`` <= 0.
@@ -97,16 +117,17 @@ def fairgrad(
   """
   check_positive("alpha", alpha)
   return gramian_rule(
-    lambda gramian, present: fairgrad_weights(gramian, alpha, present),
+    lambda gramian, active: fairgrad_weights(gramian, alpha, active),
     num_tasks=num_tasks,
     shared=shared,
+    groups=groups,
   )
 
 
 def fairgrad_weights(
   gramian: jax.Array,
   alpha: jax.typing.ArrayLike,
-  present: jax.Array | bool = True,
+  active: jax.Array | bool = True,
 ) -> jax.Array:
   """The weights of :func:`fairgrad` for inner products [K, K].
 
@@ -117,14 +138,14 @@ def fairgrad_weights(
   Args:
     gramian: [K, K], ``⟨g_i, g_j⟩``.
     alpha: α, positive.
-    present: [K], bool: the tasks to combine; the weights of others are 0.
+    active: [K], bool: the tasks to combine; the weights of others are 0.
 
   Returns:
     [K], positive; 0 for a task without gradient. With α above about 5, weights of tasks
     that gain anyhow fall by many orders of magnitude, where float32 leaves their
     equations, not the update, inexact.
   """
-  _, gramian = only(present, gramian)
+  _, gramian = only_active(active, gramian)
   inverse = inverse_norms(gramian)
   # A task without gradient, like one that is absent, has an equation of its own.
   pulls = inverse > 0

@@ -1,7 +1,7 @@
-"""The frame of all baselines: checks, what is measured, the update and the state."""
+"""The frame of every aggregator: what it says for itself, and the update around it."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -10,293 +10,380 @@ import optax
 
 from maxgnr_jax import _stacked
 from maxgnr_jax._checks import (
+  as_num_tasks,
+  as_task_mask,
+  as_task_values,
+  as_weights,
   check_num_tasks,
   check_state,
-  check_task_mask,
-  check_task_values,
-  check_weights,
-  initial_tasks,
 )
-from maxgnr_jax._linalg._active import among, count_where
-from maxgnr_jax._stacked import _trunk, check_floating, check_same_tasks, check_stacked
-from maxgnr_jax._stacked._sharding import takes_axis_name
+from maxgnr_jax._linalg import count_where, zero_inactive
+from maxgnr_jax._stacked._groups import assign_groups, labels_of
+
+Shared = Any | Callable[[optax.Params], Any] | None
+Memory = dict[str, Any]
 
 
-class BaselineState(NamedTuple):
-  """State of every baseline; read with ``optax.tree.get(opt_state, name)``.
+class AggregatorState(NamedTuple):
+  """State of every aggregator but :func:`maxgnr_jax.maxgnr`, which has its own.
+
+  Read a field with ``optax.tree.get(opt_state, name)``.
 
   Attributes:
     count: [], int32. Number of updates.
-    weights: [K], float32, or float64 where the parameters are. The last step's
-      weights, 0 of tasks that were absent from it; K is 0 until the first step with
-      ``num_tasks=None``.
+    weights: [K], or [G, K] with G groups; float32, or float64 where the parameters are.
+      The weights that made the most recent update, 0 for inactive tasks; uniform before
+      the first step. K is 0 until then with ``num_tasks=None``. None for methods whose
+      update is no weighted sum of the gradients.
     memory: What the method remembers from step to step, by name; its docstring says
-      what. Empty for most. What it remembers of a task that is absent stays as it is.
-    task_count: [K], int32. In how many updates each task took part.
-    notfinite_count: [K], int32. In how many it could not, because its gradient, or a
-      number that the method reads, was not finite.
+      what. Empty for most. What it remembers of an inactive task stays as it is.
+    task_count: [K], int32. Number of updates in which each task was active.
+    notfinite_count: [K], int32. Number of updates in which each task was inactive
+      because its gradient, or a number that the method reads, was not finite.
+    trunk: Pytree like the parameters, without arrays: says which ``shared`` selected
+      when the state was made. :class:`optax.MaskedNode` stands for the others.
+    groups: Pytree like the parameters, without arrays: says which group each belongs
+      to. None without groups.
   """
 
   count: jax.Array  # type: ignore[assignment]
-  weights: jax.Array
-  memory: dict[str, Any]
+  weights: jax.Array | None
+  memory: Memory
   task_count: jax.Array
   notfinite_count: jax.Array
+  trunk: Any = None
+  groups: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-  """What a method may look at in one step.
+  """What a method may measure in one step.
 
   Attributes:
     count: [], int32. Number of updates before this one.
-    weights: [K]. The weights of the step before; equal at first.
-    grads: Stacked gradients, with :class:`optax.MaskedNode` where tasks do not share.
-      Those of absent tasks may hold anything; see :attr:`present_grads`.
-    present: [K], bool. The tasks that take part in this step. The choice must be that
-      of the method if there were no more; the weights of the others become 0.
-    task_count: [K], int32. In how many steps before this one each task took part.
-    extra_args: Keyword arguments of ``update``.
-    products: [K, K], what :meth:`gramian` returns, if it is known.
+    task_count: [K], int32. Number of updates before this one in which each task was
+      active.
+    weights: [K] or [G, K]. The weights of the step before, uniform at first; None for
+      methods without weights.
+    grads: Stacked gradients of the trunk, with :class:`optax.MaskedNode` in place of
+      other parameters. Those of masked tasks may hold anything.
+    values: The numbers per task that were passed to ``update``, by name, each [K].
+    dtype: Dtype of K-sized arithmetic.
+    labels: Pytree of labels, the group of each parameter; None without groups.
   """
 
   count: jax.Array
-  weights: jax.Array
-  grads: optax.Updates
-  present: jax.Array
   task_count: jax.Array
-  extra_args: Mapping[str, Any]
-  products: jax.Array | None = None
+  weights: jax.Array | None
+  grads: optax.Updates
+  values: Mapping[str, jax.Array]
+  dtype: Any
+  labels: Any = None
 
   @property
   def num_tasks(self) -> int:
     """K."""
-    return self.weights.size
+    return self.task_count.size
 
-  @property
-  def dtype(self) -> Any:
-    """Of K-sized arithmetic."""
-    return self.weights.dtype
+  def in_groups(self, fun: Callable[..., Any], *trees: Any) -> Any:
+    """Calls ``fun`` with each group's part of pytrees like ``grads``.
 
-  @property
-  def one_task(self) -> optax.Updates:
-    """Shapes and dtypes of one task's gradients."""
-    return _stacked.one_task(self.grads)
-
-  @property
-  def num_present(self) -> jax.Array:
-    """[], how many tasks take part, at least 1, in the dtype of K-sized arithmetic."""
-    return jnp.maximum(jnp.sum(self.present.astype(self.dtype)), 1.0)
-
-  @property
-  def present_grads(self) -> optax.Updates:
-    """``grads`` with zeros for the tasks that are absent."""
-    return _stacked.only(self.present, self.grads)
-
-  def gramian(self) -> jax.Array:
-    """[K, K], ``⟨g_i, g_j⟩``; rows and columns of absent tasks are 0."""
-    if self.products is None:
-      return self.among(_stacked.gram(self.grads, self.dtype))
-    return self.products
-
-  def among(self, values: jax.Array) -> jax.Array:
-    """[K] or [K, K] with zeros for the tasks that are absent."""
-    return among(self.present, values)
-
-  def remember(self, new: Any, old: Any) -> Any:
-    """A pytree with the ``new`` numbers of the tasks that are present.
-
-    Of each array with K entries, or with K rows; of all others ``new``.
+    Returns:
+      What ``fun`` returns; with groups, stacked over the groups.
     """
+    parts = zip(*(_stacked.split(self.labels, tree) for tree in trees), strict=True)
+    results = [fun(*part) for part in parts]
+    return results[0] if self.labels is None else _stacked.stack(results)
 
-    def leaf(after, before):
-      if jnp.shape(after)[:1] != (self.num_tasks,):
-        return after
-      present = self.present.reshape(-1, *(1,) * (jnp.ndim(after) - 1))
-      return jnp.where(present, after, before)
+  def gramian(self, other: optax.Updates | None = None) -> jax.Array:
+    """Measures ``⟨g_i, g_j⟩``: [K, K], or [G, K, K] with groups.
 
-    return jax.tree.map(leaf, new, old)
-
-  def task_values(self, name: str) -> jax.Array:
-    """[K], an extra argument of ``update``; raises if it is missing.
-
-    Of an absent task it may be anything.
+    Args:
+      other: Stacked pytree like ``grads``: then ``⟨g_i, other_j⟩``.
     """
-    values = self.extra_args.get(name)
-    return check_task_values(name, values, self.num_tasks, self.dtype)
+    trees = (self.grads,) if other is None else (self.grads, other)
+    return self.in_groups(
+      lambda g, *rest: _stacked.gramian(g, self.dtype, *rest), *trees
+    )
+
+  def finite(self) -> jax.Array:
+    """Tells which tasks' gradients hold neither NaN nor infinity, [K]; reads them."""
+    return _stacked.finite(self.grads, self.num_tasks, self.dtype)
 
 
 class Choice(NamedTuple):
   """What a method decides in one step.
 
   Attributes:
-    weights: [K].
-    memory: For the next step, of the same structure as in this one.
-    combined: Pytree like one task's ``Step.grads``: the update, if it is not the
-      weighted sum. The weights apply to the other parameters still.
-    weights_elsewhere: [K], for those other parameters, if they are not ``weights``.
+    weights: [K], or [G, K] with groups: the update is the weighted sum of the
+      gradients. None if the update is ``combined``.
+    memory: What the method remembers for the next step, of the same structure as
+      before. Use :func:`remember` to leave that of inactive tasks as it is.
+    combined: Pytree like one task's gradients of the trunk: the update there, for
+      methods whose update is no weighted sum of the gradients.
+    head_weights: [K], the weights outside of the trunk beside ``combined``.
   """
 
-  weights: jax.Array
-  memory: dict[str, Any] = {}  # noqa: RUF012 - never written to
+  weights: jax.Array | None = None
+  memory: Memory = {}  # noqa: RUF012 - never written to
   combined: optax.Updates | None = None
-  weights_elsewhere: jax.Array | None = None
+  head_weights: jax.Array | None = None
 
 
-def no_memory(params: Any, num_tasks: int, dtype: Any) -> dict[str, Any]:
-  """Of a method whose steps do not depend on each other."""
-  del params, num_tasks, dtype
+def no_memory(params: Any, shape: tuple[int, ...], dtype: Any) -> Memory:
+  """Starts the memory of a method whose steps do not depend on each other."""
+  del params, shape, dtype
   return {}
 
 
-def method(
-  choose: Callable[[Step, dict[str, Any]], Choice],
-  memory: Callable[[Any, int, Any], dict[str, Any]] = no_memory,
+class Method(NamedTuple):
+  """What an aggregator says for itself; :func:`aggregator` does everything else.
+
+  Attributes:
+    measure: From a :class:`Step` and the memory to what the choice depends on, and
+      which tasks' gradients are finite, [K] bool. Measure K-sized numbers where you
+      can. If measuring does not tell which are finite, return None: the update is then
+      looked at, and made once more without the tasks that spoil it.
+    choose: From the measurements, the active tasks [K] bool and the memory to a
+      :class:`Choice`. It must be the method's choice if there were no tasks but the
+      active ones; what was measured of the others may be anything. The frame sets
+      their weights to 0.
+    init: From the parameters of the trunk (or their shapes), the shape of the weights
+      ([K], or [G, K] with groups) and the dtype of K-sized numbers to the memory before
+      the first step.
+    values: Names of the numbers per task that ``update`` must be given, such as
+      ``("losses",)``. A task for which one is not finite is inactive.
+    optional_values: Names of numbers per task that ``update`` may be given.
+    weighted: Whether the update is a weighted sum of the gradients.
+  """
+
+  measure: Callable[[Step, Memory], tuple[Any, jax.Array | None]]
+  choose: Callable[[Any, jax.Array, Memory], Choice]
+  init: Callable[[Any, tuple[int, ...], Any], Memory] = no_memory
+  values: tuple[str, ...] = ()
+  optional_values: tuple[str, ...] = ()
+  weighted: bool = True
+
+
+def aggregator(
+  method: Method,
   *,
-  values: Sequence[str] = (),
-  first: str | None = None,
   num_tasks: int | None = None,
-  shared: Any | Callable[[optax.Params], Any] | None = None,
+  shared: Shared = None,
+  groups: _stacked.Labels = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """Makes a transformation of what a method does in one step.
+  """Makes a gradient transformation of a method.
 
   Args:
-    choose: From a :class:`Step` and the memory to a :class:`Choice`.
-    memory: From the parameters that are measured (or their shapes), K and the dtype of
-      K-sized numbers to the memory before the first step.
-    values: Names of the numbers per task that ``choose`` reads.
-    first: How tasks are found whose gradients are not finite. "gramian": by the inner
-      products, for methods that need them. "norms": by the norms, one more pass over
-      the gradients, for methods that remember as many numbers. Default: if the update
-      is not finite the step is made again without them, which costs a look at
-      the update only.
-    num_tasks: As in :func:`gramian_method`.
-    shared: Likewise.
+    method: What to remember, to measure and to choose.
+    num_tasks: K, at least 1. By default it is taken from the first gradients, which
+      changes the shapes of the state at the first step. Give it for ``lax.scan``,
+      ahead-of-time compilation and checkpoints made before the first step.
+    shared: Pytree of bools like the parameters (or a prefix of it), or a function from
+      the parameters to one: selects the trunk, where gradients are measured. The other
+      parameters get their weighted gradient. Default: all parameters.
+    groups: Parameters that get task weights of their own, as in :func:`maxgnr`. The
+      method's measurements and weights then have the groups on a leading axis.
+      Default: the same weights for all.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`.
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
+    ``update`` takes gradients stacked over the tasks, ``[K, *param.shape]`` in every
+    leaf, and returns one update of the parameters' shapes, in the parameters' dtypes if
+    these are passed, else in the gradients'.
+
+    ``update`` also takes ``task_mask``, [K] or a pytree like the losses, bool and
+    possibly traced: a task where it is False is inactive in this step, and so is one
+    whose gradient is not finite. Inside :func:`jax.shard_map` it takes ``axis_name``,
+    the axes over which parameters are sharded. It ignores other extra arguments.
+
+  Raises:
+    ValueError: for ``num_tasks`` < 1 and for groups without parameters of the trunk; at
+      the trace of ``update``, for gradients that are not stacked, of another number of
+      tasks or of other parameters than the state, and for values or a ``task_mask``
+      that do not hold one number per task.
+    TypeError: for integer or complex parameters or gradients, for a ``task_mask`` that
+      does not hold bools, and for missing ``values``.
+
+  Example:
+    Weights in proportion to how often each task's gradient was the longest so far:
+
+    >>> import jax.numpy as jnp
+    >>> from maxgnr_jax.aggregators import Choice, Method, aggregator, remember
+    >>> def init(params, shape, dtype):
+    ...   return {"wins": jnp.zeros(shape, dtype)}
+    >>> def measure(step, memory):
+    ...   squared_norm = jnp.diagonal(step.gramian())
+    ...   return squared_norm, jnp.isfinite(squared_norm)
+    >>> def choose(squared_norm, active, memory):
+    ...   squared_norm = jnp.where(active, squared_norm, -1.0)
+    ...   won = squared_norm == jnp.max(squared_norm)
+    ...   wins = jnp.where(active, memory["wins"] + won, memory["wins"])
+    ...   weights = jnp.where(active, wins, 0.0)
+    ...   weights /= jnp.maximum(jnp.sum(weights), 1.0)
+    ...   return Choice(weights, remember(active, {"wins": wins}, memory))
+    >>> def most_often_longest(num_tasks=None, shared=None):
+    ...   method = Method(measure, choose, init)
+    ...   return aggregator(method, num_tasks=num_tasks, shared=shared)
+    >>> tx = most_often_longest(num_tasks=2)
+    >>> state = tx.init(jnp.zeros(1))
+    >>> for grads in ([[3.0], [1.0]], [[3.0], [1.0]], [[1.0], [2.0]], [[2.0], [1.0]]):
+    ...   updates, state = tx.update(jnp.array(grads), state)
+    >>> state.weights.tolist()
+    [0.75, 0.25]
   """
   check_num_tasks(num_tasks)
 
-  def init(params: optax.Params) -> BaselineState:
-    check_floating(params, "Parameters")
-    tasks = initial_tasks(num_tasks)
-    dtype = _stacked.compute_dtype(params)
-    return BaselineState(
+  def init(params: optax.Params) -> AggregatorState:
+    _stacked.check_floating(params, "Parameters")
+    trunk = _stacked.select(shared, params)
+    blank = AggregatorState(
       count=jnp.zeros((), jnp.int32),
-      weights=jnp.full((tasks,), 1.0 / max(tasks, 1), dtype),
-      memory=memory(_trunk.select(shared, params), tasks, dtype),
-      task_count=jnp.zeros((tasks,), jnp.int32),
-      notfinite_count=jnp.zeros((tasks,), jnp.int32),
+      weights=None,
+      memory={},
+      task_count=jnp.zeros((0,), jnp.int32),
+      notfinite_count=jnp.zeros((0,), jnp.int32),
+      trunk=jax.tree.map(lambda _: _stacked.Trunk(), trunk),
+      groups=assign_groups(groups, params, trunk),
     )
+    dtype = _stacked.compute_dtype(params)
+    return _with_tasks(method, blank, trunk, as_num_tasks(num_tasks), dtype)
 
   def update(
     grads: optax.Updates,
-    state: BaselineState,
+    state: AggregatorState,
     params: optax.Params | None = None,
     *,
     task_mask: Any = None,
     **extra_args: Any,
-  ) -> tuple[optax.Updates, BaselineState]:
-    check_state(state, BaselineState)
-    check_floating(grads, "Gradients")
-    if not _trunk.has_numbers(grads):
-      return _trunk.nothing_to_measure(grads), state
+  ) -> tuple[optax.Updates, AggregatorState]:
+    # Validate.
+    check_state(state, AggregatorState)
+    _stacked.check_floating(grads, "Gradients")
+    if not _stacked.has_numbers(grads):
+      return _stacked.nothing_to_measure(grads), state
+    trunk = _stacked.restrict(grads, state.trunk)
     like = _stacked.one_task(grads) if params is None else params
-    tasks = check_stacked(
+    tasks = _stacked.count_tasks(
       grads, like, "the gradients" if params is None else "the parameters"
     )
-    selected = _trunk.select(shared, _stacked.one_task(grads))
-    measured = _trunk.restrict(grads, selected)
-    dtype = state.weights.dtype
-    if state.weights.size:
-      check_same_tasks(tasks, state.weights.size)
+    dtype = _dtype(state, like)
+    if state.task_count.size:
+      _stacked.check_same_tasks(tasks, state.task_count.size)
     else:
-      state = BaselineState(
-        count=state.count,
-        weights=jnp.full((tasks,), 1.0 / tasks, dtype),
-        memory=memory(selected, tasks, dtype),
-        task_count=jnp.zeros((tasks,), jnp.int32),
-        notfinite_count=jnp.zeros((tasks,), jnp.int32),
-      )
+      state = _with_tasks(method, state, _stacked.one_task(trunk), tasks, dtype)
+    mask = as_task_mask(task_mask, tasks)
+    given = [
+      name for name in method.optional_values if extra_args.get(name) is not None
+    ]
+    values = {
+      name: as_task_values(name, extra_args.get(name), tasks, dtype)
+      for name in (*method.values, *given)
+    }
 
-    def attempt(present: jax.Array, products: jax.Array | None = None):
-      step = Step(
-        count=state.count,
-        weights=state.weights,
-        grads=measured,
-        present=present,
-        task_count=state.task_count,
-        extra_args=extra_args,
-        products=products,
-      )
-      choice = choose(step, state.memory)
-      weights = among(present, check_weights(choice.weights, tasks, dtype))
-      elsewhere = choice.weights_elsewhere
-      elsewhere = weights if elsewhere is None else among(present, elsewhere)
-      updates = _stacked.combine(elsewhere, grads, like, present)
-      anyone = jnp.any(present)
-      if choice.combined is not None:
-        combined = jax.tree.map(lambda x: jnp.where(anyone, x, 0), choice.combined)
-        updates = _trunk.replace(updates, combined)
+    # Measure.
+    labels = None if state.groups is None else labels_of(state.groups)
+    step = Step(
+      state.count, state.task_count, state.weights, trunk, values, dtype, labels
+    )
+    measurements, measured_finite = method.measure(step, state.memory)
 
-      def kept(new, old):
-        # What is kept for each task stays as it is anyhow, and large arrays in place.
-        of_tasks = jnp.shape(new)[:1] == (tasks,)
-        return new if of_tasks else jnp.where(anyone, new, old)
+    # Find the active tasks.
+    finite = jnp.ones((tasks,), bool)
+    for name in method.values:
+      finite &= jnp.isfinite(values[name])
+    if measured_finite is not None:
+      finite &= measured_finite
+      finite &= _stacked.finite(_stacked.heads(grads, trunk), tasks, dtype)
 
-      remembered = jax.tree.map(kept, choice.memory, state.memory)
-      return updates, weights, remembered
+    # Choose and combine.
+    def attempt(active: jax.Array) -> tuple[optax.Updates, Any, Memory]:
+      choice = method.choose(measurements, active, state.memory)
+      weights = None
+      if method.weighted:
+        assert state.weights is not None
+        weights = as_weights(choice.weights, state.weights.shape, dtype)
+        weights = jnp.where(active if labels is None else active[None], weights, 0)
+      updates = _combine(choice, weights, grads, trunk, like, active, labels)
+      return updates, weights, choice.memory
 
-    def again_if_poisoned(finite: jax.Array, result: Any):
+    result = attempt(mask & finite)
+    if measured_finite is None:
+
       def again(carry):
         finite = carry[1] & _stacked.finite(grads, tasks, dtype)
         return jnp.ones((), bool), finite, attempt(mask & finite)
 
       # A loop of no or one turn: XLA would copy what comes out of a branch.
-      done = _stacked.all_finite(result[:2])
-      carry = (done, finite, result)
-      return jax.lax.while_loop(lambda carry: ~carry[0], again, carry)[1:]
+      carry = (_stacked.all_finite(result[:2]), finite, result)
+      _, finite, result = jax.lax.while_loop(lambda carry: ~carry[0], again, carry)
 
-    mask = check_task_mask(task_mask, tasks)
-    finite = jnp.ones((tasks,), bool)
-    for name in values:
-      given = check_task_values(name, extra_args.get(name), tasks, dtype)
-      finite &= jnp.isfinite(given)
-    products = _stacked.gram(measured, dtype) if first == "gramian" else None
-    if products is not None:
-      finite &= jnp.isfinite(jnp.diagonal(products))
-      finite &= _stacked.finite(_trunk.rest(grads, measured), tasks, dtype)
-      products = among(mask & finite, products)
-    elif first == "norms":
-      finite &= _stacked.finite(grads, tasks, dtype)
-    result = attempt(mask & finite, products)
-    if first is None:
-      finite, result = again_if_poisoned(finite, result)
-    updates, weights, remembered = result
-    present = mask & finite
-    return updates, BaselineState(
+    # Record.
+    updates, weights, memory = result
+    return updates, state._replace(
       count=optax.safe_increment(state.count),
       weights=weights,
-      memory=remembered,
-      task_count=count_where(present, state.task_count),
+      memory=memory,
+      task_count=count_where(mask & finite, state.task_count),
       notfinite_count=count_where(mask & ~finite, state.notfinite_count),
     )
 
-  return optax.GradientTransformationExtraArgs(init, takes_axis_name(update))
+  return optax.GradientTransformationExtraArgs(init, _stacked.takes_axis_name(update))
 
 
-def key_memory(seed: int | jax.Array) -> Callable[[Any, int, Any], dict[str, Any]]:
-  """The memory of a random method: the PRNG ``key`` of the next step.
+def _with_tasks(
+  method: Method, state: AggregatorState, trunk: Any, tasks: int, dtype: Any
+) -> AggregatorState:
+  """Returns a state before the first step with K known, or 0 if it is not yet."""
+  shape: tuple[int, ...] = (tasks,)
+  if state.groups is not None:
+    names = set(jax.tree.leaves(labels_of(state.groups)))
+    shape = (len(names), tasks)
+  memory = method.init(trunk, shape, dtype)
+  if state.memory:  # the parameters' dtypes, where the trunk has the gradients'
+    memory = jax.tree.map(lambda x, own: x.astype(own.dtype), memory, state.memory)
+  none = jnp.zeros((tasks,), jnp.int32)
+  weights = jnp.full(shape, 1.0 / max(tasks, 1), dtype) if method.weighted else None
+  return state._replace(
+    weights=weights, memory=memory, task_count=none, notfinite_count=none
+  )
 
-  Args:
-    seed: An integer, or a key.
-  """
 
-  def memory(params, num_tasks, dtype):
-    del params, num_tasks, dtype
-    given = jnp.asarray(seed)
-    is_key = jnp.issubdtype(given.dtype, jax.dtypes.prng_key)
-    return {"key": given if is_key else jax.random.key(given)}
+def _dtype(state: AggregatorState, like: Any) -> Any:
+  """Returns the dtype of K-sized arithmetic."""
+  return _stacked.compute_dtype(like if state.weights is None else state.weights)
 
-  return memory
+
+def _combine(
+  choice: Choice,
+  weights: jax.Array | None,
+  grads: optax.Updates,
+  trunk: optax.Updates,
+  like: Any,
+  active: jax.Array,
+  labels: Any,
+) -> optax.Updates:
+  """Makes the update that a method chose, in the dtypes of ``like``."""
+  if choice.combined is None:
+    assert weights is not None
+    rows = [weights] if labels is None else list(weights)
+    parts = (_stacked.split(labels, tree) for tree in (grads, like))
+    return _stacked.merge(
+      [
+        _stacked.combine(row, part, shapes, active)
+        for row, part, shapes in zip(rows, *parts, strict=True)
+      ]
+    )
+  any_active = jnp.any(active)
+  combined = jax.tree.map(
+    lambda x, shape: jnp.where(any_active, x, 0).astype(jnp.result_type(shape)),
+    choice.combined,
+    _stacked.restrict(like, trunk),
+  )
+  heads = _stacked.combine(
+    zero_inactive(active, choice.head_weights),
+    _stacked.heads(grads, trunk),
+    _stacked.heads(like, trunk),
+    active,
+  )
+  return _stacked.merge([combined, heads])

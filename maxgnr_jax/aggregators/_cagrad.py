@@ -1,16 +1,21 @@
 """CAGrad, conflict-averse gradient descent."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
 
 from maxgnr_jax._checks import check_fraction
-from maxgnr_jax._linalg._active import equal_shares
-from maxgnr_jax._linalg._gramian import only, rounding, unit_products
-from maxgnr_jax._linalg._matrix import matvec, quadratic_form
-from maxgnr_jax._linalg._newton import minimise_on_simplex
+from maxgnr_jax._linalg import (
+  matvec,
+  minimise_on_simplex,
+  only_active,
+  quadratic_form,
+  rounding,
+  uniform_weights,
+  unit_products,
+)
+from maxgnr_jax._stacked import Labels
+from maxgnr_jax.aggregators._base import Shared
 from maxgnr_jax.aggregators._gramian import gramian_rule
 
 
@@ -18,7 +23,8 @@ def cagrad(
   c: jax.typing.ArrayLike = 0.5,
   *,
   num_tasks: int | None = None,
-  shared: Any = None,
+  shared: Shared = None,
+  groups: Labels = None,
 ) -> optax.GradientTransformationExtraArgs:
   """The best update for the task that gains least, near the mean of the gradients.
 
@@ -29,11 +35,17 @@ def cagrad(
     c: Radius in units of the mean gradient's norm, in [0, 1); 0 is the mean itself.
       The authors use 0.4 to 0.6. Their code also divides the update by 1 + c², which
       the paper does not.
-    num_tasks: As in :func:`gramian_method`.
-    shared: Where inner products are measured, likewise.
+    num_tasks: K, at least 1. By default it is taken from the first gradients, which
+      changes the shapes of the state at the first step.
+    shared: Selects the trunk, where gradients are measured: a pytree of bools like the
+      parameters (or a prefix of it), or a function from the parameters to one. Default:
+      all parameters.
+    groups: Parameters that get task weights of their own: "layer", "parameter", a
+      pytree of labels like the parameters or a prefix of it, or a function from the
+      parameters to one. Default: the same weights for all.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`.
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
 
   Raises:
     ValueError: for ``c`` outside [0, 1).
@@ -51,14 +63,15 @@ def cagrad(
   """
   check_fraction("c", c)
   return gramian_rule(
-    lambda gramian, present: cagrad_weights(gramian, c, present),
+    lambda gramian, active: cagrad_weights(gramian, c, active),
     num_tasks=num_tasks,
     shared=shared,
+    groups=groups,
   )
 
 
 def cagrad_weights(
-  gramian: jax.Array, c: jax.typing.ArrayLike, present: jax.Array | bool = True
+  gramian: jax.Array, c: jax.typing.ArrayLike, active: jax.Array | bool = True
 ) -> jax.Array:
   """The weights of :func:`cagrad` for inner products [K, K].
 
@@ -69,18 +82,18 @@ def cagrad_weights(
   Args:
     gramian: [K, K], ``⟨g_i, g_j⟩``.
     c: In [0, 1).
-    present: [K], bool: the tasks to combine; the weights of others are 0.
+    active: [K], bool: the tasks to combine; the weights of others are 0.
 
   Returns:
-    [K], each at least 1/K, where K is the number of tasks that are present.
+    [K], each at least 1/K, where K is the number of tasks that are active.
   """
-  present, gramian = only(present, gramian)
+  active, gramian = only_active(active, gramian)
   dtype = gramian.dtype
   norm, products = unit_products(gramian)
   # So that no length is 0 where gradients cancel: there it would have no derivative,
   # and with much less than 1e-8 none that Newton's method could follow.
   ridged = products + max(rounding(dtype), 1e-8) * jnp.diag(norm * norm)
-  mean = equal_shares(present, dtype)
+  mean = uniform_weights(active, dtype)
   with_mean = matvec(products, mean)
   radius = jnp.asarray(c, dtype) * jnp.sqrt(
     jnp.maximum(quadratic_form(products, mean), 0.0)
@@ -96,5 +109,5 @@ def cagrad_weights(
     gradient = with_mean + radius * unit
     return gradient, radius / length * (ridged - unit[:, None] * unit[None, :])
 
-  w = minimise_on_simplex(derivatives, present, dtype, tolerance=rounding(dtype))
+  w = minimise_on_simplex(derivatives, active, dtype, tolerance=rounding(dtype))
   return mean + radius / length_of(w) * w

@@ -1,25 +1,26 @@
 """ConFIG, conflict-free updates."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
 
-from maxgnr_jax._linalg._gramian import (
+from maxgnr_jax._linalg import (
   cosines,
   equal_cosines,
   inverse_norms,
+  matvec,
   norms,
-  only,
+  only_active,
+  quadratic_form,
   unit_largest,
 )
-from maxgnr_jax._linalg._matrix import matvec, quadratic_form
+from maxgnr_jax._stacked import Labels
+from maxgnr_jax.aggregators._base import Shared
 from maxgnr_jax.aggregators._gramian import gramian_rule
 
 
 def config(
-  *, num_tasks: int | None = None, shared: Any = None
+  *, num_tasks: int | None = None, shared: Shared = None, groups: Labels = None
 ) -> optax.GradientTransformationExtraArgs:
   """The direction with the same cosine to every gradient, as long as they point there.
 
@@ -28,11 +29,17 @@ def config(
   where tasks disagree.
 
   Args:
-    num_tasks: As in :func:`gramian_method`.
-    shared: Where inner products are measured, likewise.
+    num_tasks: K, at least 1. By default it is taken from the first gradients, which
+      changes the shapes of the state at the first step.
+    shared: Selects the trunk, where gradients are measured: a pytree of bools like the
+      parameters (or a prefix of it), or a function from the parameters to one. Default:
+      all parameters.
+    groups: Parameters that get task weights of their own: "layer", "parameter", a
+      pytree of labels like the parameters or a prefix of it, or a function from the
+      parameters to one. Default: the same weights for all.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`.
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
 
   Example:
     >>> import jax.numpy as jnp
@@ -45,10 +52,10 @@ def config(
     Liu et al., ConFIG: Towards Conflict-free Training of Physics Informed Neural
     Networks, ICLR 2025, Eq. 2 and 3.
   """
-  return gramian_rule(config_weights, num_tasks=num_tasks, shared=shared)
+  return gramian_rule(config_weights, num_tasks=num_tasks, shared=shared, groups=groups)
 
 
-def config_weights(gramian: jax.Array, present: jax.Array | bool = True) -> jax.Array:
+def config_weights(gramian: jax.Array, active: jax.Array | bool = True) -> jax.Array:
   """The weights of :func:`config` for inner products [K, K].
 
   With the cosines C and ``x = C⁺ 1``, the direction is ``u = Σ x_k g_k / ‖g_k‖``, of
@@ -56,14 +63,14 @@ def config_weights(gramian: jax.Array, present: jax.Array | bool = True) -> jax.
 
   Args:
     gramian: [K, K], ``⟨g_i, g_j⟩``.
-    present: [K], bool: the tasks to combine; the weights of others are 0.
+    active: [K], bool: the tasks to combine; the weights of others are 0.
 
   Returns:
     [K]; 0 for a task without gradient, all 0 where no such direction exists.
   """
-  present, gramian = only(present, gramian)
+  active, gramian = only_active(active, gramian)
   cosine, inverse = cosines(gramian), inverse_norms(gramian)
-  x = equal_cosines(cosine, present)
+  x = equal_cosines(cosine, active)
   squared = quadratic_form(cosine, x)
   # Gradients that cancel leave rounding alone, and no direction.
   exists = squared > 1e-6 * jnp.sum(jnp.abs(x)) ** 2

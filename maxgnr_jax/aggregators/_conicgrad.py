@@ -1,16 +1,21 @@
 """ConicGrad, updates in a cone around the mean gradient."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
 
 from maxgnr_jax._checks import check_range
-from maxgnr_jax._linalg._active import equal_shares
-from maxgnr_jax._linalg._gramian import only, rounding, unit_products
-from maxgnr_jax._linalg._matrix import matvec, quadratic_form
-from maxgnr_jax._linalg._newton import minimise_on_simplex
+from maxgnr_jax._linalg import (
+  matvec,
+  minimise_on_simplex,
+  only_active,
+  quadratic_form,
+  rounding,
+  uniform_weights,
+  unit_products,
+)
+from maxgnr_jax._stacked import Labels
+from maxgnr_jax.aggregators._base import Shared
 from maxgnr_jax.aggregators._gramian import gramian_rule
 
 
@@ -18,7 +23,8 @@ def conicgrad(
   c: jax.typing.ArrayLike = 0.5,
   *,
   num_tasks: int | None = None,
-  shared: Any = None,
+  shared: Shared = None,
+  groups: Labels = None,
 ) -> optax.GradientTransformationExtraArgs:
   """The best update for the task that gains least, in a cone around the mean gradient.
 
@@ -28,11 +34,17 @@ def conicgrad(
   Args:
     c: Cosine of the cone's half angle, in (0, 1); near 1 only the mean is left. The
       paper's own choice was not at hand; 0.5 is ours.
-    num_tasks: As in :func:`gramian_method`.
-    shared: Where inner products are measured, likewise.
+    num_tasks: K, at least 1. By default it is taken from the first gradients, which
+      changes the shapes of the state at the first step.
+    shared: Selects the trunk, where gradients are measured: a pytree of bools like the
+      parameters (or a prefix of it), or a function from the parameters to one. Default:
+      all parameters.
+    groups: Parameters that get task weights of their own: "layer", "parameter", a
+      pytree of labels like the parameters or a prefix of it, or a function from the
+      parameters to one. Default: the same weights for all.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`.
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
 
   Raises:
     ValueError: for ``c`` outside (0, 1).
@@ -52,14 +64,15 @@ def conicgrad(
   """
   check_range("c", c, "in (0, 1)", lambda x: 0 < x < 1)
   return gramian_rule(
-    lambda gramian, present: conicgrad_weights(gramian, c, present),
+    lambda gramian, active: conicgrad_weights(gramian, c, active),
     num_tasks=num_tasks,
     shared=shared,
+    groups=groups,
   )
 
 
 def conicgrad_weights(
-  gramian: jax.Array, c: jax.typing.ArrayLike, present: jax.Array | bool = True
+  gramian: jax.Array, c: jax.typing.ArrayLike, active: jax.Array | bool = True
 ) -> jax.Array:
   """The weights of :func:`conicgrad` for inner products [K, K].
 
@@ -71,12 +84,12 @@ def conicgrad_weights(
   Args:
     gramian: [K, K], ``⟨g_i, g_j⟩``.
     c: In (0, 1).
-    present: [K], bool: the tasks to combine; the weights of others are 0.
+    active: [K], bool: the tasks to combine; the weights of others are 0.
 
   Returns:
     [K]; all 0 if the mean gradient is.
   """
-  present, gramian = only(present, gramian)
+  active, gramian = only_active(active, gramian)
   dtype = gramian.dtype
   c = jnp.asarray(c, dtype)
   s = jnp.sqrt(1.0 - c * c)
@@ -84,7 +97,7 @@ def conicgrad_weights(
   # So that no length is 0 where gradients cancel: there it would have no derivative,
   # and with much less than 1e-8 none that Newton's method could follow.
   ridged = products + max(rounding(dtype), 1e-8) * jnp.diag(norm * norm)
-  mean = equal_shares(present, dtype)
+  mean = uniform_weights(active, dtype)
   mean_length = jnp.sqrt(jnp.maximum(quadratic_form(ridged, mean), 0.0))
   exists = mean_length > 0
   # Products of the gradients with the mean's direction, and with each other across it.
@@ -105,7 +118,7 @@ def conicgrad_weights(
     gradient = unit + jnp.where(inside(w), 0.0, c) * along
     return gradient, (matrix - unit[:, None] * unit[None, :]) / length
 
-  w = minimise_on_simplex(derivatives, present, dtype, tolerance=rounding(dtype))
+  w = minimise_on_simplex(derivatives, active, dtype, tolerance=rounding(dtype))
   # In terms of the gradients: w itself, or c of the mean's direction and s across it.
   to_mean = jnp.where(exists, mean / jnp.where(exists, mean_length, 1.0), 0.0)
   sideways = (w - jnp.vdot(along, w) * to_mean) / root(across, w)

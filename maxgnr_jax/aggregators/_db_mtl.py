@@ -8,7 +8,15 @@ import optax
 
 from maxgnr_jax import _stacked
 from maxgnr_jax._checks import check_fraction, check_not_negative
-from maxgnr_jax.aggregators._base import Choice, Step, method
+from maxgnr_jax._linalg import zero_inactive
+from maxgnr_jax.aggregators._base import (
+  Choice,
+  Memory,
+  Method,
+  Shared,
+  Step,
+  aggregator,
+)
 
 # Of the authors' code: what is added to a loss before its logarithm is taken.
 SMALLEST_LOSS = 1e-8
@@ -19,7 +27,7 @@ def db_mtl(
   beta_decay: jax.typing.ArrayLike = 0.0,
   *,
   num_tasks: int | None = None,
-  shared: Any = None,
+  shared: Shared = None,
 ) -> optax.GradientTransformationExtraArgs:
   """The sum of the averaged gradients of the losses' logarithms, made equally long.
 
@@ -30,12 +38,15 @@ def db_mtl(
     beta: Decay rate of the average, in [0, 1); at step t of the task it is
       ``beta / t^beta_decay``.
     beta_decay: At least 0. The paper chooses between 0 and 0.5.
-    num_tasks: As in :func:`gramian_method`.
-    shared: Where gradients are averaged and made equally long, likewise. Elsewhere the
+    num_tasks: K, at least 1. By default it is taken from the first gradients, which
+      changes the shapes of the state at the first step.
+    shared: Selects the trunk, where gradients are measured: a pytree of bools like the
+      parameters (or a prefix of it), or a function from the parameters to one. Default:
+      all parameters. Elsewhere the
       update is the sum of the gradients of the logarithms, as the paper has it.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`, whose
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`, whose
     memory holds the ``average``, stacked gradients like those of the parameters. The
     weights are those of this step's gradients. A negative loss leaves the task's
     average as it was.
@@ -61,34 +72,36 @@ def db_mtl(
   check_fraction("beta", beta)
   check_not_negative("beta_decay", beta_decay)
 
-  def memory(params, tasks, dtype):
+  def init(params: Any, shape: tuple[int, ...], dtype: Any) -> Memory:
     del dtype
-    return {"average": _stacked.zeros(params, tasks, None)}
+    return {"average": _stacked.zeros(params, shape[-1], None)}
 
-  def choose(step: Step, memory: dict[str, Any]) -> Choice:
-    losses = step.task_values("losses")
-    known = step.present & (losses >= 0)
+  def measure(step: Step, memory: Memory) -> tuple[Step, jax.Array]:
+    average = memory["average"]
+    _stacked.count_tasks(step.grads, _stacked.one_task(average), "the state")
+    return step, step.finite()
+
+  def choose(step: Step, active: jax.Array, memory: Memory) -> Choice:
+    losses = step.values["losses"]
+    known = active & (losses >= 0)
     of_logarithm = jnp.where(
       known, 1.0 / (jnp.where(known, losses, 1.0) + SMALLEST_LOSS), 0.0
     )
     time = (step.task_count + 1).astype(step.dtype)
     decay = jnp.asarray(beta, step.dtype) / time ** jnp.asarray(beta_decay, step.dtype)
     decay = jnp.where(known, decay, 1.0)
+    grads = zero_inactive(active, step.grads)
     average = _stacked.mix(
-      decay, memory["average"], (1.0 - decay) * of_logarithm, step.present_grads
+      decay, memory["average"], (1.0 - decay) * of_logarithm, grads
     )
-    length = step.among(_stacked.norms(average, step.dtype))
+    length = zero_inactive(active, _stacked.norms(average, step.dtype))
     some = length > 0
     scale = jnp.where(some, jnp.max(length) / jnp.where(some, length, 1.0), 0.0)
-    combined = _stacked.combine(scale, average, step.one_task, step.present)
-    weights, memory = scale * of_logarithm, {"average": average}
-    return Choice(weights, memory, combined, weights_elsewhere=of_logarithm)
+    return Choice(
+      memory={"average": average},
+      combined=_stacked.combine(scale, average, _stacked.one_task(grads), active),
+      head_weights=of_logarithm,
+    )
 
-  return method(
-    choose,
-    memory,
-    values=("losses",),
-    first="norms",
-    num_tasks=num_tasks,
-    shared=shared,
-  )
+  method = Method(measure, choose, init, values=("losses",), weighted=False)
+  return aggregator(method, num_tasks=num_tasks, shared=shared)

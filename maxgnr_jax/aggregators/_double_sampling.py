@@ -18,11 +18,24 @@ from maxgnr_jax._checks import (
   check_positive,
   check_whole,
 )
-from maxgnr_jax._linalg._active import equal_shares
-from maxgnr_jax._linalg._matrix import matvec
-from maxgnr_jax._linalg._simplex import project_on_simplex
-from maxgnr_jax._stacked import _trunk, check_same_shapes
-from maxgnr_jax.aggregators._base import Choice, Step, method
+from maxgnr_jax._linalg import (
+  matvec,
+  num_active,
+  project_on_simplex,
+  remember,
+  uniform_weights,
+  zero_inactive,
+)
+from maxgnr_jax._stacked import Labels
+from maxgnr_jax.aggregators._base import (
+  Choice,
+  Memory,
+  Method,
+  Shared,
+  Step,
+  aggregator,
+)
+from maxgnr_jax.aggregators._gramian import in_each_group, measure_gramian
 from maxgnr_jax.aggregators._remembered import shares
 
 
@@ -31,7 +44,8 @@ def modo(
   rho: jax.typing.ArrayLike = 0.1,
   *,
   num_tasks: int | None = None,
-  shared: Any = None,
+  shared: Shared = None,
+  groups: Labels = None,
 ) -> optax.GradientTransformationExtraArgs:
   """MGDA whose weights take one step at a time, on independent batches.
 
@@ -44,11 +58,17 @@ def modo(
     gamma: γ, step size of the weights, at least 0, in units of the inverse squared
       gradient. The authors try 0.01 to 1.
     rho: ρ, at least 0, which keeps the weights apart.
-    num_tasks: As in :func:`gramian_method`.
-    shared: Where inner products are measured, likewise.
+    num_tasks: K, at least 1. By default it is taken from the first gradients, which
+      changes the shapes of the state at the first step.
+    shared: Selects the trunk, where gradients are measured: a pytree of bools like the
+      parameters (or a prefix of it), or a function from the parameters to one. Default:
+      all parameters.
+    groups: Parameters that get task weights of their own: "layer", "parameter", a
+      pytree of labels like the parameters or a prefix of it, or a function from the
+      parameters to one. Default: the same weights for all.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`, whose
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`, whose
     memory holds the ``simplex_weights`` [K], what the weights are when all tasks are
     present.
 
@@ -72,13 +92,12 @@ def modo(
   check_not_negative("gamma", gamma)
   check_not_negative("rho", rho)
 
-  def choose(step: Step, memory: dict[str, Any]) -> Choice:
-    w, together = shares(step, memory["simplex_weights"])
-    slope = matvec(_products(step), w) + jnp.asarray(rho, step.dtype) * w
-    w = _project(step, w - jnp.asarray(gamma, step.dtype) * slope)
-    return Choice(w, step.remember({"simplex_weights": together * w}, memory))
+  def move(gramian: jax.Array, w: jax.Array, active: jax.Array) -> Any:
+    slope = matvec(gramian, w) + jnp.asarray(rho, w.dtype) * w
+    w = _project(active, w - jnp.asarray(gamma, w.dtype) * slope)
+    return w, w
 
-  return _two_batches(choose, num_tasks, shared)
+  return _two_batches(move, num_tasks, shared, groups)
 
 
 def sdmgrad(
@@ -88,7 +107,8 @@ def sdmgrad(
   momentum: jax.typing.ArrayLike = 0.5,
   num_steps: int = 20,
   num_tasks: int | None = None,
-  shared: Any = None,
+  shared: Shared = None,
+  groups: Labels = None,
 ) -> optax.GradientTransformationExtraArgs:
   """MGDA drawn to the mean gradient, on independent batches.
 
@@ -100,15 +120,21 @@ def sdmgrad(
 
   Args:
     direction: λ, at least 0; the larger, the nearer to equal weights.
-    learning_rate: Of those steps, positive; gradients are in units of their root mean
-      square over the tasks.
+    learning_rate: Of those steps, positive; gradients are first
+      divided by their mean norm over the tasks.
     momentum: Of those steps, in [0, 1).
     num_steps: How many, at least 1.
-    num_tasks: As in :func:`gramian_method`.
-    shared: Where inner products are measured, likewise.
+    num_tasks: K, at least 1. By default it is taken from the first gradients, which
+      changes the shapes of the state at the first step.
+    shared: Selects the trunk, where gradients are measured: a pytree of bools like the
+      parameters (or a prefix of it), or a function from the parameters to one. Default:
+      all parameters.
+    groups: Parameters that get task weights of their own: "layer", "parameter", a
+      pytree of labels like the parameters or a prefix of it, or a function from the
+      parameters to one. Default: the same weights for all.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`, whose
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`, whose
     memory holds the ``simplex_weights`` [K], what w is when all tasks are present.
 
   Raises:
@@ -133,69 +159,84 @@ def sdmgrad(
   check_fraction("momentum", momentum)
   check_whole("num_steps", num_steps, 1)
 
-  def choose(step: Step, memory: dict[str, Any]) -> Choice:
-    products = _products(step)
-    lengths = jnp.sqrt(jnp.maximum(jnp.diagonal(products), 0.0))
-    scale = jnp.sum(lengths) / step.num_present
+  def move(gramian: jax.Array, w: jax.Array, active: jax.Array) -> Any:
+    dtype = w.dtype
+    lengths = jnp.sqrt(jnp.maximum(jnp.diagonal(gramian), 0.0))
+    scale = jnp.sum(lengths) / num_active(active, dtype)
     scale = jnp.where(scale > 0, scale, 1.0)
-    products = products / scale / scale
-    pull = jnp.asarray(direction, step.dtype)
-    mean = equal_shares(step.present, step.dtype)
+    gramian = gramian / scale / scale
+    pull = jnp.asarray(direction, dtype)
+    mean = uniform_weights(active, dtype)
 
     def descend(_, carry):
       w, velocity = carry
-      slope = matvec(products, w + pull * mean)
-      velocity = jnp.asarray(momentum, step.dtype) * velocity + slope
-      moved = w - jnp.asarray(learning_rate, step.dtype) * velocity
-      return _project(step, moved), velocity
+      slope = matvec(gramian, w + pull * mean)
+      velocity = jnp.asarray(momentum, dtype) * velocity + slope
+      moved = w - jnp.asarray(learning_rate, dtype) * velocity
+      return _project(active, moved), velocity
 
-    w, together = shares(step, memory["simplex_weights"])
     start = (w, jnp.zeros_like(w))
     w, _ = jax.lax.fori_loop(0, num_steps, descend, start)
-    weights = (w + pull * mean) / (1.0 + pull)
-    return Choice(weights, step.remember({"simplex_weights": together * w}, memory))
+    return (w + pull * mean) / (1.0 + pull), w
 
-  return _two_batches(choose, num_tasks, shared)
-
-
-def _project(step: Step, vector: jax.Array) -> jax.Array:
-  """The nearest weights of the tasks that are present."""
-  return project_on_simplex(jnp.where(step.present, vector, -jnp.inf))
+  return _two_batches(move, num_tasks, shared, groups)
 
 
-def _products(step: Step) -> jax.Array:
-  """[K, K], ``⟨g_i, g'_j⟩``; of the same batch if there is one only."""
-  batches = step.extra_args.get("batches")
-  if batches is None:
-    return step.gramian()
-  first, second = (_trunk.restrict(batch, step.grads) for batch in batches)
-  return step.among(_stacked.gram(first, step.dtype, second))
+def _project(active: jax.Array, vector: jax.Array) -> jax.Array:
+  """Returns the nearest weights of the active tasks on the simplex."""
+  return project_on_simplex(jnp.where(active, vector, -jnp.inf))
 
 
 def _two_batches(
-  choose: Callable[[Step, dict[str, Any]], Choice],
+  move: Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]],
   num_tasks: int | None,
-  shared: Any,
+  shared: Shared,
+  groups: Labels,
 ) -> optax.GradientTransformationExtraArgs:
-  """A method that takes ``independent_grads``, and updates with the mean of both."""
+  """Makes an aggregator that takes ``independent_grads``.
 
-  def memory(params, tasks, dtype):
+  Args:
+    move: From ``⟨g_i, g'_j⟩`` [K, K], the last weights on the simplex and the active
+      tasks to the weights of the update and the next weights on the simplex.
+    num_tasks: See :func:`modo`.
+    shared: See :func:`modo`.
+    groups: See :func:`modo`.
+  """
+
+  def init(params: Any, shape: tuple[int, ...], dtype: Any) -> Memory:
     del params
-    return {"simplex_weights": jnp.full((tasks,), 1.0 / max(tasks, 1), dtype)}
+    return {"simplex_weights": jnp.full(shape, 1.0 / max(shape[-1], 1), dtype)}
 
-  def inner(first):
-    return method(choose, memory, first=first, num_tasks=num_tasks, shared=shared)
+  def choose(gramian: jax.Array, active: jax.Array, memory: Memory) -> Choice:
+    def choose_in_group(gramian, last):
+      w, total = shares(active, last)
+      weights, w = move(zero_inactive(active, gramian, axes=2), w, active)
+      return weights, remember(active, total * w, last)
 
-  one_batch = inner("gramian")
-  # The mean's inner products would be of no use.
-  two_batches = inner("norms")
+    weights, w = in_each_group(choose_in_group, gramian, memory["simplex_weights"])
+    return Choice(weights, {"simplex_weights": w})
+
+  def inner(measure):
+    method = Method(measure, choose, init)
+    return aggregator(method, num_tasks=num_tasks, shared=shared, groups=groups)
+
+  one_batch = inner(measure_gramian)
 
   def update(grads, state, params=None, *, independent_grads=None, **extra_args):
     if independent_grads is None:
       return one_batch.update(grads, state, params, **extra_args)
-    check_same_shapes(grads, independent_grads, "independent_grads")
+    _stacked.check_same_shapes(grads, independent_grads, "independent_grads")
+
+    def measure(step: Step, memory: Memory) -> tuple[jax.Array, jax.Array]:
+      del memory
+      first = _stacked.restrict(grads, step.grads)
+      second = _stacked.restrict(independent_grads, step.grads)
+      products = step.in_groups(
+        lambda a, b: _stacked.gramian(a, step.dtype, b), first, second
+      )
+      return products, step.finite()
+
     mean = jax.tree.map(lambda a, b: a + 0.5 * (b - a), grads, independent_grads)
-    batches = (grads, independent_grads)
-    return two_batches.update(mean, state, params, **extra_args, batches=batches)
+    return inner(measure).update(mean, state, params, **extra_args)
 
   return optax.GradientTransformationExtraArgs(one_batch.init, update)

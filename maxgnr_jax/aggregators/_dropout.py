@@ -9,15 +9,24 @@ import optax
 
 from maxgnr_jax import _stacked
 from maxgnr_jax._checks import check_fraction, check_range
-from maxgnr_jax._linalg._active import equal_shares
-from maxgnr_jax.aggregators._base import Choice, Step, key_memory, method
+from maxgnr_jax._linalg import num_active, remember, uniform_weights, zero_inactive
+from maxgnr_jax.aggregators._base import (
+  Choice,
+  Memory,
+  Method,
+  Shared,
+  Step,
+  aggregator,
+)
+from maxgnr_jax.aggregators._random import key_memory, next_key
 
 
 def graddrop(
   leak: jax.typing.ArrayLike = 0.0,
   *,
   num_tasks: int | None = None,
-  seed: int | jax.Array = 0,
+  shared: Shared = None,
+  key: int | jax.Array = 0,
 ) -> optax.GradientTransformationExtraArgs:
   """The sum of the gradients, of one sign in every coordinate.
 
@@ -28,13 +37,18 @@ def graddrop(
   Args:
     leak: The share of a task's dropped values that passes nonetheless, in [0, 1]; a
       number, or one per task [K].
-    num_tasks: As in :func:`gramian_method`.
-    seed: Of the choices, or a PRNG key.
+    num_tasks: K, at least 1. By default it is taken from the first gradients, which
+      changes the shapes of the state at the first step.
+    shared: Selects the trunk, where the rule applies: a pytree of bools like the
+      parameters (or a prefix of it), or a function from the parameters to one. Other
+      parameters get the sum of the gradients.
+      Default: all parameters.
+    key: An integer or a PRNG key, from which the choices are drawn.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`, whose
-    memory holds the ``key`` of the next step. The update is no weighted sum:
-    ``weights`` are equal.
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`, whose
+    memory holds the ``key`` of the next step. The update is no weighted sum
+    of the gradients: ``weights`` is None.
 
   Raises:
     ValueError: for a ``leak`` outside [0, 1], or not of one number per task.
@@ -57,13 +71,17 @@ def graddrop(
     for value in np.ravel(leak).tolist():
       check_range("leak", value, "in [0, 1]", lambda x: 0 <= x <= 1)
 
-  def choose(step: Step, memory: dict[str, Any]) -> Choice:
+  def measure(step: Step, memory: Memory) -> tuple[Any, None]:
+    del memory
     if jnp.shape(leak) not in ((), (step.num_tasks,)):
       raise ValueError(
         f"`leak` must be a number or one per task, [{step.num_tasks}], got shape "
         f"{jnp.shape(leak)}."
       )
-    key, now = jax.random.split(memory["key"])
+    return step, None
+
+  def choose(step: Step, active: jax.Array, memory: Memory) -> Choice:
+    after, now = next_key(memory, key)
 
     def leaf(grads, key):
       total, size = _stacked.add(grads), _stacked.add(jnp.abs(grads))
@@ -72,14 +90,17 @@ def graddrop(
       kept = jnp.where(positive[None], grads > 0, grads < 0)
       passed = jnp.broadcast_to(jnp.asarray(leak, grads.dtype), grads.shape[:1])
       passed = passed.reshape(-1, *(1,) * size.ndim)
-      # Of what is dropped 0 times: NaN and infinity are to be seen in the sum.
+      # What is dropped counts 0 times, so that NaN and infinity show in the sum.
       return _stacked.add(grads * jnp.where(kept, 1.0, passed))
 
-    combined = _stacked.apply(leaf, step.present_grads, now)
-    weights = equal_shares(step.present, step.dtype)
-    return Choice(weights, {"key": key}, combined)
+    return Choice(
+      memory=remember(active, {"key": after}, memory),
+      combined=_stacked.apply(leaf, zero_inactive(active, step.grads), now),
+      head_weights=active.astype(step.dtype),
+    )
 
-  return method(choose, key_memory(seed), num_tasks=num_tasks)
+  method = Method(measure, choose, key_memory(key), weighted=False)
+  return aggregator(method, num_tasks=num_tasks, shared=shared)
 
 
 def gradient_dropout(
@@ -87,7 +108,8 @@ def gradient_dropout(
   noise: str = "gaussian",
   *,
   num_tasks: int | None = None,
-  seed: int | jax.Array = 0,
+  shared: Shared = None,
+  key: int | jax.Array = 0,
 ) -> optax.GradientTransformationExtraArgs:
   """The mean of the gradients, each coordinate of each times a random number of mean 1.
 
@@ -96,13 +118,18 @@ def gradient_dropout(
       0.2.
     noise: "gaussian", of variance ``p / (1 - p)``, or "bernoulli", which is 0 with
       probability p and ``1 / (1 - p)`` otherwise.
-    num_tasks: As in :func:`gramian_method`.
-    seed: Of the noise, or a PRNG key.
+    num_tasks: K, at least 1. By default it is taken from the first gradients, which
+      changes the shapes of the state at the first step.
+    shared: Selects the trunk, where the rule applies: a pytree of bools like the
+      parameters (or a prefix of it), or a function from the parameters to one. Other
+      parameters get the mean of the gradients.
+      Default: all parameters.
+    key: An integer or a PRNG key, from which the noise is drawn.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`, whose
-    memory holds the ``key`` of the next step. The update is a weighted sum in
-    expectation only: ``weights`` are equal.
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`, whose
+    memory holds the ``key`` of the next step. The update is a weighted sum of
+    the gradients in expectation only: ``weights`` is None.
 
   Raises:
     ValueError: for a ``rate`` outside [0, 1) or another ``noise``.
@@ -124,8 +151,13 @@ def gradient_dropout(
   if noise not in ("gaussian", "bernoulli"):
     raise ValueError(f'`noise` must be "gaussian" or "bernoulli", got {noise!r}.')
 
-  def choose(step: Step, memory: dict[str, Any]) -> Choice:
-    key, now = jax.random.split(memory["key"])
+  def measure(step: Step, memory: Memory) -> tuple[Any, None]:
+    del memory
+    return step, None
+
+  def choose(step: Step, active: jax.Array, memory: Memory) -> Choice:
+    after, now = next_key(memory, key)
+    number = num_active(active, step.dtype)
 
     def leaf(grads, key):
       p = jnp.asarray(rate, grads.dtype)
@@ -135,10 +167,13 @@ def gradient_dropout(
       else:
         kept = jax.random.uniform(key, grads.shape, grads.dtype) >= p
         factor = kept.astype(grads.dtype) / (1.0 - p)
-      return _stacked.add(factor * grads) / step.num_present.astype(grads.dtype)
+      return _stacked.add(factor * grads) / number.astype(grads.dtype)
 
-    combined = _stacked.apply(leaf, step.present_grads, now)
-    weights = equal_shares(step.present, step.dtype)
-    return Choice(weights, {"key": key}, combined)
+    return Choice(
+      memory=remember(active, {"key": after}, memory),
+      combined=_stacked.apply(leaf, zero_inactive(active, step.grads), now),
+      head_weights=uniform_weights(active, step.dtype),
+    )
 
-  return method(choose, key_memory(seed), num_tasks=num_tasks)
+  method = Method(measure, choose, key_memory(key), weighted=False)
+  return aggregator(method, num_tasks=num_tasks, shared=shared)

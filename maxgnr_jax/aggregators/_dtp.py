@@ -7,7 +7,15 @@ import jax.numpy as jnp
 import optax
 
 from maxgnr_jax._checks import check_not_negative, check_range
-from maxgnr_jax.aggregators._base import Choice, Step, method
+from maxgnr_jax._linalg import remember
+from maxgnr_jax.aggregators._base import (
+  Choice,
+  Memory,
+  Method,
+  Shared,
+  Step,
+  aggregator,
+)
 
 SMALLEST_KPI = 1e-6
 
@@ -17,6 +25,7 @@ def dtp(
   alpha: jax.typing.ArrayLike = 0.1,
   *,
   num_tasks: int | None = None,
+  shared: Shared = None,
 ) -> optax.GradientTransformationExtraArgs:
   """More weight for the tasks that perform badly by a measure of the user's.
 
@@ -27,10 +36,13 @@ def dtp(
   Args:
     gamma: γ, at least 0: how strongly good tasks are neglected.
     alpha: α, in (0, 1]: how fast the running mean follows.
-    num_tasks: As in :func:`gramian_method`.
+    num_tasks: K, at least 1. By default it is taken from the first gradients, which
+      changes the shapes of the state at the first step.
+    shared: Accepted so that methods can be exchanged by their name. The weights depend
+      on no gradient, so that they are the same whatever it selects.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`, whose
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`, whose
     memory holds the running means ``kpi`` [K].
 
   Raises:
@@ -53,16 +65,21 @@ def dtp(
   check_not_negative("gamma", gamma)
   check_range("alpha", alpha, "in (0, 1]", lambda x: 0 < x <= 1)
 
-  def memory(params, tasks, dtype):
+  def init(params: Any, shape: tuple[int, ...], dtype: Any) -> Memory:
     del params
-    return {"kpi": jnp.ones((tasks,), dtype)}
+    return {"kpi": jnp.ones(shape, dtype)}
 
-  def choose(step: Step, memory: dict[str, Any]) -> Choice:
-    now, mean = step.task_values("kpis"), memory["kpi"]
-    follow = jnp.where(step.task_count == 0, 1.0, jnp.asarray(alpha, step.dtype))
-    mean = step.remember(mean + follow * (now - mean), mean)
+  def measure(step: Step, memory: Memory) -> tuple[Any, None]:
+    del memory
+    return (step.values["kpis"], step.task_count), None
+
+  def choose(measurements: Any, active: jax.Array, memory: Memory) -> Choice:
+    (now, task_count), mean = measurements, memory["kpi"]
+    follow = jnp.where(task_count == 0, 1.0, jnp.asarray(alpha, now.dtype))
+    mean = remember(active, mean + follow * (now - mean), mean)
     kpi = jnp.clip(mean, SMALLEST_KPI, 1.0)
-    weights = -((1.0 - kpi) ** jnp.asarray(gamma, step.dtype)) * jnp.log(kpi)
+    weights = -((1.0 - kpi) ** jnp.asarray(gamma, now.dtype)) * jnp.log(kpi)
     return Choice(weights, {"kpi": mean})
 
-  return method(choose, memory, values=("kpis",), num_tasks=num_tasks)
+  method = Method(measure, choose, init, values=("kpis",))
+  return aggregator(method, num_tasks=num_tasks, shared=shared)

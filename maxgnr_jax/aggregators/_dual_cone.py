@@ -1,19 +1,23 @@
 """UPGrad and DualProj: projections on the dual cone of the gradients."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
 
-from maxgnr_jax._linalg._active import equal_shares
-from maxgnr_jax._linalg._gramian import cosines, inverse_norms, only
-from maxgnr_jax._linalg._quadratic import minimise_above
+from maxgnr_jax._linalg import (
+  cosines,
+  inverse_norms,
+  minimise_above,
+  only_active,
+  uniform_weights,
+)
+from maxgnr_jax._stacked import Labels
+from maxgnr_jax.aggregators._base import Shared
 from maxgnr_jax.aggregators._gramian import gramian_rule
 
 
 def upgrad(
-  *, num_tasks: int | None = None, shared: Any = None
+  *, num_tasks: int | None = None, shared: Shared = None, groups: Labels = None
 ) -> optax.GradientTransformationExtraArgs:
   """The mean of the gradients, each projected so that it conflicts with none.
 
@@ -21,11 +25,17 @@ def upgrad(
   product with every gradient, so that no task is sacrificed to the mean.
 
   Args:
-    num_tasks: As in :func:`gramian_method`.
-    shared: Where inner products are measured, likewise.
+    num_tasks: K, at least 1. By default it is taken from the first gradients, which
+      changes the shapes of the state at the first step.
+    shared: Selects the trunk, where gradients are measured: a pytree of bools like the
+      parameters (or a prefix of it), or a function from the parameters to one. Default:
+      all parameters.
+    groups: Parameters that get task weights of their own: "layer", "parameter", a
+      pytree of labels like the parameters or a prefix of it, or a function from the
+      parameters to one. Default: the same weights for all.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`.
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
 
   Example:
     >>> import jax.numpy as jnp
@@ -37,38 +47,44 @@ def upgrad(
   References:
     Quinton and Rey, Jacobian Descent for Multi-Objective Optimization, 2024, UPGrad.
   """
-  return gramian_rule(upgrad_weights, num_tasks=num_tasks, shared=shared)
+  return gramian_rule(upgrad_weights, num_tasks=num_tasks, shared=shared, groups=groups)
 
 
-def upgrad_weights(gramian: jax.Array, present: jax.Array | bool = True) -> jax.Array:
+def upgrad_weights(gramian: jax.Array, active: jax.Array | bool = True) -> jax.Array:
   """The weights of :func:`upgrad` for inner products [K, K].
 
   Args:
     gramian: [K, K], ``⟨g_i, g_j⟩``.
-    present: [K], bool: the tasks to combine; the weights of others are 0.
+    active: [K], bool: the tasks to combine; the weights of others are 0.
 
   Returns:
-    [K], each at least 1/K, where K is the number of tasks that are present; their sum
+    [K], each at least 1/K, where K is the number of tasks that are active; their sum
     is not fixed.
   """
-  present, gramian = only(present, gramian)
-  preferences = jnp.diag(equal_shares(present, gramian.dtype))
+  active, gramian = only_active(active, gramian)
+  preferences = jnp.diag(uniform_weights(active, gramian.dtype))
   return jnp.sum(jax.vmap(_project, (0, None))(preferences, gramian), axis=0)
 
 
 def dualproj(
-  *, num_tasks: int | None = None, shared: Any = None
+  *, num_tasks: int | None = None, shared: Shared = None, groups: Labels = None
 ) -> optax.GradientTransformationExtraArgs:
   """The mean of the gradients, projected so that it conflicts with no task's.
 
   The nearest vector to the mean whose product with every gradient is not negative.
 
   Args:
-    num_tasks: As in :func:`gramian_method`.
-    shared: Where inner products are measured, likewise.
+    num_tasks: K, at least 1. By default it is taken from the first gradients, which
+      changes the shapes of the state at the first step.
+    shared: Selects the trunk, where gradients are measured: a pytree of bools like the
+      parameters (or a prefix of it), or a function from the parameters to one. Default:
+      all parameters.
+    groups: Parameters that get task weights of their own: "layer", "parameter", a
+      pytree of labels like the parameters or a prefix of it, or a function from the
+      parameters to one. Default: the same weights for all.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`.
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
 
   Example:
     >>> import jax.numpy as jnp
@@ -81,22 +97,24 @@ def dualproj(
     Lopez-Paz and Ranzato, Gradient Episodic Memory for Continual Learning, NeurIPS
     2017, Eq. 11.
   """
-  return gramian_rule(dualproj_weights, num_tasks=num_tasks, shared=shared)
+  return gramian_rule(
+    dualproj_weights, num_tasks=num_tasks, shared=shared, groups=groups
+  )
 
 
-def dualproj_weights(gramian: jax.Array, present: jax.Array | bool = True) -> jax.Array:
+def dualproj_weights(gramian: jax.Array, active: jax.Array | bool = True) -> jax.Array:
   """The weights of :func:`dualproj` for inner products [K, K].
 
   Args:
     gramian: [K, K], ``⟨g_i, g_j⟩``.
-    present: [K], bool: the tasks to combine; the weights of others are 0.
+    active: [K], bool: the tasks to combine; the weights of others are 0.
 
   Returns:
-    [K], each at least 1/K, where K is the number of tasks that are present; their sum
+    [K], each at least 1/K, where K is the number of tasks that are active; their sum
     is not fixed.
   """
-  present, gramian = only(present, gramian)
-  return _project(equal_shares(present, gramian.dtype), gramian)
+  active, gramian = only_active(active, gramian)
+  return _project(uniform_weights(active, gramian.dtype), gramian)
 
 
 def _project(preference: jax.Array, gramian: jax.Array) -> jax.Array:

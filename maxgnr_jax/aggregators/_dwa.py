@@ -7,8 +7,15 @@ import jax.numpy as jnp
 import optax
 
 from maxgnr_jax._checks import check_positive, check_whole
-from maxgnr_jax.aggregators._base import Choice, Step, method
-from maxgnr_jax.aggregators._remembered import softmax_among
+from maxgnr_jax._linalg import active_softmax, num_active, remember
+from maxgnr_jax.aggregators._base import (
+  Choice,
+  Memory,
+  Method,
+  Shared,
+  Step,
+  aggregator,
+)
 
 
 def dwa(
@@ -16,6 +23,7 @@ def dwa(
   temperature: jax.typing.ArrayLike = 2.0,
   *,
   num_tasks: int | None = None,
+  shared: Shared = None,
 ) -> optax.GradientTransformationExtraArgs:
   """More weight for the tasks whose losses fell less over the last two epochs.
 
@@ -26,10 +34,13 @@ def dwa(
   Args:
     steps_per_epoch: How many updates an epoch has, at least 1.
     temperature: T, positive; larger is nearer to equal weights.
-    num_tasks: As in :func:`gramian_method`.
+    num_tasks: K, at least 1. By default it is taken from the first gradients, which
+      changes the shapes of the state at the first step.
+    shared: Accepted so that methods can be exchanged by their name. The weights depend
+      on no gradient, so that they are the same whatever it selects.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`, whose
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`, whose
     memory holds, each [K], the ``loss_sum`` of this epoch and the means ``last_epoch``
     and ``epoch_before``.
 
@@ -53,27 +64,34 @@ def dwa(
   check_whole("steps_per_epoch", steps_per_epoch, 1)
   check_positive("temperature", temperature)
 
-  def memory(params, tasks, dtype):
+  def init(params: Any, shape: tuple[int, ...], dtype: Any) -> Memory:
     del params
     names = ("loss_sum", "last_epoch", "epoch_before")
-    return {name: jnp.zeros((tasks,), dtype) for name in names}
+    return {name: jnp.zeros(shape, dtype) for name in names}
 
-  def choose(step: Step, memory: dict[str, Any]) -> Choice:
-    losses = step.task_values("losses")
-    begins = (step.task_count > 0) & (step.task_count % steps_per_epoch == 0)
+  def measure(step: Step, memory: Memory) -> tuple[Any, None]:
+    del memory
+    return (step.values["losses"], step.task_count), None
+
+  def choose(measurements: Any, active: jax.Array, memory: Memory) -> Choice:
+    losses, task_count = measurements
+    dtype = losses.dtype
+    begins = (task_count > 0) & (task_count % steps_per_epoch == 0)
     total, last = memory["loss_sum"], memory["last_epoch"]
-    mean = total / jnp.asarray(steps_per_epoch, step.dtype)
+    mean = total / jnp.asarray(steps_per_epoch, dtype)
     before = jnp.where(begins, last, memory["epoch_before"])
     last = jnp.where(begins, mean, last)
 
-    # 0 in the first two epochs.
+    # `before` is 0 in the first two epochs.
     rate = jnp.where(before != 0, last / jnp.where(before != 0, before, 1.0), 1.0)
-    softmax = softmax_among(step.present, rate / jnp.asarray(temperature, step.dtype))
+    softmax = active_softmax(active, rate / jnp.asarray(temperature, dtype))
     new = {
       "loss_sum": jnp.where(begins, 0.0, total) + losses,
       "last_epoch": last,
       "epoch_before": before,
     }
-    return Choice(step.num_present * softmax, step.remember(new, memory))
+    weights = num_active(active, dtype) * softmax
+    return Choice(weights, remember(active, new, memory))
 
-  return method(choose, memory, values=("losses",), num_tasks=num_tasks)
+  method = Method(measure, choose, init, values=("losses",))
+  return aggregator(method, num_tasks=num_tasks, shared=shared)

@@ -8,17 +8,23 @@ import optax
 
 from maxgnr_jax import _stacked
 from maxgnr_jax._checks import check_positive
-from maxgnr_jax._stacked._sharding import over_parameters
-from maxgnr_jax._stacked._sums import sums_of_squares
-from maxgnr_jax.aggregators._base import Choice, Step, method
-from maxgnr_jax.aggregators._remembered import shares, softmax_among
+from maxgnr_jax._linalg import active_softmax, remember
+from maxgnr_jax.aggregators._base import (
+  Choice,
+  Memory,
+  Method,
+  Shared,
+  Step,
+  aggregator,
+)
+from maxgnr_jax.aggregators._remembered import shares
 
 
 def excess_mtl(
   step_size: jax.typing.ArrayLike = 0.01,
   *,
   num_tasks: int | None = None,
-  shared: Any = None,
+  shared: Shared = None,
 ) -> optax.GradientTransformationExtraArgs:
   """More weight for the tasks that are farther from their optimum.
 
@@ -29,11 +35,14 @@ def excess_mtl(
 
   Args:
     step_size: η, positive. The authors' code has 0.01, their command line 1.
-    num_tasks: As in :func:`gramian_method`.
-    shared: Where risks are estimated, likewise.
+    num_tasks: K, at least 1. By default it is taken from the first gradients, which
+      changes the shapes of the state at the first step.
+    shared: Selects the trunk, where gradients are measured: a pytree of bools like the
+      parameters (or a prefix of it), or a function from the parameters to one. Default:
+      all parameters.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`, whose
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`, whose
     memory holds the ``squares`` summed over the steps, stacked like the gradients, the
     ``first_risks`` [K] and the ``simplex_weights`` [K], what the weights are when all
     tasks are present.
@@ -57,36 +66,44 @@ def excess_mtl(
   """
   check_positive("step_size", step_size)
 
-  def memory(params, tasks, dtype):
-    squares = _stacked.zeros(params, tasks, _stacked.compute_dtype(params))
+  def init(params: Any, shape: tuple[int, ...], dtype: Any) -> Memory:
+    (tasks,) = shape
     return {
-      "squares": squares,
-      "first_risks": jnp.zeros((tasks,), dtype),
-      "simplex_weights": jnp.full((tasks,), 1.0 / max(tasks, 1), dtype),
+      "squares": _stacked.zeros(params, tasks, _stacked.compute_dtype(params)),
+      "first_risks": jnp.zeros(shape, dtype),
+      "simplex_weights": jnp.full(shape, 1.0 / max(tasks, 1), dtype),
     }
 
-  def choose(step: Step, memory: dict[str, Any]) -> Choice:
-    squares, risks = adagrad_risks(memory["squares"], step.grads, step.dtype)
-    begins = step.task_count == 0
+  def measure(step: Step, memory: Memory) -> tuple[Any, jax.Array]:
+    squares = memory["squares"]
+    _stacked.count_tasks(step.grads, _stacked.one_task(squares), "the state")
+    squares, risks = _adagrad_risks(squares, step.grads, step.dtype)
+    return (squares, risks, step.task_count), step.finite()
+
+  def choose(measurements: Any, active: jax.Array, memory: Memory) -> Choice:
+    squares, risks, task_count = measurements
+    dtype = risks.dtype
+    begins = task_count == 0
     first = jnp.where(begins, risks, memory["first_risks"])
     relative = jnp.where(first > 0, risks / jnp.where(first > 0, first, 1.0), 0.0)
     relative = jnp.where(jnp.isfinite(relative) & ~begins, relative, 0.0)
-    w, together = shares(step, memory["simplex_weights"])
-    logits = jnp.log(jnp.maximum(w, jnp.finfo(step.dtype).tiny))
-    logits += jnp.asarray(step_size, step.dtype) * relative
-    weights = softmax_among(step.present, logits)
+    w, total = shares(active, memory["simplex_weights"])
+    logits = jnp.log(jnp.maximum(w, jnp.finfo(dtype).tiny))
+    logits += jnp.asarray(step_size, dtype) * relative
+    weights = active_softmax(active, logits)
     new = {
       "squares": squares,
       "first_risks": first,
-      "simplex_weights": together * weights,
+      "simplex_weights": total * weights,
     }
-    return Choice(weights, step.remember(new, memory))
+    return Choice(weights, remember(active, new, memory))
 
-  return method(choose, memory, first="norms", num_tasks=num_tasks, shared=shared)
+  method = Method(measure, choose, init)
+  return aggregator(method, num_tasks=num_tasks, shared=shared)
 
 
-def adagrad_risks(squares: Any, grads: Any, dtype: Any) -> tuple[Any, jax.Array]:
-  """Adds ``g²`` to ``squares``; returns them and ``Σ g² / √squares`` [K]."""
+def _adagrad_risks(squares: Any, grads: Any, dtype: Any) -> tuple[Any, jax.Array]:
+  """Adds ``g²`` to ``squares``; returns them and ``Σ g² / √squares``, [K]."""
   squares = jax.tree.map(lambda s, g: s + jnp.square(g.astype(s.dtype)), squares, grads)
 
   def row(k, s, g):
@@ -94,7 +111,7 @@ def adagrad_risks(squares: Any, grads: Any, dtype: Any) -> tuple[Any, jax.Array]
     return g.astype(dtype) / root
 
   def sums(reduce, pairs):
-    return reduce.sum(lambda pairs: sums_of_squares(pairs, row), pairs)
+    return reduce.sum(lambda pairs: _stacked.sums_of_squares(pairs, row), pairs)
 
   pairs = list(zip(jax.tree.leaves(squares), jax.tree.leaves(grads), strict=True))
-  return squares, over_parameters(sums, pairs)
+  return squares, _stacked.over_parameters(sums, pairs)

@@ -1,6 +1,5 @@
 """FAMO, fast adaptive multitask optimization."""
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -8,8 +7,16 @@ import jax.numpy as jnp
 import optax
 
 from maxgnr_jax._checks import check_optimizer
-from maxgnr_jax.aggregators._base import Choice, Step, method
-from maxgnr_jax.aggregators._remembered import learn, softmax_among
+from maxgnr_jax._linalg import active_softmax, remember
+from maxgnr_jax.aggregators._base import (
+  Choice,
+  Memory,
+  Method,
+  Shared,
+  Step,
+  aggregator,
+)
+from maxgnr_jax.aggregators._remembered import learn
 
 # Of the authors' code: the least that a loss counts as.
 SMALLEST_LOSS = 1e-8
@@ -22,6 +29,7 @@ def famo(
   min_losses: jax.typing.ArrayLike = 0.0,
   *,
   num_tasks: int | None = None,
+  shared: Shared = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Weights under which all losses fall at the same relative rate, without gradients.
 
@@ -38,10 +46,13 @@ def famo(
       to 1e-2.
     min_losses: The lowest losses that can be reached, a number or [K], which are
       subtracted.
-    num_tasks: As in :func:`gramian_method`.
+    num_tasks: K, at least 1. By default it is taken from the first gradients, which
+      changes the shapes of the state at the first step.
+    shared: Accepted so that methods can be exchanged by their name. The weights depend
+      on no gradient, so that they are the same whatever it selects.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`, whose
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`, whose
     memory holds the ``logits`` [K], the ``last_losses`` [K] and the state of
     ``optimizer``.
 
@@ -64,49 +75,57 @@ def famo(
   """
   check_optimizer(optimizer)
 
-  def memory(params, tasks, dtype):
+  def init(params: Any, shape: tuple[int, ...], dtype: Any) -> Memory:
     del params
-    logits = jnp.zeros((tasks,), dtype)
+    logits = jnp.zeros(shape, dtype)
     return {
       "logits": logits,
-      "last_losses": jnp.ones((tasks,), dtype),
+      "last_losses": jnp.ones(shape, dtype),
       "optimizer": optimizer.init(logits),
     }
 
-  def choose(step: Step, memory: dict[str, Any]) -> Choice:
-    after = losses = step.task_values("losses")
-    teaches = step.present & (step.task_count > 0)
-    if step.extra_args.get("losses_after_step") is not None:
-      after = step.task_values("losses_after_step")
-      # A task that was absent from the last step had no weight in it.
-      teaches &= jnp.isfinite(after) & (step.weights > 0)
+  def measure(step: Step, memory: Memory) -> tuple[Any, None]:
+    del memory
+    return (step.values, step.task_count, step.weights), None
+
+  def choose(measurements: Any, active: jax.Array, memory: Memory) -> Choice:
+    values, task_count, last_weights = measurements
+    after = losses = values["losses"]
+    learns = active & (task_count > 0)
+    if "losses_after_step" in values:
+      after = values["losses_after_step"]
+      # A task that was inactive in the last step had no weight in it.
+      learns &= jnp.isfinite(after) & (last_weights > 0)
 
     def excess(values):
-      above = values - jnp.asarray(min_losses, step.dtype)
+      above = values - jnp.asarray(min_losses, losses.dtype)
       return jnp.maximum(above, 0.0) + SMALLEST_LOSS
 
     progress = jnp.log(excess(memory["last_losses"])) - jnp.log(excess(after))
-    progress = jnp.where(teaches, progress, 0.0)
-    before = (memory["logits"], memory["optimizer"])
-    z = softmax_among(teaches, memory["logits"])
+    progress = jnp.where(learns, progress, 0.0)
+    z = active_softmax(learns, memory["logits"])
     slope = z * (progress - jnp.vdot(z, progress))
-    taught = learn(
-      dataclasses.replace(step, present=teaches), optimizer, slope, *before
-    )
-    logits, optimizer_state = jax.tree.map(
-      lambda new, old: jnp.where(jnp.any(teaches), new, old), taught, before
+    logits, optimizer_state = learn(
+      learns, optimizer, slope, memory["logits"], memory["optimizer"]
     )
     # In units of the smallest loss, so that the quotients are in range.
-    divisor = jnp.where(step.present, excess(losses), jnp.inf)
+    divisor = jnp.where(active, excess(losses), jnp.inf)
     smallest = jnp.min(divisor)
-    share = softmax_among(step.present, logits)
-    share *= jnp.where(step.present, smallest / divisor, 0.0)
+    share = active_softmax(active, logits)
+    share *= jnp.where(active, smallest / divisor, 0.0)
     total = jnp.sum(share)
     weights = share / jnp.where(total > 0, total, 1.0)
-    last = step.remember(losses, memory["last_losses"])
+    last = remember(active, losses, memory["last_losses"])
     return Choice(
       weights,
       {"logits": logits, "last_losses": last, "optimizer": optimizer_state},
     )
 
-  return method(choose, memory, values=("losses",), num_tasks=num_tasks)
+  method = Method(
+    measure,
+    choose,
+    init,
+    values=("losses",),
+    optional_values=("losses_after_step",),
+  )
+  return aggregator(method, num_tasks=num_tasks, shared=shared)

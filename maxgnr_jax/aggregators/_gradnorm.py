@@ -7,8 +7,17 @@ import jax.numpy as jnp
 import optax
 
 from maxgnr_jax._checks import check_not_negative, check_optimizer
-from maxgnr_jax._linalg._gramian import norms
-from maxgnr_jax.aggregators._base import Choice, Step, method
+from maxgnr_jax._linalg import norms, num_active, remember, zero_inactive
+from maxgnr_jax._stacked import Labels
+from maxgnr_jax.aggregators._base import (
+  Choice,
+  Memory,
+  Method,
+  Shared,
+  Step,
+  aggregator,
+)
+from maxgnr_jax.aggregators._gramian import in_each_group, measure_gramian
 from maxgnr_jax.aggregators._remembered import learn, shares
 
 
@@ -17,7 +26,8 @@ def gradnorm(
   optimizer: optax.GradientTransformation = optax.adam(0.025),
   *,
   num_tasks: int | None = None,
-  shared: Any = None,
+  shared: Shared = None,
+  groups: Labels = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Learns weights under which tasks that train more slowly have larger gradients.
 
@@ -29,11 +39,17 @@ def gradnorm(
   Args:
     alpha: α, at least 0: how strongly the rates of training are drawn together.
     optimizer: What learns the weights; they start at 1.
-    num_tasks: As in :func:`gramian_method`.
-    shared: Where norms are measured, likewise. The paper takes the last shared layer.
+    num_tasks: K, at least 1. By default it is taken from the first gradients, which
+      changes the shapes of the state at the first step.
+    shared: Selects the trunk, where gradients are measured: a pytree of bools like the
+      parameters (or a prefix of it), or a function from the parameters to one. Default:
+      all parameters.
+    groups: Parameters that get task weights of their own: "layer", "parameter", a
+      pytree of labels like the parameters or a prefix of it, or a function from the
+      parameters to one. Default: the same weights for all. The paper takes the last shared layer.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`, whose
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`, whose
     memory holds the ``next_weights`` [K], the ``first_losses`` [K] and the state of
     ``optimizer``. A negative loss counts as the first one.
 
@@ -61,49 +77,60 @@ def gradnorm(
   check_not_negative("alpha", alpha)
   check_optimizer(optimizer)
 
-  def memory(params, tasks, dtype):
+  def init(params: Any, shape: tuple[int, ...], dtype: Any) -> Memory:
     del params
-    weights = jnp.ones((tasks,), dtype)
+    weights = jnp.ones(shape, dtype)
+    start = optimizer.init if len(shape) == 1 else jax.vmap(optimizer.init)
     return {
       "next_weights": weights,
-      "first_losses": jnp.zeros((tasks,), dtype),
-      "optimizer": optimizer.init(weights),
+      "first_losses": jnp.zeros(shape[-1:], dtype),
+      "optimizer": start(weights),
     }
 
-  def choose(step: Step, memory: dict[str, Any]) -> Choice:
-    def mean(values):
-      return jnp.sum(step.among(values)) / step.num_present
+  def measure(step: Step, memory: Memory) -> tuple[Any, jax.Array]:
+    gramian, finite = measure_gramian(step, memory)
+    return (gramian, step.values["losses"]), finite
 
-    losses, first = step.task_values("losses"), memory["first_losses"]
+  def choose(measurements: Any, active: jax.Array, memory: Memory) -> Choice:
+    gramian, losses = measurements
+    dtype = losses.dtype
+    number = num_active(active, dtype)
+
+    def mean(values):
+      return jnp.sum(zero_inactive(active, values)) / number
+
+    first = memory["first_losses"]
     first = jnp.where((first == 0) & (losses >= 0), losses, first)
     known = (losses >= 0) & (first > 0)
     remaining = jnp.where(known, losses / jnp.where(known, first, 1.0), 1.0)
     average = mean(remaining)
     rate = remaining / jnp.where(average > 0, average, 1.0)
 
-    share, together = shares(step, memory["next_weights"])
-    weights = step.num_present * share
-    norm = norms(step.gramian())
-    weighted = weights * norm
-    wanted = mean(weighted) * rate ** jnp.asarray(alpha, step.dtype)
-    slope = jnp.sign(weighted - wanted) * norm
-    slope = jnp.where(jnp.isfinite(slope), slope, 0.0)
-    moved, optimizer_state = learn(step, optimizer, slope, weights, memory["optimizer"])
-    moved = jnp.maximum(moved, 0.0)
-    total = jnp.sum(moved)
-    share = jnp.where(total > 0, moved / jnp.where(total > 0, total, 1.0), share)
+    def learn_weights(gramian, next_weights, optimizer_state):
+      share, total = shares(active, next_weights)
+      weights = number * share
+      norm = norms(zero_inactive(active, gramian, axes=2))
+      weighted = weights * norm
+      wanted = mean(weighted) * rate ** jnp.asarray(alpha, dtype)
+      slope = jnp.sign(weighted - wanted) * norm
+      slope = jnp.where(jnp.isfinite(slope), slope, 0.0)
+      moved, after = learn(active, optimizer, slope, weights, optimizer_state)
+      moved = jnp.maximum(moved, 0.0)
+      sum_moved = jnp.sum(moved)
+      some = sum_moved > 0
+      share = jnp.where(some, moved / jnp.where(some, sum_moved, 1.0), share)
+      kept = remember(active, total * share, next_weights)
+      return weights, kept, remember(active, after, optimizer_state)
+
+    weights, next_weights, optimizer_state = in_each_group(
+      learn_weights, gramian, memory["next_weights"], memory["optimizer"]
+    )
     new = {
-      "next_weights": together * share,
-      "first_losses": first,
+      "next_weights": next_weights,
+      "first_losses": remember(active, first, memory["first_losses"]),
       "optimizer": optimizer_state,
     }
-    return Choice(weights, step.remember(new, memory))
+    return Choice(weights, new)
 
-  return method(
-    choose,
-    memory,
-    values=("losses",),
-    first="gramian",
-    num_tasks=num_tasks,
-    shared=shared,
-  )
+  method = Method(measure, choose, init, values=("losses",))
+  return aggregator(method, num_tasks=num_tasks, shared=shared, groups=groups)

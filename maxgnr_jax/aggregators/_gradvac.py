@@ -7,9 +7,19 @@ import jax.numpy as jnp
 import optax
 
 from maxgnr_jax._checks import check_range
-from maxgnr_jax._linalg._gramian import cosines, inverse_norms, norms
-from maxgnr_jax._linalg._matrix import matvec, quadratic_form
-from maxgnr_jax.aggregators._base import Choice, Step, key_memory, method
+from maxgnr_jax._linalg import (
+  cosines,
+  inverse_norms,
+  matvec,
+  norms,
+  quadratic_form,
+  remember,
+  zero_inactive,
+)
+from maxgnr_jax._stacked import Labels
+from maxgnr_jax.aggregators._base import Choice, Memory, Method, Shared, aggregator
+from maxgnr_jax.aggregators._gramian import in_each_group, measure_gramian
+from maxgnr_jax.aggregators._random import key_memory, next_key
 
 # No goal is nearer to 1: what brings gradients so near to each other has no bounds.
 LARGEST_GOAL = 0.9999
@@ -19,8 +29,9 @@ def gradvac(
   beta: jax.typing.ArrayLike = 0.01,
   *,
   num_tasks: int | None = None,
-  shared: Any = None,
-  seed: int | jax.Array = 0,
+  shared: Shared = None,
+  groups: Labels = None,
+  key: int | jax.Array = 0,
 ) -> optax.GradientTransformationExtraArgs:
   """The sum of the gradients, each brought as near to the others as it usually is.
 
@@ -31,12 +42,19 @@ def gradvac(
   Args:
     beta: How far the goals move towards the cosines of a step, in [0, 1]. Libraries
       for PyTorch take 0.5.
-    num_tasks: As in :func:`gramian_method`.
-    shared: Where inner products are measured, likewise.
-    seed: Of the orders in which the others take their turns, or a PRNG key.
+    num_tasks: K, at least 1. By default it is taken from the first gradients, which
+      changes the shapes of the state at the first step.
+    shared: Selects the trunk, where gradients are measured: a pytree of bools like the
+      parameters (or a prefix of it), or a function from the parameters to one. Default:
+      all parameters.
+    groups: Parameters that get task weights of their own: "layer", "parameter", a
+      pytree of labels like the parameters or a prefix of it, or a function from the
+      parameters to one. Default: the same weights for all.
+    key: An integer or a PRNG key, from which the orders are drawn in which the others
+      take their turns.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`, whose
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`, whose
     memory holds the ``key`` of the next step and the ``goals`` [K, K].
 
   Raises:
@@ -58,16 +76,27 @@ def gradvac(
   """
   check_range("beta", beta, "in [0, 1]", lambda x: 0 <= x <= 1)
 
-  def memory(params, tasks, dtype):
-    key = key_memory(seed)(params, tasks, dtype)
-    return {**key, "goals": jnp.zeros((tasks, tasks), dtype)}
+  def init(params: Any, shape: tuple[int, ...], dtype: Any) -> Memory:
+    goals = jnp.zeros((*shape, shape[-1]), dtype)
+    return {**key_memory(key)(params, shape, dtype), "goals": goals}
 
-  def choose(step: Step, memory: dict[str, Any]) -> Choice:
-    key, orders = jax.random.split(memory["key"])
-    weights, goals = _vaccinate(step.gramian(), memory["goals"], beta, orders)
-    return Choice(weights, {"key": key, "goals": goals})
+  def choose(gramian: jax.Array, active: jax.Array, memory: Memory) -> Choice:
+    after, orders = next_key(memory, key)
 
-  return method(choose, memory, first="gramian", num_tasks=num_tasks, shared=shared)
+    def vaccinate(gramian, goals):
+      gramian = zero_inactive(active, gramian, axes=2)
+      return _vaccinate(gramian, goals, beta, orders)
+
+    weights, goals = in_each_group(vaccinate, gramian, memory["goals"])
+    after = remember(active, after, memory["key"])
+    return Choice(weights, {"key": after, "goals": goals})
+
+  return aggregator(
+    Method(measure_gramian, choose, init),
+    num_tasks=num_tasks,
+    shared=shared,
+    groups=groups,
+  )
 
 
 def _vaccinate(gramian, goals, beta, key):

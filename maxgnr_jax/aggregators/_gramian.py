@@ -1,39 +1,53 @@
-"""Methods whose weights depend on the gradients through their inner products only."""
+"""Methods whose weights depend on the gradients through their Gramian only."""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
-from maxgnr_jax._checks import check_weights
-from maxgnr_jax._linalg._active import shared_out
-from maxgnr_jax.aggregators._base import Choice, Step, method
+from maxgnr_jax._checks import as_weights
+from maxgnr_jax._linalg import redistribute, zero_inactive
+from maxgnr_jax._stacked import Labels
+from maxgnr_jax.aggregators._base import (
+  Choice,
+  Memory,
+  Method,
+  Shared,
+  Step,
+  aggregator,
+)
 
 
 def gramian_method(
   weighting: Callable[[jax.Array], jax.Array],
   *,
   num_tasks: int | None = None,
-  shared: Any | Callable[[optax.Params], Any] | None = None,
+  shared: Shared = None,
+  groups: Labels = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """Makes a transformation of a function from inner products to task weights.
+  """Makes an aggregator of a function from the Gramian to task weights.
 
   Takes stacked gradients and returns their weighted sum, as :func:`maxgnr` does.
 
   Args:
     weighting: From ``⟨g_i, g_j⟩`` [K, K] to weights [K]. Pure JAX. Rows and columns of
-      a task that is absent from the step are 0; what weight it gets is shared out among
-      the others in proportion.
-    num_tasks: K, at least 1. By default taken from the first gradients; give it for
-      ``lax.scan`` and ahead-of-time compilation.
-    shared: Where inner products are measured, as in :func:`maxgnr`; a function is
-      called with the shapes and dtypes of the parameters.
+      an inactive task are 0; whatever weight it gets is redistributed to the active
+      tasks in proportion to theirs.
+    num_tasks: K, at least 1. By default it is taken from the first gradients, which
+      changes the shapes of the state at the first step. Give it for ``lax.scan``,
+      ahead-of-time compilation and checkpoints made before the first step.
+    shared: Selects the trunk, where gradients are measured: a pytree of bools like the
+      parameters (or a prefix of it), or a function from the parameters to one. The
+      other parameters get their weighted gradient. Default: all parameters.
+    groups: Parameters that get task weights of their own: "layer", "parameter", a
+      pytree of labels like the parameters or a prefix of it, or a function from the
+      parameters to one. Default: the same weights for all.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`. Like
-    :func:`maxgnr`'s its ``update`` takes ``task_mask`` and ``axis_name``, as all
-    baselines' do, and a task whose gradient is not finite is absent from the step.
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`. Its
+    ``update`` takes ``task_mask`` and ``axis_name``, as :func:`aggregator` says.
 
   Raises:
     ValueError: for ``num_tasks`` < 1; at the trace of ``update``, for gradients that
@@ -53,30 +67,64 @@ def gramian_method(
     [0.0, 3.0]
   """
 
-  def rule(gramian: jax.Array, present: jax.Array) -> jax.Array:
-    weights = check_weights(weighting(gramian), present.size, gramian.dtype)
-    return shared_out(present, weights)
+  def rule(gramian: jax.Array, active: jax.Array) -> jax.Array:
+    weights = as_weights(weighting(gramian), active.shape, gramian.dtype)
+    return redistribute(active, weights)
 
-  return gramian_rule(rule, num_tasks=num_tasks, shared=shared)
+  return gramian_rule(rule, num_tasks=num_tasks, shared=shared, groups=groups)
 
 
 def gramian_rule(
   rule: Callable[[jax.Array, jax.Array], jax.Array],
   *,
   num_tasks: int | None = None,
-  shared: Any | Callable[[optax.Params], Any] | None = None,
+  shared: Shared = None,
+  groups: Labels = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """As :func:`gramian_method`, of a rule that knows which tasks are present.
+  """Makes an aggregator of a rule that knows which tasks are active.
 
   Args:
-    rule: From ``⟨g_i, g_j⟩`` [K, K], with zeros for absent tasks, and the tasks that
-      are present, [K] bool, to weights [K]: those of the present tasks must be as if
-      there were no others; those of absent tasks may be anything.
-    num_tasks: As in :func:`gramian_method`.
-    shared: Likewise.
+    rule: From the Gramian [K, K], with zeros for inactive tasks, and the active tasks,
+      [K] bool, to weights [K]. Those of the active tasks must be as if there were no
+      others; those of inactive tasks may be anything.
+    num_tasks: See :func:`gramian_method`.
+    shared: See :func:`gramian_method`.
+    groups: See :func:`gramian_method`.
   """
 
-  def choose(step: Step, memory: dict[str, Any]) -> Choice:
-    return Choice(rule(step.gramian(), step.present), memory)
+  def choose(gramian: jax.Array, active: jax.Array, memory: Memory) -> Choice:
+    del memory
 
-  return method(choose, first="gramian", num_tasks=num_tasks, shared=shared)
+    def weigh(gramian):
+      return rule(zero_inactive(active, gramian, axes=2), active)
+
+    return Choice(in_each_group(weigh, gramian))
+
+  return aggregator(
+    Method(measure_gramian, choose), num_tasks=num_tasks, shared=shared, groups=groups
+  )
+
+
+def measure_gramian(step: Step, memory: Memory) -> tuple[jax.Array, jax.Array]:
+  """Measures the Gramian, [K, K] or [G, K, K], whose diagonal tells who is finite."""
+  del memory
+  gramian = step.gramian()
+  return gramian, finite_in(gramian)
+
+
+def finite_in(gramian: jax.Array) -> jax.Array:
+  """Tells which tasks' gradients are finite, [K], by the Gramian of every group."""
+  finite = jnp.isfinite(jnp.diagonal(gramian, axis1=-2, axis2=-1))
+  return finite if gramian.ndim == 2 else jnp.all(finite, axis=0)
+
+
+def in_each_group(fun: Callable[..., Any], gramian: jax.Array, *rest: Any) -> Any:
+  """Calls ``fun``; with groups, once for each, under :func:`jax.vmap`.
+
+  Args:
+    fun: Function of a Gramian [K, K] and more.
+    gramian: [K, K], or [G, K, K] with groups.
+    *rest: Further arguments, pytrees of arrays with the groups, if there are any, on
+      the leading axis.
+  """
+  return (fun if gramian.ndim == 2 else jax.vmap(fun))(gramian, *rest)

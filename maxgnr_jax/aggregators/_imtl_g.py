@@ -1,23 +1,23 @@
 """IMTL-G, impartial multi-task learning by gradients."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
 
-from maxgnr_jax._linalg._gramian import (
+from maxgnr_jax._linalg import (
   cosines,
   equal_cosines,
   inverse_norms,
-  only,
+  only_active,
   unit_largest,
 )
+from maxgnr_jax._stacked import Labels
+from maxgnr_jax.aggregators._base import Shared
 from maxgnr_jax.aggregators._gramian import gramian_rule
 
 
 def imtl_g(
-  *, num_tasks: int | None = None, shared: Any = None
+  *, num_tasks: int | None = None, shared: Shared = None, groups: Labels = None
 ) -> optax.GradientTransformationExtraArgs:
   """The combination with the same projection on every task's gradient.
 
@@ -25,11 +25,17 @@ def imtl_g(
   negative.
 
   Args:
-    num_tasks: As in :func:`gramian_method`.
-    shared: Where inner products are measured, likewise.
+    num_tasks: K, at least 1. By default it is taken from the first gradients, which
+      changes the shapes of the state at the first step.
+    shared: Selects the trunk, where gradients are measured: a pytree of bools like the
+      parameters (or a prefix of it), or a function from the parameters to one. Default:
+      all parameters.
+    groups: Parameters that get task weights of their own: "layer", "parameter", a
+      pytree of labels like the parameters or a prefix of it, or a function from the
+      parameters to one. Default: the same weights for all.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`.
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
 
   Example:
     >>> import jax.numpy as jnp
@@ -41,10 +47,10 @@ def imtl_g(
   References:
     Liu et al., Towards Impartial Multi-task Learning, ICLR 2021, Section 3.1.
   """
-  return gramian_rule(imtl_g_weights, num_tasks=num_tasks, shared=shared)
+  return gramian_rule(imtl_g_weights, num_tasks=num_tasks, shared=shared, groups=groups)
 
 
-def imtl_g_weights(gramian: jax.Array, present: jax.Array | bool = True) -> jax.Array:
+def imtl_g_weights(gramian: jax.Array, active: jax.Array | bool = True) -> jax.Array:
   """The weights of :func:`imtl_g` for inner products [K, K].
 
   With the cosines C, ``w_k ∝ (C⁺ 1)_k / ‖g_k‖``. The pseudo-inverse generalises the
@@ -52,15 +58,15 @@ def imtl_g_weights(gramian: jax.Array, present: jax.Array | bool = True) -> jax.
 
   Args:
     gramian: [K, K], ``⟨g_i, g_j⟩``.
-    present: [K], bool: the tasks to combine; the weights of others are 0.
+    active: [K], bool: the tasks to combine; the weights of others are 0.
 
   Returns:
     [K], of sum 1, or all 0 where there is no such combination.
 
   """
-  present, gramian = only(present, gramian)
+  active, gramian = only_active(active, gramian)
   unit = unit_largest(inverse_norms(gramian))
-  weights = unit * equal_cosines(cosines(gramian), present)
+  weights = unit * equal_cosines(cosines(gramian), active)
   total = jnp.sum(weights)
   solvable = jnp.abs(total) > 1e-6 * jnp.sum(jnp.abs(weights))
   return jnp.where(solvable, weights / jnp.where(solvable, total, 1.0), 0.0)

@@ -8,7 +8,14 @@ import jax.numpy as jnp
 import optax
 
 from maxgnr_jax._checks import check_optimizer
-from maxgnr_jax.aggregators._base import Choice, Step, method
+from maxgnr_jax.aggregators._base import (
+  Choice,
+  Memory,
+  Method,
+  Shared,
+  Step,
+  aggregator,
+)
 from maxgnr_jax.aggregators._remembered import learn
 
 
@@ -16,6 +23,7 @@ def uncertainty(
   optimizer: optax.GradientTransformation = optax.adam(0.025),
   *,
   num_tasks: int | None = None,
+  shared: Shared = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Weights by the tasks' noise, homoscedastic uncertainty, learned with the model.
 
@@ -25,10 +33,13 @@ def uncertainty(
 
   Args:
     optimizer: What learns the log-variances; they start at 0.
-    num_tasks: As in :func:`gramian_method`.
+    num_tasks: K, at least 1. By default it is taken from the first gradients, which
+      changes the shapes of the state at the first step.
+    shared: Accepted so that methods can be exchanged by their name. The weights depend
+      on no gradient, so that they are the same whatever it selects.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`, whose
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`, whose
     memory holds ``log_variance`` [K] and the state of ``optimizer``.
 
   Raises:
@@ -58,13 +69,14 @@ def uncertainty(
   def weights(s):
     return 0.5 * jnp.exp(-s)
 
-  return _learned("log_variance", gradient, weights, optimizer, num_tasks)
+  return _learned("log_variance", gradient, weights, optimizer, num_tasks, shared)
 
 
 def imtl_l(
   optimizer: optax.GradientTransformation = optax.adam(0.025),
   *,
   num_tasks: int | None = None,
+  shared: Shared = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Weights that bring every loss to 1, learned with the model.
 
@@ -73,10 +85,13 @@ def imtl_l(
 
   Args:
     optimizer: What learns the log-scales; they start at 0.
-    num_tasks: As in :func:`gramian_method`.
+    num_tasks: K, at least 1. By default it is taken from the first gradients, which
+      changes the shapes of the state at the first step.
+    shared: Accepted so that methods can be exchanged by their name. The weights depend
+      on no gradient, so that they are the same whatever it selects.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`, whose
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`, whose
     memory holds ``log_scale`` [K] and the state of ``optimizer``.
 
   Raises:
@@ -100,7 +115,7 @@ def imtl_l(
   def gradient(s, losses):
     return jnp.exp(s) * losses - 1.0
 
-  return _learned("log_scale", gradient, jnp.exp, optimizer, num_tasks)
+  return _learned("log_scale", gradient, jnp.exp, optimizer, num_tasks, shared)
 
 
 def _learned(
@@ -109,19 +124,25 @@ def _learned(
   weights: Callable[[jax.Array], jax.Array],
   optimizer: optax.GradientTransformation,
   num_tasks: int | None,
+  shared: Shared,
 ) -> optax.GradientTransformationExtraArgs:
   """A number s per task: its weight, and what the optimiser moves it by."""
   check_optimizer(optimizer)
 
-  def memory(params, tasks, dtype):
+  def init(params: Any, shape: tuple[int, ...], dtype: Any) -> Memory:
     del params
-    s = jnp.zeros((tasks,), dtype)
+    s = jnp.zeros(shape, dtype)
     return {name: s, "optimizer": optimizer.init(s)}
 
-  def choose(step: Step, memory: dict[str, Any]) -> Choice:
-    s = memory[name]
-    slope = gradient(s, step.task_values("losses"))
-    moved, optimizer_state = learn(step, optimizer, slope, s, memory["optimizer"])
-    return Choice(weights(s), {name: moved, "optimizer": optimizer_state})
+  def measure(step: Step, memory: Memory) -> tuple[Any, None]:
+    del memory
+    return step.values["losses"], None
 
-  return method(choose, memory, values=("losses",), num_tasks=num_tasks)
+  def choose(losses: jax.Array, active: jax.Array, memory: Memory) -> Choice:
+    s = memory[name]
+    slope = gradient(s, losses)
+    moved, after = learn(active, optimizer, slope, s, memory["optimizer"])
+    return Choice(weights(s), {name: moved, "optimizer": after})
+
+  method = Method(measure, choose, init, values=("losses",))
+  return aggregator(method, num_tasks=num_tasks, shared=shared)

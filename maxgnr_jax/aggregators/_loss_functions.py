@@ -3,7 +3,7 @@
 Its derivatives by the losses are the weights.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,10 +12,20 @@ import numpy as np
 import optax
 
 from maxgnr_jax._checks import check_positive
-from maxgnr_jax.aggregators._base import Choice, Step, method
+from maxgnr_jax._linalg import active_softmax
+from maxgnr_jax.aggregators._base import (
+  Choice,
+  Memory,
+  Method,
+  Shared,
+  Step,
+  aggregator,
+)
 
 
-def gls(*, num_tasks: int | None = None) -> optax.GradientTransformationExtraArgs:
+def gls(
+  *, num_tasks: int | None = None, shared: Shared = None
+) -> optax.GradientTransformationExtraArgs:
   """The gradient of the losses' geometric mean, for the geometric loss strategy.
 
   A task's share does not depend on the scale of its loss. Losses must be positive; a
@@ -23,10 +33,13 @@ def gls(*, num_tasks: int | None = None) -> optax.GradientTransformationExtraArg
   ``losses=`` to ``update``.
 
   Args:
-    num_tasks: As in :func:`gramian_method`.
+    num_tasks: K, at least 1. By default it is taken from the first gradients, which
+      changes the shapes of the state at the first step.
+    shared: Accepted so that methods can be exchanged by their name. The weights depend
+      on no gradient, so that they are the same whatever it selects.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`.
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
 
   Raises:
     TypeError: if ``update`` is called without ``losses``.
@@ -41,7 +54,7 @@ def gls(*, num_tasks: int | None = None) -> optax.GradientTransformationExtraArg
     Chennupati et al., MultiNet++: Multi-Stream Feature Aggregation and Geometric Loss
     Strategy for Multi-Task Learning, CVPR Workshops 2019, Eq. 2.
   """
-  return _of_losses(gls_weights, num_tasks)
+  return _of_losses(gls_weights, num_tasks, shared)
 
 
 def gls_weights(losses: jax.Array) -> jax.Array:
@@ -67,6 +80,7 @@ def stch(
   preferences: Sequence[float] | None = None,
   ideal: Sequence[float] | None = None,
   num_tasks: int | None = None,
+  shared: Shared = None,
 ) -> optax.GradientTransformationExtraArgs:
   """The gradient of a smooth largest loss, smooth Tchebycheff scalarization.
 
@@ -75,12 +89,15 @@ def stch(
 
   Args:
     mu: μ, positive, in the unit of the losses. The paper tries 0.01 to 1.
-    preferences: λ, [K], positive; default 1/K each, of the tasks that are present.
+    preferences: λ, [K], positive; default 1/K each, where K is the number of active tasks.
     ideal: z, [K], the lowest losses that can be reached; default 0.
-    num_tasks: As in :func:`gramian_method`.
+    num_tasks: K, at least 1. By default it is taken from the first gradients, which
+      changes the shapes of the state at the first step.
+    shared: Accepted so that methods can be exchanged by their name. The weights depend
+      on no gradient, so that they are the same whatever it selects.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`.
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
 
   Raises:
     ValueError: for ``mu`` <= 0, or vectors that are not [K].
@@ -114,7 +131,7 @@ def stch(
     best = jnp.asarray(vectors.get("ideal", 0.0), losses.dtype)
     return stch_weights(losses - best, mu, preferred)
 
-  return _of_losses(weighting, num_tasks)
+  return _of_losses(weighting, num_tasks, shared)
 
 
 def stch_weights(
@@ -132,11 +149,14 @@ def stch_weights(
     only.
   """
   preferred = preferences * losses / jnp.asarray(mu, losses.dtype)
-  return preferences * _softmax(preferred)
+  return preferences * active_softmax(jnp.isfinite(preferred), preferred)
 
 
 def bmtl(
-  temperature: jax.typing.ArrayLike = 1.0, *, num_tasks: int | None = None
+  temperature: jax.typing.ArrayLike = 1.0,
+  *,
+  num_tasks: int | None = None,
+  shared: Shared = None,
 ) -> optax.GradientTransformationExtraArgs:
   """The gradient of ``Σ exp(L_k / T)``, which cares more for the larger losses.
 
@@ -146,10 +166,13 @@ def bmtl(
   Args:
     temperature: T, positive, in the unit of the losses. The paper's choice was not at
       hand; implementations differ from 0.2 to 50.
-    num_tasks: As in :func:`gramian_method`.
+    num_tasks: K, at least 1. By default it is taken from the first gradients, which
+      changes the shapes of the state at the first step.
+    shared: Accepted so that methods can be exchanged by their name. The weights depend
+      on no gradient, so that they are the same whatever it selects.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`.
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
 
   Raises:
     ValueError: for ``temperature`` <= 0.
@@ -167,7 +190,7 @@ def bmtl(
     Learning, 2020, with ``h(z) = exp(z / T)``, as implementations of others give it.
   """
   check_positive("temperature", temperature)
-  return _of_losses(lambda losses: bmtl_weights(losses, temperature), num_tasks)
+  return _of_losses(lambda losses: bmtl_weights(losses, temperature), num_tasks, shared)
 
 
 def bmtl_weights(losses: jax.Array, temperature: jax.typing.ArrayLike) -> jax.Array:
@@ -180,26 +203,25 @@ def bmtl_weights(losses: jax.Array, temperature: jax.typing.ArrayLike) -> jax.Ar
   Returns:
     [K], non-negative, of sum 1; 0 for a loss that is not finite.
   """
-  return _softmax(losses / jnp.asarray(temperature, losses.dtype))
+  logits = losses / jnp.asarray(temperature, losses.dtype)
+  return active_softmax(jnp.isfinite(logits), logits)
 
 
-def _softmax(values: jax.Array) -> jax.Array:
-  """``exp(v) / Σ exp(v)`` over the finite values, 0 for the others."""
-  finite = jnp.isfinite(values)
-  largest = jnp.max(jnp.where(finite, values, -jnp.inf))
-  exponents = jnp.where(finite, values - jnp.where(jnp.any(finite), largest, 0.0), 0.0)
-  terms = jnp.where(finite, jnp.exp(exponents), 0.0)
-  return terms / jnp.maximum(jnp.sum(terms), 1.0)
+def _of_losses(
+  weighting: Callable[[jax.Array], jax.Array], num_tasks: int | None, shared: Shared
+) -> optax.GradientTransformationExtraArgs:
+  """Makes an aggregator of a function from the losses to the weights.
 
-
-def _of_losses(weighting, num_tasks: int | None):
-  """A method whose weights are a function of this step's losses.
-
-  Losses of absent tasks are infinite.
+  Losses of inactive tasks are infinite.
   """
 
-  def choose(step: Step, memory: dict[str, Any]) -> Choice:
-    losses = jnp.where(step.present, step.task_values("losses"), jnp.inf)
-    return Choice(weighting(losses), memory)
+  def measure(step: Step, memory: Memory) -> tuple[Any, None]:
+    del memory
+    return step.values["losses"], None
 
-  return method(choose, values=("losses",), num_tasks=num_tasks)
+  def choose(losses: jax.Array, active: jax.Array, memory: Memory) -> Choice:
+    del memory
+    return Choice(weighting(jnp.where(active, losses, jnp.inf)))
+
+  method = Method(measure, choose, values=("losses",))
+  return aggregator(method, num_tasks=num_tasks, shared=shared)

@@ -1,30 +1,46 @@
 """MGDA, the multiple-gradient descent algorithm."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
 
-from maxgnr_jax._linalg._gramian import cosines, inverse_norms, only, unit_largest
-from maxgnr_jax._linalg._quadratic import minimise_above
+from maxgnr_jax._linalg import (
+  cosines,
+  inverse_norms,
+  minimise_above,
+  only_active,
+  unit_largest,
+)
+from maxgnr_jax._stacked import Labels
+from maxgnr_jax.aggregators._base import Shared
 from maxgnr_jax.aggregators._gramian import gramian_rule
 
 
 def mgda(
-  *, num_tasks: int | None = None, shared: Any = None
+  *, num_tasks: int | None = None, shared: Shared = None, groups: Labels = None
 ) -> optax.GradientTransformationExtraArgs:
-  """The shortest vector in the convex hull of the tasks' gradients.
+  """Takes the shortest vector in the convex hull of the tasks' gradients.
 
   Where it is not zero it descends on every task, on each by the same first-order
   amount; where it is zero no direction does. The smallest gradients weigh most.
 
   Args:
-    num_tasks: As in :func:`gramian_method`.
-    shared: Where inner products are measured, likewise.
+    num_tasks: K, at least 1. By default it is taken from the first gradients, which
+      changes the shapes of the state at the first step.
+    shared: Selects the trunk, where gradients are measured: a pytree of bools like the
+      parameters (or a prefix of it), or a function from the parameters to one. Default:
+      all parameters.
+    groups: Parameters that get task weights of their own: "layer", "parameter", a
+      pytree of labels like the parameters or a prefix of it, or a function from the
+      parameters to one. Default: the same weights for all.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`.
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
+
+  Raises:
+    ValueError: for ``num_tasks`` < 1; at the trace of ``update``, for gradients that
+      are not stacked or of another number of tasks.
+    TypeError: for integer or complex parameters or gradients.
 
   Example:
     >>> import jax.numpy as jnp
@@ -38,11 +54,11 @@ def mgda(
     optimization, Comptes Rendus Mathématique 2012. Sener and Koltun, Multi-Task
     Learning as Multi-Objective Optimization, NeurIPS 2018, Eq. 3.
   """
-  return gramian_rule(mgda_weights, num_tasks=num_tasks, shared=shared)
+  return gramian_rule(mgda_weights, num_tasks=num_tasks, shared=shared, groups=groups)
 
 
-def mgda_weights(gramian: jax.Array, present: jax.Array | bool = True) -> jax.Array:
-  """The weights of :func:`mgda` for inner products [K, K].
+def mgda_weights(gramian: jax.Array, active: jax.Array | bool = True) -> jax.Array:
+  """Returns the weights of :func:`mgda` for a Gramian.
 
   At the optimum the product of the weighted sum with every gradient is at least its
   own square, ``G w ≥ wᵀ G w``, with equality where ``w_k > 0``. Divided by that square,
@@ -51,18 +67,17 @@ def mgda_weights(gramian: jax.Array, present: jax.Array | bool = True) -> jax.Ar
 
   Args:
     gramian: [K, K], ``⟨g_i, g_j⟩``.
-    present: [K], bool: the tasks to combine; the weights of others are 0.
+    active: [K], bool: the tasks to combine; the weights of others are 0.
 
   Returns:
-    [K], non-negative, of sum 1. A task without gradient is the shortest vector itself,
-    zero: all weight is on such tasks, and the update is zero.
-
+    [K], non-negative, of sum 1. A zero gradient is itself the shortest vector: then
+    all weight is on the tasks without gradient, and the update is zero.
   """
-  present, gramian = only(present, gramian)
+  active, gramian = only_active(active, gramian)
   inverse = inverse_norms(gramian)
   unit = unit_largest(inverse)
   v = minimise_above(cosines(gramian), jnp.zeros_like(unit), unit)
   weights = v * unit
-  zero = present & (inverse == 0)
+  zero = active & (inverse == 0)
   weights = jnp.where(jnp.any(zero), zero.astype(weights.dtype), weights)
   return weights / jnp.sum(weights)

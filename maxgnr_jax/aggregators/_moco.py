@@ -8,9 +8,15 @@ import optax
 
 from maxgnr_jax import _stacked
 from maxgnr_jax._checks import check_not_negative, check_range
-from maxgnr_jax._linalg._matrix import matvec
-from maxgnr_jax._linalg._simplex import project_on_simplex
-from maxgnr_jax.aggregators._base import Choice, Step, method
+from maxgnr_jax._linalg import matvec, project_on_simplex, remember, zero_inactive
+from maxgnr_jax.aggregators._base import (
+  Choice,
+  Memory,
+  Method,
+  Shared,
+  Step,
+  aggregator,
+)
 from maxgnr_jax.aggregators._remembered import shares
 
 
@@ -22,7 +28,7 @@ def moco(
   gamma_decay: jax.typing.ArrayLike = 0.5,
   rho: jax.typing.ArrayLike = 0.0,
   num_tasks: int | None = None,
-  shared: Any = None,
+  shared: Shared = None,
 ) -> optax.GradientTransformationExtraArgs:
   """MGDA on averaged gradients, whose weights take one step at a time.
 
@@ -38,12 +44,13 @@ def moco(
     beta_decay: At least 0.
     gamma_decay: At least 0.
     rho: Weight of ``½ ‖w‖²``, at least 0, which keeps the weights apart.
-    num_tasks: As in :func:`gramian_method`.
+    num_tasks: K, at least 1. By default it is taken from the first gradients, which
+      changes the shapes of the state at the first step.
     shared: Where gradients are averaged and measured, likewise; elsewhere the weights
       apply to this step's gradients.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`, whose
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`, whose
     memory holds the ``average``, stacked gradients like those of the parameters, and
     the ``simplex_weights`` [K], what the weights are when all tasks are present.
 
@@ -56,7 +63,7 @@ def moco(
     >>> tx = moco(beta=1.0, gamma=0.5)
     >>> grads = jnp.array([[1.0, 0.0], [0.0, 0.5]])
     >>> _, state = tx.update(grads, tx.init(jnp.zeros(2)))
-    >>> [f"{weight:.2f}" for weight in state.weights]
+    >>> [f"{weight:.2f}" for weight in state.memory["simplex_weights"]]
     ['0.41', '0.59']
 
   References:
@@ -71,27 +78,37 @@ def moco(
   check_not_negative("gamma_decay", gamma_decay)
   check_not_negative("rho", rho)
 
-  def memory(params, tasks, dtype):
+  def init(params: Any, shape: tuple[int, ...], dtype: Any) -> Memory:
+    (tasks,) = shape
     return {
       "average": _stacked.zeros(params, tasks, None),
-      "simplex_weights": jnp.full((tasks,), 1.0 / max(tasks, 1), dtype),
+      "simplex_weights": jnp.full(shape, 1.0 / max(tasks, 1), dtype),
     }
 
-  def choose(step: Step, memory: dict[str, Any]) -> Choice:
+  def measure(step: Step, memory: Memory) -> tuple[Step, jax.Array]:
+    average = memory["average"]
+    _stacked.count_tasks(step.grads, _stacked.one_task(average), "the state")
+    return step, step.finite()
+
+  def choose(step: Step, active: jax.Array, memory: Memory) -> Choice:
     def number(x):
       return jnp.asarray(x, step.dtype)
 
     task_time = (step.task_count + 1).astype(step.dtype)
     follow = number(beta) / task_time ** number(beta_decay)
-    average = _stacked.decay(memory["average"], step.grads, 1.0 - follow, step.present)
-    w, together = shares(step, memory["simplex_weights"])
-    products = step.among(_stacked.gram(average, step.dtype))
-    slope = matvec(products, w) + number(rho) * w
+    average = _stacked.decay(memory["average"], step.grads, 1.0 - follow, active)
+    w, total = shares(active, memory["simplex_weights"])
+    gramian = zero_inactive(active, _stacked.gramian(average, step.dtype), axes=2)
+    slope = matvec(gramian, w) + number(rho) * w
     time = (step.count + 1).astype(step.dtype)
     moved = w - number(gamma) / time ** number(gamma_decay) * slope
-    weights = project_on_simplex(jnp.where(step.present, moved, -jnp.inf))
-    combined = _stacked.combine(weights, average, step.one_task, step.present)
-    w = step.remember(together * weights, memory["simplex_weights"])
-    return Choice(weights, {"average": average, "simplex_weights": w}, combined)
+    weights = project_on_simplex(jnp.where(active, moved, -jnp.inf))
+    w = remember(active, total * weights, memory["simplex_weights"])
+    return Choice(
+      memory={"average": average, "simplex_weights": w},
+      combined=_stacked.combine(weights, average, _stacked.one_task(average), active),
+      head_weights=weights,
+    )
 
-  return method(choose, memory, first="norms", num_tasks=num_tasks, shared=shared)
+  method = Method(measure, choose, init, weighted=False)
+  return aggregator(method, num_tasks=num_tasks, shared=shared)

@@ -1,21 +1,25 @@
 """NGDiff, normalized gradient difference."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from maxgnr_jax._linalg._gramian import inverse_norms
+from maxgnr_jax._linalg import inverse_norms
+from maxgnr_jax._stacked import Labels
+from maxgnr_jax.aggregators._base import Shared
+from maxgnr_jax.aggregators._constant import check_number_of
 from maxgnr_jax.aggregators._gramian import gramian_rule
 
 
 def ngdiff(
   signs: Sequence[float] = (1, -1),
   *,
-  shared: Any = None,
+  num_tasks: int | None = None,
+  shared: Shared = None,
+  groups: Labels = None,
 ) -> optax.GradientTransformationExtraArgs:
   """The difference of unit gradients: learns one task and unlearns the other.
 
@@ -25,13 +29,19 @@ def ngdiff(
   Args:
     signs: [K], 1 for a task to learn (retain) and -1 for one to unlearn (forget). The
       paper has one of each; more are our extension.
-    shared: Where norms are measured, as in :func:`gramian_method`.
+    num_tasks: K, if given: the number of ``signs``.
+    shared: Selects the trunk, where gradients are measured: a pytree of bools like the
+      parameters (or a prefix of it), or a function from the parameters to one. Default:
+      all parameters.
+    groups: Parameters that get task weights of their own: "layer", "parameter", a
+      pytree of labels like the parameters or a prefix of it, or a function from the
+      parameters to one. Default: the same weights for all.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`.
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
 
   Raises:
-    ValueError: for ``signs`` other than 1 and -1.
+    ValueError: for ``signs`` other than 1 and -1, or not ``num_tasks`` of them.
 
   Example:
     >>> import jax.numpy as jnp
@@ -49,9 +59,10 @@ def ngdiff(
   values = np.asarray(signs, np.float64)
   if values.ndim != 1 or not values.size or not (np.abs(values) == 1).all():
     raise ValueError(f"`signs` must be a vector of 1 and -1, got {signs!r}.")
+  check_number_of("signs", values, num_tasks)
 
-  def rule(gramian: jax.Array, present: jax.Array) -> jax.Array:
-    del present
+  def rule(gramian: jax.Array, active: jax.Array) -> jax.Array:
+    del active
     return jnp.asarray(values, gramian.dtype) * inverse_norms(gramian)
 
   return gramian_rule(rule, num_tasks=values.size, shared=shared)

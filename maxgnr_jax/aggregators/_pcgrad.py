@@ -1,36 +1,55 @@
 """PCGrad, projecting conflicting gradients."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
 
-from maxgnr_jax._linalg._active import among
-from maxgnr_jax._linalg._gramian import cosines, inverse_norms, norms, only
-from maxgnr_jax._linalg._matrix import matvec
-from maxgnr_jax.aggregators._base import Choice, Step, key_memory, method
+from maxgnr_jax._linalg import (
+  cosines,
+  inverse_norms,
+  matvec,
+  norms,
+  only_active,
+  remember,
+  zero_inactive,
+)
+from maxgnr_jax._stacked import Labels
+from maxgnr_jax.aggregators._base import Choice, Memory, Method, Shared, aggregator
+from maxgnr_jax.aggregators._gramian import in_each_group, measure_gramian
+from maxgnr_jax.aggregators._random import key_memory, next_key
 
 
 def pcgrad(
   *,
   num_tasks: int | None = None,
-  shared: Any = None,
-  seed: int | jax.Array = 0,
+  shared: Shared = None,
+  groups: Labels = None,
+  key: int | jax.Array = 0,
 ) -> optax.GradientTransformationExtraArgs:
-  """The sum of the gradients, each rid of its conflicts with the others.
+  """Sums the gradients after removing from each what conflicts with the others.
 
-  A gradient of negative product with another is projected on the plane normal to that
-  one; the others take their turns in random order, in every step anew.
+  A gradient whose product with another is negative is projected on the plane normal to
+  that one. The others take their turns in random order, drawn again in every step.
 
   Args:
-    num_tasks: As in :func:`gramian_method`.
-    shared: Where inner products are measured, likewise.
-    seed: Of the orders, or a PRNG key.
+    num_tasks: K, at least 1. By default it is taken from the first gradients, which
+      changes the shapes of the state at the first step.
+    shared: Selects the trunk, where gradients are measured: a pytree of bools like the
+      parameters (or a prefix of it), or a function from the parameters to one. Default:
+      all parameters.
+    groups: Parameters that get task weights of their own: "layer", "parameter", a
+      pytree of labels like the parameters or a prefix of it, or a function from the
+      parameters to one. All groups share the orders. Default: the same weights for all.
+    key: An integer or a PRNG key, from which the orders are drawn.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`, whose
-    memory holds the ``key`` of the next step.
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`,
+    whose memory holds the numbers of the next step's ``key``.
+
+  Raises:
+    ValueError: for ``num_tasks`` < 1; at the trace of ``update``, for gradients that
+      are not stacked or of another number of tasks.
+    TypeError: for integer or complex parameters or gradients.
 
   Example:
     >>> import jax
@@ -45,35 +64,39 @@ def pcgrad(
     authors' code goes through the tasks in a fixed order.
   """
 
-  def choose(step: Step, memory: dict[str, Any]) -> Choice:
-    key, orders = jax.random.split(memory["key"])
-    return Choice(pcgrad_weights(step.gramian(), orders, step.present), {"key": key})
+  def choose(gramian: jax.Array, active: jax.Array, memory: Memory) -> Choice:
+    after, orders = next_key(memory, key)
+    weights = in_each_group(lambda g: pcgrad_weights(g, orders, active), gramian)
+    return Choice(weights, remember(active, {"key": after}, memory))
 
-  return method(
-    choose, key_memory(seed), first="gramian", num_tasks=num_tasks, shared=shared
+  return aggregator(
+    Method(measure_gramian, choose, key_memory(key)),
+    num_tasks=num_tasks,
+    shared=shared,
+    groups=groups,
   )
 
 
 def pcgrad_weights(
-  gramian: jax.Array, key: jax.Array, present: jax.Array | bool = True
+  gramian: jax.Array, key: jax.Array, active: jax.Array | bool = True
 ) -> jax.Array:
-  """The weights of :func:`pcgrad` for inner products [K, K].
+  """Returns the weights of :func:`pcgrad` for a Gramian.
 
   Args:
     gramian: [K, K], ``⟨g_i, g_j⟩``.
-    key: For the orders.
-    present: [K], bool: the tasks to combine; the weights of others are 0.
+    key: PRNG key, from which the orders are drawn.
+    active: [K], bool: the tasks to combine; the weights of others are 0.
 
   Returns:
     [K], each at least 1.
   """
-  # Zero conflicts with nothing: turns of absent tasks pass.
-  present, gramian = only(present, gramian)
+  # Zero conflicts with nothing: the turns of inactive tasks change nothing.
+  active, gramian = only_active(active, gramian)
   size = len(gramian)
   cosine = cosines(gramian)
 
   def project(task, key):
-    """The task's projected unit gradient, as a combination of unit gradients."""
+    """Returns the projected unit gradient, as a combination of unit gradients."""
 
     def step(combination, other):
       product = jnp.vdot(cosine[other], combination, precision="highest")
@@ -86,4 +109,4 @@ def pcgrad_weights(
   projected = jax.vmap(project)(jnp.arange(size), jax.random.split(key, size))
   others = projected - jnp.eye(size, dtype=gramian.dtype)
   weights = 1.0 + inverse_norms(gramian) * matvec(others.T, norms(gramian))
-  return among(present, weights)
+  return zero_inactive(active, weights)

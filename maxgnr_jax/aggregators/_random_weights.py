@@ -5,29 +5,40 @@ from typing import Any
 import jax
 import optax
 
-from maxgnr_jax.aggregators._base import Choice, Step, key_memory, method
-from maxgnr_jax.aggregators._remembered import softmax_among
+from maxgnr_jax._linalg import active_softmax, remember
+from maxgnr_jax.aggregators._base import (
+  Choice,
+  Memory,
+  Method,
+  Shared,
+  Step,
+  aggregator,
+)
+from maxgnr_jax.aggregators._random import key_memory, next_key
 
 
 def random_weights(
-  *, num_tasks: int | None = None, seed: int | jax.Array = 0
+  *, num_tasks: int | None = None, shared: Shared = None, key: int | jax.Array = 0
 ) -> optax.GradientTransformationExtraArgs:
   """Weights drawn anew in every step, a softmax of normal numbers.
 
   What any other method should beat.
 
   Args:
-    num_tasks: As in :func:`gramian_method`.
-    seed: Of the weights, or a PRNG key.
+    num_tasks: K, at least 1. By default it is taken from the first gradients, which
+      changes the shapes of the state at the first step.
+    shared: Accepted so that methods can be exchanged by their name. The weights depend
+      on no gradient, so that they are the same whatever it selects.
+    key: An integer or a PRNG key, from which the weights are drawn.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`, whose
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`, whose
     memory holds the ``key`` of the next step.
 
   Example:
     >>> import jax.numpy as jnp
     >>> from maxgnr_jax.aggregators import random_weights
-    >>> tx = random_weights(seed=1)
+    >>> tx = random_weights(key=1)
     >>> _, state = tx.update(jnp.eye(3), tx.init(jnp.zeros(3)))
     >>> f"{state.weights.sum():.1f}"
     '1.0'
@@ -37,9 +48,16 @@ def random_weights(
     Multi-Task Learning, TMLR 2022, with the normal distribution.
   """
 
-  def choose(step: Step, memory: dict[str, Any]) -> Choice:
-    key, now = jax.random.split(memory["key"])
-    drawn = jax.random.normal(now, (step.num_tasks,), step.dtype)
-    return Choice(softmax_among(step.present, drawn), {"key": key})
+  def measure(step: Step, memory: Memory) -> tuple[Any, None]:
+    del memory
+    return step.weights, None
 
-  return method(choose, key_memory(seed), num_tasks=num_tasks)
+  def choose(last: jax.Array, active: jax.Array, memory: Memory) -> Choice:
+    after, now = next_key(memory, key)
+    drawn = jax.random.normal(now, last.shape, last.dtype)
+    weights = active_softmax(active, drawn)
+    return Choice(weights, remember(active, {"key": after}, memory))
+
+  return aggregator(
+    Method(measure, choose, key_memory(key)), num_tasks=num_tasks, shared=shared
+  )

@@ -1,4 +1,4 @@
-"""Numbers per task that are learned from step to step, some tasks being absent."""
+"""Numbers per task that are learned from step to step, while some are inactive."""
 
 from typing import Any
 
@@ -6,57 +6,53 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from maxgnr_jax.aggregators._base import Step
+from maxgnr_jax._linalg import remember, zero_inactive
 
 
-def shares(step: Step, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Remembered weights of the tasks that are present, in units of their sum.
+def shares(active: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Divides remembered weights among the active tasks.
 
-  What they have together stays when they share it anew, so that absent tasks return to
-  the share that they had.
+  Active tasks redistribute only their own total, so that a returning task gets its old
+  share back.
 
   Args:
-    step: Says which tasks are present.
+    active: [K], bool.
     weights: [K], non-negative and not all 0.
 
   Returns:
-    [K] of sum 1, with zeros for absent tasks, and what to multiply shares by to
-    remember them.
+    [K], of sum 1 and 0 for inactive tasks; and their total, by which shares are to be
+    multiplied before they are remembered.
   """
-  kept = step.among(weights)
+  kept = zero_inactive(active, weights)
   # Tasks that had no weight beside the others begin with equal ones.
-  equal = step.among(jnp.full_like(weights, jnp.mean(weights)))
+  equal = zero_inactive(active, jnp.full_like(weights, jnp.mean(weights)))
   kept = jnp.where(jnp.any(kept > 0), kept, equal)
   total = jnp.sum(kept)
   return kept / total, total
 
 
 def learn(
-  step: Step,
+  active: jax.Array,
   optimizer: optax.GradientTransformation,
   slope: jax.Array,
   values: jax.Array,
   state: Any,
 ) -> tuple[jax.Array, Any]:
-  """Moves a number per task by an optimiser; those of absent tasks stay.
+  """Moves a number per active task by an optimiser; those of other tasks stay.
 
   Args:
-    step: Says which tasks are present; the slopes of the others may be anything.
-    optimizer: What moves them.
-    slope: [K], the gradient by ``values``.
+    active: [K], bool.
+    optimizer: The optimiser that moves them.
+    slope: [K], the gradient with respect to ``values``; anything for inactive tasks.
     values: [K].
-    state: Of ``optimizer``.
+    state: The optimiser's state.
 
   Returns:
-    The numbers [K] and the state after the step.
+    The numbers [K] and the optimiser's state after the step.
   """
-  # Zeros, where the optimiser looks at all numbers at once, as if to clip them.
-  moves, after = optimizer.update(step.among(slope), state, step.among(values))
+  # Zeros, where the optimiser looks at all numbers at once, for instance to clip them.
+  moves, after = optimizer.update(
+    zero_inactive(active, slope), state, zero_inactive(active, values)
+  )
   moved = optax.apply_updates(values, moves)
-  return step.remember((moved, after), (values, state))
-
-
-def softmax_among(present: jax.Array, logits: jax.Array) -> jax.Array:
-  """The softmax over the tasks that are ``present`` [K], and 0 for the others."""
-  logits = jnp.where(present, logits, -jnp.inf)
-  return jnp.where(present, jax.nn.softmax(logits), 0.0)
+  return remember(active, (moved, after), (values, state))

@@ -7,14 +7,25 @@ import jax.numpy as jnp
 import optax
 
 from maxgnr_jax._checks import check_fraction
-from maxgnr_jax.aggregators._base import Choice, Step, method
+from maxgnr_jax._linalg import remember
+from maxgnr_jax.aggregators._base import (
+  Choice,
+  Memory,
+  Method,
+  Shared,
+  Step,
+  aggregator,
+)
 
 # Of the authors' code: a loss that stands still does not get all the weight.
 SMALLEST_DEVIATION = 1e-5
 
 
 def slaw(
-  beta: jax.typing.ArrayLike = 0.99, *, num_tasks: int | None = None
+  beta: jax.typing.ArrayLike = 0.99,
+  *,
+  num_tasks: int | None = None,
+  shared: Shared = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Weights by the inverse standard deviation of each loss over the last steps.
 
@@ -23,10 +34,13 @@ def slaw(
 
   Args:
     beta: Decay rate of the averages that the deviations are made of, in [0, 1).
-    num_tasks: As in :func:`gramian_method`.
+    num_tasks: K, at least 1. By default it is taken from the first gradients, which
+      changes the shapes of the state at the first step.
+    shared: Accepted so that methods can be exchanged by their name. The weights depend
+      on no gradient, so that they are the same whatever it selects.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`BaselineState`, whose
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`, whose
     memory holds ``mean`` [K] and ``variance`` [K] of the losses. In its first step a
     task has weight 1.
 
@@ -51,26 +65,33 @@ def slaw(
   """
   check_fraction("beta", beta)
 
-  def memory(params, tasks, dtype):
+  def init(params: Any, shape: tuple[int, ...], dtype: Any) -> Memory:
     del params
-    return {"mean": jnp.zeros((tasks,), dtype), "variance": jnp.zeros((tasks,), dtype)}
+    return {"mean": jnp.zeros(shape, dtype), "variance": jnp.zeros(shape, dtype)}
 
-  def choose(step: Step, memory: dict[str, Any]) -> Choice:
-    losses = step.task_values("losses")
-    seen = step.task_count.astype(step.dtype)
-    decay = jnp.minimum(jnp.asarray(beta, step.dtype), seen / (seen + 1.0))
+  def measure(step: Step, memory: Memory) -> tuple[Any, None]:
+    del memory
+    return (step.values["losses"], step.task_count), None
+
+  def choose(measurements: Any, active: jax.Array, memory: Memory) -> Choice:
+    losses, task_count = measurements
+    dtype = losses.dtype
+    seen = task_count.astype(dtype)
+    decay = jnp.minimum(jnp.asarray(beta, dtype), seen / (seen + 1.0))
     change = losses - memory["mean"]
     new = {
       "mean": memory["mean"] + (1.0 - decay) * change,
       "variance": decay * (memory["variance"] + (1.0 - decay) * change**2),
     }
-    # One loss has no deviation: then the tasks that have one share what is left.
-    known = step.present & (seen > 0)
+    # A task's first loss has no deviation: the tasks that have one share the rest.
+    known = active & (seen > 0)
     deviation = jnp.maximum(jnp.sqrt(new["variance"]), SMALLEST_DEVIATION)
     inverse = jnp.where(known, 1.0 / deviation, 0.0)
     total = jnp.sum(inverse)
-    number = jnp.sum(known.astype(step.dtype))
+    number = jnp.sum(known.astype(dtype))
     weights = number * inverse / jnp.where(total > 0, total, 1.0)
-    return Choice(jnp.where(known, weights, 1.0), step.remember(new, memory))
+    weights = jnp.where(known, weights, 1.0)
+    return Choice(weights, remember(active, new, memory))
 
-  return method(choose, memory, values=("losses",), num_tasks=num_tasks)
+  method = Method(measure, choose, init, values=("losses",))
+  return aggregator(method, num_tasks=num_tasks, shared=shared)
