@@ -65,4 +65,4 @@ def ngdiff(
     del active
     return jnp.asarray(values, gramian.dtype) * inverse_norms(gramian)
 
-  return gramian_rule(rule, num_tasks=values.size, shared=shared)
+  return gramian_rule(rule, num_tasks=values.size, shared=shared, groups=groups)
