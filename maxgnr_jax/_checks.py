@@ -1,4 +1,7 @@
-"""Errors raised at trace time: what, what it must be, what came, what to do."""
+"""Checks of arguments, which raise when a step is traced.
+
+Each error names the argument, what it must be, what it was and what to do.
+"""
 
 import operator
 from collections.abc import Callable
@@ -9,7 +12,7 @@ import jax.numpy as jnp
 
 
 def check_at_least_one(name: str, value: Any) -> None:
-  """Raises unless ``value`` is an integer of at least 1, known at trace time."""
+  """Raises unless ``value`` is an integer >= 1, known at trace time."""
   check_integer(name, value, 1)
 
 
@@ -31,20 +34,27 @@ def check_integer(name: str, value: Any, minimum: int) -> None:
 
 
 def check_whole(name: str, value: Any, minimum: int) -> None:
-  """Raises unless ``value`` is an integer >= ``minimum``; a traced one passes."""
+  """Raises unless ``value`` is an integer >= ``minimum``; lets a traced value pass."""
   if not isinstance(value, jax.core.Tracer):
     check_integer(name, value, minimum)
 
 
 def check_num_tasks(num_tasks: Any) -> None:
-  """Raises for a wrong number of tasks, if it is given and known already."""
-  # Traced under `optax.inject_hyperparams`, where only `init` needs to know it.
+  """Raises unless ``num_tasks`` is None or an integer >= 1; lets a traced value pass.
+
+  Under :func:`optax.inject_hyperparams` it is traced, until ``init`` needs to know it.
+  """
   if num_tasks is not None and not isinstance(num_tasks, jax.core.Tracer):
     check_at_least_one("num_tasks", num_tasks)
 
 
 def as_num_tasks(num_tasks: Any) -> int:
-  """Returns K for a new state, 0 if it is not given; raises unless it is known."""
+  """Returns K for a new state, 0 for None.
+
+  Raises:
+    ValueError: if it is not an integer >= 1.
+    TypeError: if it is traced.
+  """
   if num_tasks is None:
     return 0
   check_at_least_one("num_tasks", num_tasks)
@@ -52,24 +62,31 @@ def as_num_tasks(num_tasks: Any) -> int:
 
 
 def check_positive(name: str, value: Any) -> None:
-  """Raises unless ``value`` is positive; a traced value passes unseen."""
+  """Raises unless ``value > 0``; lets a traced value pass."""
   check_range(name, value, "positive", lambda x: x > 0)
 
 
 def check_not_negative(name: str, value: Any) -> None:
-  """Raises unless ``value >= 0``; a traced value passes unseen."""
+  """Raises unless ``value >= 0``; lets a traced value pass."""
   check_range(name, value, "at least 0", lambda x: x >= 0)
 
 
 def check_fraction(name: str, value: Any) -> None:
-  """Raises unless ``0 <= value < 1``; a traced value passes unseen."""
+  """Raises unless ``0 <= value < 1``; lets a traced value pass."""
   check_range(name, value, "in [0, 1)", lambda x: 0 <= x < 1)
 
 
 def check_range(
   name: str, value: Any, what: str, valid: Callable[[float], bool]
 ) -> None:
-  """Raises unless ``value`` is a number that is ``valid``; a traced one passes."""
+  """Raises unless ``value`` is a valid number; lets a traced value pass.
+
+  Args:
+    name: Name of the argument, for the message.
+    value: Its value.
+    what: What it must be, for the message, such as "in [0, 1)".
+    valid: Tells whether a number is valid.
+  """
   if isinstance(value, jax.core.Tracer):
     return
   try:
@@ -98,6 +115,7 @@ def check_aggregator(aggregator: Any) -> None:
 
 
 def _check_transformation(name: str, value: Any, example: str) -> None:
+  """Raises unless ``value`` is a transformation; ``example`` shows how to get one."""
   if not callable(getattr(value, "update", None)):
     raise TypeError(
       f"`{name}` must be an `optax.GradientTransformation`, such as `{example}`, got "
@@ -106,7 +124,16 @@ def _check_transformation(name: str, value: Any, example: str) -> None:
 
 
 def as_weights(weights: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-  """Returns ``weights`` as an array; raises unless it has the given shape."""
+  """Returns the weights that a rule chose as an array.
+
+  Args:
+    weights: What the rule returned.
+    shape: The shape that they must have: [K], or [G, K] with groups.
+    dtype: Dtype of the result.
+
+  Raises:
+    ValueError: if they have another shape.
+  """
   weights = jnp.asarray(weights, dtype)
   if weights.shape != shape:
     raise ValueError(
@@ -117,7 +144,9 @@ def as_weights(weights: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
 
 
 def as_task_values(name: str, values: Any, num_tasks: int, dtype: Any) -> jax.Array:
-  """Returns an extra argument of ``update`` as [K].
+  """Returns the numbers per task in an extra argument of ``update`` as [K].
+
+  Derivatives of the update do not pass through these numbers.
 
   Args:
     name: Name of the argument, for the message.
@@ -131,13 +160,12 @@ def as_task_values(name: str, values: Any, num_tasks: int, dtype: Any) -> jax.Ar
   """
   if values is None:
     raise TypeError(
-      f"This method needs `{name}`, one number per task: pass "
+      f"This method needs `{name}`, one number per task, got None. Pass "
       f"`tx.update(grads, opt_state, params, {name}={name})` or, with flax.nnx, "
       f"`optimizer.update(model, grads, {name}={name})`. The `TrainState` of "
-      "flax.linen passes no extra arguments: call its `tx.update` yourself, as in the "
-      "README."
+      "flax.linen passes no extra arguments: call its `tx.update` yourself in place of "
+      "`apply_gradients`."
     )
-  # Numbers for the optimiser, not something to differentiate through.
   return jax.lax.stop_gradient(_one_per_task(name, values, num_tasks, dtype))
 
 
@@ -145,12 +173,13 @@ def as_task_mask(mask: Any, num_tasks: int) -> jax.Array:
   """Returns ``task_mask`` as [K], bool.
 
   Args:
-    mask: A vector [K] or a pytree of K bools; None to let all tasks in.
+    mask: A vector [K] or a pytree of K bools, False for inactive tasks. None masks no
+      task.
     num_tasks: K.
 
   Raises:
     TypeError: if it does not hold bools.
-    ValueError: if it does not hold one per task.
+    ValueError: if it does not hold one bool per task.
   """
   if mask is None:
     return jnp.ones((num_tasks,), bool)
@@ -158,13 +187,14 @@ def as_task_mask(mask: Any, num_tasks: int) -> jax.Array:
   if dtypes - {jnp.dtype(bool)}:
     raise TypeError(
       "`task_mask` must hold bools, True for a task that takes part in this step, got "
-      f"{', '.join(sorted(map(str, dtypes)))}. Compare counts first: "
-      "`task_mask=num_labels > 0`."
+      f"{', '.join(sorted(map(str, dtypes)))}. Make bools of counts by a comparison, "
+      "such as `task_mask=num_labels > 0`."
     )
   return _one_per_task("task_mask", mask, num_tasks, bool)
 
 
 def _one_per_task(name: str, values: Any, num_tasks: int, dtype: Any) -> jax.Array:
+  """Returns a vector [K] or a pytree of K scalars as [K]; raises for anything else."""
   leaves = jax.tree.leaves(values)
   shapes = [jnp.shape(leaf) for leaf in leaves]
   if shapes not in ([(num_tasks,)], [()] * num_tasks):
@@ -172,7 +202,7 @@ def _one_per_task(name: str, values: Any, num_tasks: int, dtype: Any) -> jax.Arr
       f"`{name}` must hold one value per task, as a vector [{num_tasks}] or a pytree "
       f"of {num_tasks} scalars, in the order of the stacked gradients, got "
       f"{jax.tree.structure(values)} with shapes {shapes}. Give it the structure of "
-      "the losses that `value_and_task_grads` returned beside the gradients."
+      "the losses that `value_and_task_grads` returns with the gradients."
     )
   if shapes == [(num_tasks,)]:
     return jnp.asarray(leaves[0], dtype)
@@ -180,9 +210,10 @@ def _one_per_task(name: str, values: Any, num_tasks: int, dtype: Any) -> jax.Arr
 
 
 def check_state(state: Any, kind: type) -> None:
-  """Raises unless ``state`` is of the transformation's own kind."""
+  """Raises unless ``state`` is a ``kind``, the transformation's type of state."""
   if not isinstance(state, kind):
     raise TypeError(
       f"The state must be the {kind.__name__} that this transformation's `init` made, "
-      f"got {type(state).__name__}. The state of an `optax.chain` belongs to the chain."
+      f"got {type(state).__name__}. Pass the state of an `optax.chain` to the chain's "
+      "own `update`."
     )

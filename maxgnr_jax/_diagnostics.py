@@ -1,4 +1,4 @@
-"""What the state tells a person, in a form every logger takes."""
+"""Diagnostics of an aggregator's state, in a form that any logger accepts."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -26,28 +26,31 @@ def diagnostics(
   names: Sequence[str] | None = None,
   groups: Sequence[str] | None = None,
 ) -> dict[str, jax.Array]:
-  """The last step's weights, GNRs and norms as a flat dict of scalars.
+  """Returns the weights, GNRs and norms of the last step as a flat dict of scalars.
 
   Args:
-    opt_state: Optimiser state with one :class:`MaxGNRState` or one
-      :class:`aggregators.AggregatorState` in it, after the first step (or made with
-      ``num_tasks``). May be traced.
-    names: K names of the tasks, in their order (see :func:`task_names`). Default:
-      their numbers.
+    opt_state: Optimiser state that contains exactly one :class:`MaxGNRState` or
+      :class:`aggregators.AggregatorState`, for instance the state of an
+      :func:`optax.chain`. May be traced. Before the first step the dict is empty,
+      unless the state was made with ``num_tasks``.
+    names: Names of the K tasks, in the order of the stacked gradients (see
+      :func:`task_names`). Default: "0", "1" and so on.
     groups: Names of the groups of parameters (see :func:`group_names`), if the
-      aggregator was given ``groups``. Default: their numbers.
+      aggregator was given ``groups``. Default: "0", "1" and so on.
 
   Returns:
-    ``weights/NAME``, ``gnr/NAME``, ``single_task_gnr/NAME``, ``gradient_norm/NAME``,
-    ``noise_norm/NAME``, ``task_count/NAME`` and ``notfinite_count/NAME`` for each
-    task, and ``noise_cosine/NAME,NAME`` for each pair: negative where two tasks'
-    noises point against each other. With groups ``weights/GROUP/NAME`` and so on. For
-    other aggregators ``weights/NAME``, if they have weights, the counts, and whatever
-    number per task they remember, by its name.
+    A dict of scalars. For :func:`maxgnr` it holds ``weights/NAME``, ``gnr/NAME``,
+    ``single_task_gnr/NAME``, ``gradient_norm/NAME``, ``noise_norm/NAME``,
+    ``task_count/NAME`` and ``notfinite_count/NAME`` for each task, and
+    ``noise_cosine/NAME,NAME`` for each pair of tasks, negative where their noises
+    oppose each other. For other aggregators it holds ``weights/NAME`` (if the state has
+    weights), the two counts, and every number per task in the memory, by its name. With
+    groups the keys are ``weights/GROUP/NAME`` and so on; all groups share the counts.
 
   Raises:
-    ValueError: if the names are not one per task, or group, all different.
-    KeyError: if there is no such state in ``opt_state``, or more than one.
+    ValueError: if ``names`` are not K different names, or ``groups`` not one different
+      name per group.
+    KeyError: if ``opt_state`` contains no such state, or more than one.
 
   Example:
     >>> import jax.numpy as jnp
@@ -58,48 +61,52 @@ def diagnostics(
     >>> f"{diagnostics(state, ['depth', 'edges'])['weights/depth']:.3f}"
     '0.750'
   """
-  state = _only(opt_state)
+  state = _find_state(opt_state)
   tasks = state.task_count.size
   grouped = state.groups is not None
   names = _names("names", names, tasks)
   result: dict[str, jax.Array] = {}
   for field, values in _per_task(state).items():
-    for group, of_group in _by_group(groups, values, grouped).items():
-      result |= {f"{field}/{group}{name}": of_group[k] for k, name in enumerate(names)}
+    for prefix, numbers in _by_group(groups, values, grouped).items():
+      result |= {f"{field}/{prefix}{name}": numbers[k] for k, name in enumerate(names)}
   if isinstance(state, MaxGNRState):
     cosines = _by_group(groups, state.stats.noise_cosine, grouped)
-    for group, cosine in cosines.items():
+    for prefix, cosine in cosines.items():
       for i, first in enumerate(names):
         for j, second in enumerate(names[:i]):
-          result[f"noise_cosine/{group}{second},{first}"] = cosine[j, i]
+          result[f"noise_cosine/{prefix}{second},{first}"] = cosine[j, i]
   return result
 
 
 def _names(argument: str, names: Sequence[str] | None, size: int) -> list[str]:
+  """Returns ``size`` names, by default their numbers; raises unless they fit."""
   names = [str(number) for number in range(size)] if names is None else list(names)
   if len(names) != size:
     raise ValueError(
       f"`{argument}` must be one per {'task' if argument == 'names' else 'group'}, "
-      f"{size} here, got {len(names)}: {names}. Before the first step there are no "
-      "tasks, unless `maxgnr` was given `num_tasks`."
+      f"{size} here, got {len(names)}: {names}. Before the first step the state knows "
+      "no tasks: give the aggregator `num_tasks` or call `diagnostics` after a step."
     )
   if len(set(names)) != size:
-    raise ValueError(f"`{argument}` must differ from each other, got {names}.")
+    raise ValueError(f"`{argument}` must be all different, got {names}.")
   return names
 
 
 def _by_group(
   groups: Sequence[str] | None, values: jax.Array, grouped: bool
 ) -> dict[str, jax.Array]:
-  """Returns values per task by the prefix of their names."""
-  if not grouped or values.ndim == 1:  # all groups share the counts
+  """Returns the values of each group by the prefix of their keys, ``"GROUP/"``.
+
+  Without groups, and for the counts, which all groups share, the prefix is empty.
+  """
+  if not grouped or values.ndim == 1:
     return {"": values}
   names = _names("groups", groups, values.shape[0])
-  return {f"{name}/": of_group for name, of_group in zip(names, values, strict=True)}
+  return {f"{name}/": numbers for name, numbers in zip(names, values, strict=True)}
 
 
 def _per_task(state: MaxGNRState | AggregatorState) -> dict[str, Any]:
-  """Returns everything [K] in the state, by name."""
+  """Returns every array [K], or [G, K] with groups, in the state, by name."""
   if isinstance(state, MaxGNRState):
     fields = state._asdict() | state.stats._asdict()
     return {name: fields[name] for name in _PER_TASK}
@@ -115,7 +122,8 @@ def _per_task(state: MaxGNRState | AggregatorState) -> dict[str, Any]:
   return weights | counts | remembered
 
 
-def _only(opt_state: Any) -> MaxGNRState | AggregatorState:
+def _find_state(opt_state: Any) -> MaxGNRState | AggregatorState:
+  """Returns the only aggregator state in ``opt_state``; raises if it is not one."""
   kinds = (MaxGNRState, AggregatorState)
 
   def is_state(node):
@@ -125,7 +133,7 @@ def _only(opt_state: Any) -> MaxGNRState | AggregatorState:
   found = [node for node in nodes if is_state(node)]
   if len(found) != 1:
     raise KeyError(
-      "There must be one state of `maxgnr` or another aggregator in `opt_state`, found "
+      "`opt_state` must contain one state of `maxgnr` or another aggregator, found "
       f"{len(found) or 'none'}. Pass the part of the state that holds one."
     )
   return found[0]

@@ -1,4 +1,4 @@
-"""The gradient-to-noise ratio: what is measured, and what it says of given weights."""
+"""The gradient-to-noise ratio (GNR) of each task, for measured statistics."""
 
 from typing import Any, NamedTuple
 
@@ -9,17 +9,17 @@ from maxgnr_jax._linalg._matrix import quadratic_form
 
 
 class GradientStats(NamedTuple):
-  """All that Eq. 17 needs to know of K tasks' gradients; no parameter-sized array.
+  """Statistics of the K task gradients that Eq. 17 depends on.
 
-  The Gram matrix of the noises is kept as norms and cosines: their product
-  squares the scale of a gradient, which float32 does not always hold.
+  The Gramian of the noises is kept as norms and cosines, because its entries, the
+  products of two norms, may be outside the range of float32.
 
   Attributes:
-    gradient_norm: [K], float. ``‖m_k‖``, the norm of each task's momentum, which
-      stands for its expected gradient (Eq. 14).
+    gradient_norm: [K], float. ``‖m_k‖``, the norm of each task's momentum, the estimate
+      of its expected gradient (Eq. 14).
     noise_norm: [K], float. ``‖n_k‖``, the norm of each task's noise (Eq. 16).
-    noise_cosine: [K, K], float in [-1, 1]. ``⟨n_i, n_j⟩ / (‖n_i‖ ‖n_j‖)``; the
-      rows and columns of a task without noise are 0.
+    noise_cosine: [K, K], float in [-1, 1]. ``⟨n_i, n_j⟩ / (‖n_i‖ ‖n_j‖)``; the rows and
+      columns of a task without noise are 0.
   """
 
   gradient_norm: jax.Array
@@ -28,31 +28,37 @@ class GradientStats(NamedTuple):
 
   @property
   def noise_gram(self) -> jax.Array:
-    """[K, K], ``⟨n_i, n_j⟩``. Overflows float32 where a norm exceeds 1e19."""
+    """The Gramian of the noises, ``⟨n_i, n_j⟩``, [K, K].
+
+    It overflows float32 where a norm exceeds 1e19.
+    """
     norm = self.noise_norm
     return norm[:, None] * norm[None, :] * self.noise_cosine
 
 
 class NoiseAverage(NamedTuple):
-  """An exponential average of the noises' Gram matrix, as norms and cosines.
+  """Exponential moving average of the Gramian of the noises, as norms and cosines.
 
   Attributes:
-    norm: [K], float. The root mean square of each task's noise.
-    cosine: [K, K], float. The average product of two noises, in units of these.
+    norm: [K], float. The root mean square of the norm of each task's noise.
+    cosine: [K, K], float in [-1, 1]. The average product of the noises of two tasks,
+      divided by both entries of ``norm``; 0 for a task without noise.
   """
 
   norm: jax.Array
   cosine: jax.Array
 
   def follow(self, stats: GradientStats, keep: jax.Array) -> "NoiseAverage":
-    """One step of ``N ← R^½ N R^½ + (I-R)^½ n nᵀ (I-R)^½``, R the diagonal of ``keep``.
+    """Returns the average after one more step.
 
-    Where all of ``keep`` is ρ that is ``ρ N + (1-ρ) n nᵀ``. The average is positive
-    semidefinite, however many steps each task missed.
+    With the average N, the noises n and R = diag(``keep``) the step is
+    ``N ← R^½ N R^½ + (I-R)^½ n nᵀ (I-R)^½``. If every entry of ``keep`` is ρ, this is
+    ``ρ N + (1-ρ) n nᵀ``. The average stays positive semidefinite when tasks are
+    inactive in different steps.
 
     Args:
-      stats: This step's; zeros for absent tasks.
-      keep: [K], in [0, 1], 1 of absent tasks.
+      stats: Statistics of this step, 0 for inactive tasks.
+      keep: [K], in [0, 1], 1 for inactive tasks.
     """
     unit = jnp.maximum(self.norm, stats.noise_norm)
     unit = jnp.where(unit > 0, unit, 1.0)
@@ -67,19 +73,20 @@ class NoiseAverage(NamedTuple):
 
 
 def no_noise(shape: tuple[int, ...], dtype: Any) -> NoiseAverage:
-  """An average of nothing yet, for weights of the given shape."""
+  """Returns the average before the first step, for weights of the given shape."""
   return NoiseAverage(jnp.zeros(shape, dtype), jnp.zeros((*shape, shape[-1]), dtype))
 
 
 def single_task_gnr(stats: GradientStats) -> jax.Array:
-  """The GNR each task would have if it were trained alone (Eq. 8).
+  """Returns the GNR that each task would have if it were trained alone (Eq. 8).
 
   Args:
-    stats: What was measured of the K tasks.
+    stats: Statistics of the K tasks, for instance
+      ``optax.tree.get(opt_state, "stats")``.
 
   Returns:
-    [K], ``‖m_k‖² / ‖n_k‖²``: infinite for a task without noise, 0 for a task
-    without gradient.
+    [K], ``‖m_k‖² / ‖n_k‖²``: infinite for a task without noise, 0 for a task without
+    gradient.
 
   Example:
     >>> import jax.numpy as jnp
@@ -94,21 +101,20 @@ def single_task_gnr(stats: GradientStats) -> jax.Array:
 
 
 def task_gnr(weights: jax.typing.ArrayLike, stats: GradientStats) -> jax.Array:
-  """The GNR of each task when the tasks are trained together with ``weights``.
+  """Returns the GNR that each task has if all are trained jointly with ``weights``.
 
-  This is Eq. 9 with the estimates of Eq. 17:
-  ``(w_k ‖m_k‖)² / ‖Σ_j w_j n_j‖²``. It does not change when all weights are
-  multiplied by the same number.
+  This is Eq. 9 with the estimates of Eq. 17, ``(w_k ‖m_k‖)² / ‖Σ_j w_j n_j‖²``. It does
+  not change when all weights are multiplied by the same number.
 
   Args:
-    weights: [K], one weight per task. Any real numbers; MaxGNR's own are
-      non-negative and sum to 1.
-    stats: What was measured of the K tasks, for instance
+    weights: [K], any real numbers. The weights of :func:`maxgnr` are non-negative and
+      sum to 1.
+    stats: Statistics of the K tasks, for instance
       ``optax.tree.get(opt_state, "stats")``.
 
   Returns:
-    [K]: infinite where the weighted noises cancel to nothing, 0 for a task
-    without weight or without gradient.
+    [K]: infinite if the weighted noises cancel exactly, 0 for a task without weight or
+    without gradient.
 
   Raises:
     ValueError: if ``weights`` does not hold one number per task.
@@ -138,7 +144,7 @@ def task_gnr(weights: jax.typing.ArrayLike, stats: GradientStats) -> jax.Array:
 
 
 def _squared_ratio(signal: jax.Array, noise: jax.Array) -> jax.Array:
-  """``signal² / noise²``, with 0 where both are 0."""
+  """Returns ``signal² / noise²``, [K], with 0 where both are 0."""
   ratio = signal / jnp.where(noise > 0, noise, 1.0)
   ratio = jnp.where(noise > 0, ratio, jnp.where(signal > 0, jnp.inf, 0.0))
   return ratio * ratio

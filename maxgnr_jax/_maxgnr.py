@@ -174,18 +174,21 @@ def maxgnr(
   _check_solver(solver)
 
   def init(params: Any, shape: tuple[int, ...], dtype: Any) -> Memory:
-    zeros = jnp.zeros(shape, dtype)
+    # One array each: a step may give up the memory of every one.
     return {
       "momentum": _stacked.zeros(params, shape[-1], momentum_dtype),
-      "gnr": zeros,
-      "single_task_gnr": zeros,
-      "stats": GradientStats(zeros, zeros, jnp.zeros((*shape, shape[-1]), dtype)),
+      "gnr": jnp.zeros(shape, dtype),
+      "single_task_gnr": jnp.zeros(shape, dtype),
+      "stats": GradientStats(
+        gradient_norm=jnp.zeros(shape, dtype),
+        noise_norm=jnp.zeros(shape, dtype),
+        noise_cosine=jnp.zeros((*shape, shape[-1]), dtype),
+      ),
       "noise": None if noise_decay is None else no_noise(shape, dtype),
     }
 
   def measure(step: Step, memory: Memory) -> tuple[Any, jax.Array]:
     momentum = memory["momentum"]
-    _stacked.count_tasks(step.grads, _stacked.one_task(momentum), "the state")
     # m_0 = g_0: a task's first step forgets the zeros that the state began with.
     decay = jnp.where(step.task_count == 0, 0.0, gamma).astype(step.dtype)
     stats, finite = step.in_groups(

@@ -1,4 +1,4 @@
-"""What MaxGNR measures: the norms of signals, and the norms and cosines of noises."""
+"""MaxGNR's measurements: norms of gradients, and norms and cosines of noises."""
 
 from typing import Any
 
@@ -13,10 +13,11 @@ from maxgnr_jax._linalg._active import along
 def measure(
   grads: Any, momentum: Any, gamma: jax.Array, dtype: Any
 ) -> tuple[GradientStats, jax.Array]:
-  """Measures the signals m and the noises ``n = g - m`` of Eq. 16.
+  """Measures each task's expected gradient m and its noise ``n = g - m`` (Eq. 16).
 
-  m is the momentum ``γ m + (1 - γ) g`` that the step is about to write. It is measured
-  first, so that non-finite tasks can be excluded before they are let into it.
+  The expected gradient is the momentum ``γ m + (1 - γ) g`` (Eq. 13) that the step is
+  about to write. It is measured first, so that tasks with gradients that are not finite
+  can be excluded before they enter the momentum.
 
   Args:
     grads: Stacked pytree with at least one array.
@@ -25,27 +26,27 @@ def measure(
     dtype: Dtype of the arithmetic and the result.
 
   Returns:
-    The statistics of the K task gradients that Eq. 17 depends on, 0 for non-finite
-    tasks; and which tasks' gradients are finite, [K].
+    The statistics of the K task gradients that Eq. 17 depends on, 0 for tasks with
+    gradients that are not finite; and which tasks' gradients are finite, [K].
   """
   pairs = list(zip(jax.tree.leaves(grads), jax.tree.leaves(momentum), strict=True))
   gamma = gamma.astype(dtype)
 
   def sums(reduce, pairs, gamma):
-    # Scaled before it is squared: a task's gradients may be of any size.
+    # Numbers are scaled before they are squared, so that squares do not overflow.
     inverse, scale = _stacked.task_scales(reduce, pairs, dtype)
 
     def change(k, g, m):  # g - γ m - (1 - γ) g = γ (g - m)
       difference = g.astype(dtype) - m.astype(dtype)
       return difference * along(inverse[k], difference)
 
-    def signal(k, g, m):
+    def expected(k, g, m):  # m + (1 - γ) (g - m)
       before = m.astype(dtype)
       before *= along(inverse[k], before)
       return before + along(1 - gamma[k], before) * change(k, g, m)
 
     def products(leaves):
-      return _stacked.sums_of_products(leaves, change, squared=signal)
+      return _stacked.sums_of_products(leaves, change, squared=expected)
 
     return *reduce.sum(products, pairs), scale
 
@@ -55,8 +56,9 @@ def measure(
   gradient_norm = jnp.where(finite, scale * jnp.sqrt(squared_norm), 0.0)
   change_norm = jnp.sqrt(squared_change)
   noise_norm = gamma * scale * change_norm
-  # At γ = 0, m is g, and the rounding error of their difference is no noise. Nor is the
-  # rounding error of a momentum that moves by 1 - γ of the difference only.
+  # A difference that rounding alone explains is no noise. At γ = 0, m is g up to
+  # rounding. Otherwise a step moves m by 1 - γ of the difference; if that is less than
+  # the rounding error of m, m stays where it is.
   rounding = _coarsest(momentum) / (1 - gamma) * gradient_norm
   noisy = finite & (noise_norm > rounding) & (gamma > 0)
   divisor = jnp.where(noisy, change_norm, 1.0)

@@ -1,7 +1,7 @@
-"""Solvers of Eq. 17: a K-sized problem in, K weights out.
+"""Solvers of Eq. 17, which choose K weights from the statistics of K tasks.
 
-A task whose gradient is exactly zero has no part in the problem and gets weight
-0. Where every task's is, all weights are equal.
+A task with a gradient of exactly zero is left out of the problem and gets weight 0. If
+every gradient is zero, all weights are equal.
 """
 
 import dataclasses
@@ -19,36 +19,37 @@ from maxgnr_jax._linalg import minimise_above, quadratic_form
 
 @dataclasses.dataclass(frozen=True)
 class Solver:
-  """A rule that chooses the task weights; pass your own function in one.
+  """A rule that chooses the task weights.
+
+  To use a rule of your own, pass ``solver=Solver(rule)`` to :func:`maxgnr`.
 
   Attributes:
-    solve: From :class:`GradientStats` to weights [K] that are non-negative and
-      sum to 1. Pure JAX: it is traced into the train step.
+    solve: From :class:`GradientStats` to weights [K] that are non-negative and sum to
+      1. It must be pure JAX, because it is traced into the train step.
   """
 
-  # A class around the function, because `optax.inject_hyperparams` takes every
+  # The function is wrapped in a class because `optax.inject_hyperparams` takes every
   # callable argument for a schedule.
   solve: Callable[[GradientStats], jax.Array]
 
 
 def projected_gradient(num_steps: int = 300) -> Solver:
-  """The global optimum of Eq. 17, by accelerated projected gradient.
+  """Finds the global optimum of Eq. 17 by accelerated projected gradient descent.
 
-  The ratio in Eq. 17 does not change when the weights are scaled, so instead of
-  their sum fix the numerator: ``u_k = w_k ‖m_k‖ ≥ 1``. In the unit of the noises,
-  ``v_k = w_k ‖n_k‖``, what is left is a convex quadratic programme whose matrix
-  holds the cosines between the noises,
+  The ratio in Eq. 17 does not change when all weights are scaled. Instead of fixing
+  their sum, the problem can therefore require ``w_k ‖m_k‖ ≥ 1`` of every task and
+  minimise the weighted noise. With ``v_k = w_k ‖n_k‖`` and the cosines C between the
+  noises it is a convex quadratic programme,
 
-      minimise ``vᵀ C v``  subject to  ``v_k ≥ ‖n_k‖ / ‖m_k‖``,
+      minimise ``vᵀ C v``  subject to  ``v_k ≥ ‖n_k‖ / ‖m_k‖``.
 
-  solved by Nesterov's method with adaptive restart (O'Donoghue and Candès 2015)
-  and the step 1/λ_max(C). Rescaling a task's loss changes neither ``C`` nor the
-  bounds.
+  It is solved by Nesterov's method with adaptive restart and a step size of about
+  1/λ_max(C). Rescaling the loss of a task changes neither C nor the bounds.
 
   Args:
-    num_steps: Steps of the ``lax.fori_loop``, at least 1. 300 reach more than
-      0.999 of the optimum on up to 128 tasks whose noise cosines have a
-      condition number of 1,000. Noises that cancel all but exactly need more.
+    num_steps: Number of steps, at least 1. The default 300 reaches more than 0.999 of
+      the optimum for up to 128 tasks if the matrix C has a condition number of at most
+      1,000. Noises that cancel almost exactly need more steps.
 
   Returns:
     A :class:`Solver`.
@@ -67,7 +68,8 @@ def projected_gradient(num_steps: int = 300) -> Solver:
     ['0.75', '0.25']
 
   References:
-    Fan et al., MaxGNR, Eq. 17. O'Donoghue and Candès, Adaptive Restart for
+    Fan et al., MaxGNR: A Dynamic Weight Strategy via Maximizing Gradient-to-Noise Ratio
+    for Multi-Task Learning, Eq. 17. O'Donoghue and Candès, Adaptive Restart for
     Accelerated Gradient Schemes, Foundations of Computational Mathematics 2015.
   """
   check_at_least_one("num_steps", num_steps)
@@ -76,26 +78,32 @@ def projected_gradient(num_steps: int = 300) -> Solver:
 
 @functools.partial(jax.jit, static_argnames="num_steps")
 def _projected_gradient(stats: GradientStats, *, num_steps: int) -> jax.Array:
-  present = stats.gradient_norm > 0
+  """Returns the weights [K] of :func:`projected_gradient`."""
+  has_gradient = stats.gradient_norm > 0
   bound = jnp.where(
-    present, stats.noise_norm / jnp.where(present, stats.gradient_norm, 1.0), 0.0
+    has_gradient,
+    stats.noise_norm / jnp.where(has_gradient, stats.gradient_norm, 1.0),
+    0.0,
   )
   largest_bound = jnp.max(bound)
   bound = bound / jnp.where(largest_bound > 0, largest_bound, 1.0)
-  cosine = jnp.where(present[:, None] & present[None, :], stats.noise_cosine, 0.0)
+  cosine = jnp.where(
+    has_gradient[:, None] & has_gradient[None, :], stats.noise_cosine, 0.0
+  )
   v = minimise_above(cosine, bound, num_steps=num_steps)
-  # Without noise a task cannot serve to cancel any: its bound u = 1 is optimal.
+  # u is w ‖m‖ up to a factor. More weight for a task without noise cannot cancel the
+  # noise of others, so that its lower bound u = 1 is optimal.
   u = jnp.where(bound > 0, v / jnp.where(bound > 0, bound, 1.0), 1.0)
   return _normalise(u, stats.gradient_norm)
 
 
 def _normalise(u: jax.Array, gradient_norm: jax.Array) -> jax.Array:
-  """Weights ``w_k ∝ u_k / ‖m_k‖`` that sum to 1."""
-  present = gradient_norm > 0
-  smallest = jnp.min(jnp.where(present, gradient_norm, jnp.inf))
-  # Every factor lies in [0, 1], so that no scale of the gradients overflows.
+  """Returns the weights ``w_k ∝ u_k / ‖m_k‖``, [K], of sum 1."""
+  has_gradient = gradient_norm > 0
+  smallest = jnp.min(jnp.where(has_gradient, gradient_norm, jnp.inf))
+  # Every factor lies in [0, 1], so that nothing overflows for gradients of any scale.
   inverse_norm = jnp.where(
-    present, smallest / jnp.where(present, gradient_norm, 1.0), 0.0
+    has_gradient, smallest / jnp.where(has_gradient, gradient_norm, 1.0), 0.0
   )
   weights = u / jnp.max(u) * inverse_norm
   total = jnp.sum(weights)
@@ -104,23 +112,22 @@ def _normalise(u: jax.Array, gradient_norm: jax.Array) -> jax.Array:
 
 
 def steepest_descent(learning_rate: float = 1e-3, num_steps: int = 100) -> Solver:
-  """The paper's own solver of Eq. 17 (Section 5.1), an approximation.
+  """Approximates the optimum of Eq. 17 by the paper's own solver (Section 5.1).
 
-  Kept to reproduce the paper and to show the difference; use
-  :func:`projected_gradient` to train. With the paper's settings and gradients of
-  ordinary size it hardly leaves equal weights.
+  Use it to reproduce the paper, and :func:`projected_gradient` to train: with the
+  paper's settings and gradients of ordinary size, the weights hardly change from
+  uniform ones.
 
-  The paper gives the method, the learning rate and the number of steps. What it
-  leaves open is chosen here, and where there was a choice, in its favour: the
-  descent starts from equal weights; it follows the gradient of ``min_k GNR_k``
-  itself (averaged over tied tasks); after each step the weights are projected on
-  the simplex ``w ≥ 0, Σ w = 1``; and the best weights met on the way are
-  returned, so the result is never worse than equal weights.
+  The paper gives the method, the learning rate and the number of steps. This
+  implementation fills in the rest so as to favour the method. It starts from uniform
+  weights, follows the gradient of ``min_k GNR_k`` (averaged over tied tasks), projects
+  the weights on the simplex ``w ≥ 0, Σ w = 1`` after each step, and returns the best
+  weights of all steps, which are never worse than uniform ones.
 
   Args:
-    learning_rate: Step size in units of weight per GNR, positive. The paper's
-      is 1e-3.
-    num_steps: Steps of the ``lax.fori_loop``, at least 1. The paper's is 100.
+    learning_rate: Step size in units of weight per GNR, positive. The default is the
+      paper's.
+    num_steps: Number of steps, at least 1. The default is the paper's.
 
   Returns:
     A :class:`Solver`.
@@ -140,7 +147,8 @@ def steepest_descent(learning_rate: float = 1e-3, num_steps: int = 100) -> Solve
     ['0.60', '0.40']
 
   References:
-    Fan et al., MaxGNR, Eq. 17 and Section 5.1.
+    Fan et al., MaxGNR: A Dynamic Weight Strategy via Maximizing Gradient-to-Noise Ratio
+    for Multi-Task Learning, Eq. 17 and Section 5.1.
   """
   check_positive("learning_rate", learning_rate)
   check_at_least_one("num_steps", num_steps)
@@ -155,32 +163,33 @@ def steepest_descent(learning_rate: float = 1e-3, num_steps: int = 100) -> Solve
 def _steepest_descent(
   stats: GradientStats, *, learning_rate: float, num_steps: int
 ) -> jax.Array:
-  present = stats.gradient_norm > 0
-  # GNR does not change when signal and noise are measured in another unit.
+  """Returns the weights [K] of :func:`steepest_descent`."""
+  has_gradient = stats.gradient_norm > 0
+  # The GNR does not change when gradients and noises are divided by the same number.
   unit = jnp.maximum(jnp.max(stats.gradient_norm), jnp.max(stats.noise_norm))
   unit = jnp.where(unit > 0, unit, 1.0)
   signal = stats.gradient_norm / unit
-  noise = jnp.where(present, stats.noise_norm / unit, 0.0)
+  noise = jnp.where(has_gradient, stats.noise_norm / unit, 0.0)
   cosine = stats.noise_cosine
 
   def smallest_gnr(weights):
-    worst = jnp.min(jnp.where(present, weights * signal, jnp.inf))
-    # Rounding may leave less than nothing of noises that cancel.
-    return worst**2 / jnp.maximum(quadratic_form(cosine, weights * noise), 0.0)
+    smallest = jnp.min(jnp.where(has_gradient, weights * signal, jnp.inf))
+    # Rounding may make the squared norm negative where the noises cancel.
+    return smallest**2 / jnp.maximum(quadratic_form(cosine, weights * noise), 0.0)
 
   def step(_, carry):
     weights, best_weights, best = carry
     gradient = jax.grad(smallest_gnr)(weights)
-    gradient = jnp.where(jnp.isfinite(gradient) & present, gradient, 0.0)
+    gradient = jnp.where(jnp.isfinite(gradient) & has_gradient, gradient, 0.0)
     with jax.numpy_dtype_promotion("standard"):  # optax mixes ints and floats
       weights = optax.projections.projection_simplex(weights + learning_rate * gradient)
-    weights = jnp.where(present, weights, 0.0)
+    weights = jnp.where(has_gradient, weights, 0.0)
     value = smallest_gnr(weights)
     better = value > best
     best_weights = jnp.where(better, weights, best_weights)
     return weights, best_weights, jnp.where(better, value, best)
 
-  equal = _normalise(jnp.ones_like(signal), jnp.where(present, 1.0, 0.0))
+  equal = _normalise(jnp.ones_like(signal), jnp.where(has_gradient, 1.0, 0.0))
   start = (equal, equal, smallest_gnr(equal))
   _, best_weights, _ = jax.lax.fori_loop(0, num_steps, step, start)
   return best_weights / jnp.sum(best_weights)

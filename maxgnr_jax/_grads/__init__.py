@@ -1,1 +1,1 @@
-"""From the losses of several tasks to gradients."""
+"""Gradients of the losses of several tasks."""

@@ -1,4 +1,4 @@
-"""Reuse of task weights, so that most steps need a single backward pass."""
+"""Reuses task weights for several steps, so that most need one backward pass."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -23,7 +23,8 @@ class CombinedGradState(NamedTuple):
   Attributes:
     count: [], int32. Number of steps, those between refreshes included.
     aggregator: The aggregator's own state, as the last refresh left it. Its ``weights``
-      [K] are in use: ``optax.tree.get(state, "weights")``.
+      [K] are those that steps until the next refresh use; read them with
+      ``optax.tree.get(state, "weights")``.
   """
 
   count: jax.Array  # type: ignore[assignment]
@@ -31,12 +32,12 @@ class CombinedGradState(NamedTuple):
 
 
 class CombinedGrad(NamedTuple):
-  """What :func:`value_and_combined_grad` returns: two pure functions.
+  """Two pure functions, which :func:`value_and_combined_grad` returns.
 
   Attributes:
-    init: From the parameters to the first :class:`CombinedGradState`.
-    value_and_grad: From a state, the losses' arguments and keyword arguments for the
-      aggregator to ``(losses, gradient, state)``.
+    init: Takes the parameters and returns the first :class:`CombinedGradState`.
+    value_and_grad: Takes a state, the arguments of the losses and keyword arguments for
+      the aggregator. Returns ``(losses, gradient, state)``.
   """
 
   init: Callable[[optax.Params], CombinedGradState]
@@ -171,23 +172,23 @@ def value_and_combined_grad(
 
     def reused():
       assert weights is not None
-      mask, held = extra_args.get("task_mask"), weights
+      mask, unmasked = extra_args.get("task_mask"), weights
       if mask is not None:
-        held = zero_inactive(as_task_mask(mask, weights.size), weights)
+        unmasked = zero_inactive(as_task_mask(mask, weights.size), weights)
 
-      def weigh(tangents, inputs, losses):
+      def backward(tangents, inputs, losses):
         pullback = jax.linear_transpose(tangents, *inputs)
-        return pullback(_cotangents(held, losses))[0]
+        return pullback(_cotangents(unmasked, losses))[0]
 
-      value, grad = differentiated(fun, weigh, argnum, has_aux, **batches)(*args)
+      value, grad = differentiated(fun, backward, argnum, has_aux, **batches)(*args)
       return value, grad, state.aggregator
 
-    # Without `num_tasks` there are no weights before the first step.
+    # Without `num_tasks` there are no weights before the first step: it refreshes.
     if refresh_every == 1 or (weights is not None and not weights.size):
       refresh = True
     if refresh is None:
-      now = state.count % refresh_every == 0
-      value, grad, after = jax.lax.cond(now, refreshed, reused)
+      is_due = state.count % refresh_every == 0
+      value, grad, after = jax.lax.cond(is_due, refreshed, reused)
     else:
       value, grad, after = refreshed() if refresh else reused()
     count = optax.safe_increment(state.count)
@@ -197,7 +198,7 @@ def value_and_combined_grad(
 
 
 def _cotangents(weights: jax.Array, losses: Any) -> Any:
-  """The weights in the place of the losses, a vector or a pytree of scalars."""
+  """Returns the weights [K] in the structure and the dtypes of the losses."""
   leaves, treedef = jax.tree.flatten(losses)
   if [jnp.shape(leaf) for leaf in leaves] == [weights.shape]:
     parts = [weights]
@@ -214,41 +215,53 @@ def check_refresh(refresh: Any) -> None:
   if refresh is not None and not isinstance(refresh, bool):
     raise TypeError(
       "`refresh` must be None, or a bool that is known when the step is traced, got "
-      f'{refresh!r}. Under `jax.jit` pass `static_argnames="refresh"`; None decides by '
-      "the state's count."
+      f'{refresh!r}. Under `jax.jit` pass `static_argnames="refresh"`. With None, '
+      "every `refresh_every`-th step by the state's count is a refresh."
     )
 
 
 def weights_in_use(state: Any) -> jax.Array | None:
-  """Returns the ``weights`` in an aggregator's state, None for methods without.
+  """Returns the ``weights`` in an aggregator's state; None for methods without weights.
+
+  Args:
+    state: State of an aggregator, which :func:`optax.inject_hyperparams` may wrap.
 
   Raises:
     TypeError: if the state is not that of a single aggregator.
   """
   inside = state
-  while hasattr(inside, "inner_state"):  # `optax.inject_hyperparams` wraps it
+  while hasattr(inside, "inner_state"):  # of `optax.inject_hyperparams`
     inside = inside.inner_state
   if not hasattr(inside, "weights"):
     raise TypeError(
-      "`aggregator` must be a single transformation that keeps the weights of its "
-      "weighted sum as `weights` in its state, such as `maxgnr()`, got a state of "
-      f"{type(inside).__name__}. If it is an `optax.chain`, pass its aggregator alone, "
-      "and the rest to the optimiser that takes the combined gradient."
+      "`aggregator` must be a single transformation that keeps the weights [K] of its "
+      "weighted sum as `weights` in its state, such as `maxgnr()`, got one with a "
+      f"state of type {type(inside).__name__}. If it is an `optax.chain`, pass the "
+      "aggregator alone, and apply the rest of the chain to the combined gradient."
     )
   return inside.weights
 
 
 def check_reusable(weights: jax.Array | None) -> None:
-  """Raises unless weights can be used again in a step with one backward pass."""
+  """Raises unless a single backward pass can make an update with these weights.
+
+  Args:
+    weights: From :func:`weights_in_use`.
+
+  Raises:
+    TypeError: if the aggregator has no weights, or several for each task.
+  """
   if weights is None:
     raise TypeError(
-      "This aggregator's update is no weighted sum of the task gradients, so that a "
-      "single backward pass cannot make it. Pass `refresh_every=1`, or an aggregator "
-      "that keeps `weights` in its state."
+      "With `refresh_every` > 1, `aggregator` must keep `weights` in its state, got "
+      "one that keeps none: its update is no weighted sum of the task gradients, so "
+      "that a single backward pass cannot make it. Pass `refresh_every=1`, or an "
+      "aggregator with weights."
     )
   if jnp.ndim(weights) != 1:
     raise TypeError(
-      "This aggregator has weights for each of several groups of parameters, so that a "
-      "single backward pass cannot make its update. Pass `refresh_every=1`, or leave "
-      "`groups` out."
+      "With `refresh_every` > 1, `aggregator` must have one weight per task, got one "
+      "with weights for each of several groups of parameters, so that a single "
+      "backward pass cannot make its update. Pass `refresh_every=1`, or leave `groups` "
+      "out."
     )

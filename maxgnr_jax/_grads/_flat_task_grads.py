@@ -1,4 +1,4 @@
-"""Gradients at perturbed weights, for flat-region multi-task learning."""
+"""Gradients at perturbed parameters, for flat-region multi-task learning."""
 
 import functools
 from collections.abc import Callable
@@ -22,38 +22,46 @@ def value_and_flat_task_grads(
   shared: Any | Callable[[Any], Any] | None = None,
   tasks_at_once: int | None = None,
 ) -> Callable[..., tuple[Any, tuple[Any, Any]]]:
-  """Like :func:`value_and_task_grads`, with what would lead each task to a flat region.
+  """Differentiates K losses at the parameters and where each task's loss rises fastest.
 
-  Each task's parameters go the way its loss rises fastest, as far as ``radius``; its
-  gradient there, at a task-specific point, is that of sharpness-aware minimisation.
-  What it differs by from the gradient here is the flat part. Both parts are stacked:
-  :func:`maxgnr_jax.aggregators.flat_regions` aggregates each by itself, as the paper
-  does; their sum can be passed to any aggregator.
+  For each task the parameters are moved up that task's gradient by a distance of
+  ``radius``. Sharpness-aware minimisation descends the gradient at this point. It is
+  returned in two parts: the gradient at the parameters themselves, the same as from
+  :func:`value_and_task_grads`, and the difference, the *flat* gradient, which leads the
+  task to a flat region. :func:`maxgnr_jax.aggregators.flat_regions` aggregates each
+  part by itself, as the paper does. Any other aggregator can take their sum.
 
-  Two forward and 2 K backward passes, where each task of the second half takes a
-  forward pass of its own: about three times :func:`value_and_task_grads`.
+  This takes one forward and K backward passes at the parameters, then a forward and a
+  backward pass for each task at its perturbed parameters: about three times as long as
+  :func:`value_and_task_grads`.
 
   Args:
-    fun: As in :func:`value_and_task_grads`.
-    radius: ρ, positive: the length of the perturbation. The authors' code has 0.05, and
-      2 for adaptive ones.
-    argnum: Which positional argument to differentiate by.
-    has_aux: As in :func:`value_and_task_grads`; auxiliary data are those of the
-      unperturbed pass.
-    adaptive: Whether perturbations are relative to the size of each parameter.
-    shared: Pytree of bools like the argument (or a prefix of it), or a function from
-      the argument to one: perturbations of the shared part and of the rest are then
-      each of length ``radius``. Default: of all together.
-    tasks_at_once: As in :func:`value_and_task_grads`.
+    fun: Function that returns the K losses: a vector [K] or a pytree of scalars. With
+      ``has_aux`` a pair of the losses and auxiliary data.
+    radius: ρ, positive: the Euclidean length of the perturbation. The authors' code
+      uses 0.05, and 2 with ``adaptive``.
+    argnum: Which positional argument to differentiate with respect to.
+    has_aux: Whether ``fun`` returns auxiliary data besides the losses. Those of the
+      unperturbed pass are returned.
+    adaptive: Whether to perturb each parameter in proportion to its magnitude.
+    shared: Selects the trunk: a pytree of bools like the argument (or a prefix of it),
+      or a function from the argument to one. The perturbation of the trunk and that of
+      the heads then have length ``radius`` each. Default: one perturbation of that
+      length for all parameters.
+    tasks_at_once: How many backward passes run side by side, at least 1; see
+      :func:`value_and_task_grads`.
 
   Returns:
     A function of the same arguments that returns ``(losses, (grads, flat_grads))``, or
-    ``((losses, aux), (grads, flat_grads))``. Both gradients are
-    stacked, [K, *shape] in each leaf.
+    ``((losses, aux), (grads, flat_grads))`` with ``has_aux``. Both gradients have the
+    structure of the argument and ``[K, *shape]`` in each leaf.
 
   Raises:
-    ValueError: if ``radius`` is not positive or ``tasks_at_once`` not at least 1.
-    TypeError: as in :func:`value_and_task_grads`.
+    ValueError: if ``radius`` is not positive or ``tasks_at_once`` is not an integer of
+      at least 1; when called, if ``shared`` is not like the argument or selects none
+      of its arrays.
+    TypeError: when called, as in :func:`value_and_task_grads`, and if ``shared`` holds
+      anything but bools.
 
   Example:
     >>> import jax.numpy as jnp
@@ -64,13 +72,13 @@ def value_and_flat_task_grads(
     >>> _, (grads, flat_grads) = value_and_flat_task_grads(losses, radius=0.5)(params)
     >>> grads.tolist()
     [[0.0, 4.0], [3.0, 3.0]]
-    >>> flat_grads.tolist()  # the second loss is as steep everywhere
+    >>> flat_grads.tolist()  # the second loss has the same slope everywhere
     [[0.0, 1.0], [0.0, 0.0]]
 
   References:
     Phan et al., Beyond Losses Reweighting: Empowering Multi-Task Learning via the
-    Generalization Perspective, 2022, as in the authors' code, which has the norms
-    apart (``shared``) or together.
+    Generalization Perspective, 2022. As in the authors' code, the trunk and the heads
+    may be perturbed by separate norms (``shared``) or by a common one.
   """
   check_positive("radius", radius)
   if tasks_at_once is not None:
@@ -83,12 +91,12 @@ def value_and_flat_task_grads(
     params = jax.tree.map(jnp.asarray, args[argnum])
     num_tasks = jax.tree.leaves(grads)[0].shape[0]
 
-    def grad_there(task_and_grad):
+    def perturbed_grad(task_and_grad):
       task, grad = task_and_grad
 
-      def loss(moved):
+      def loss(perturbed):
         full = list(args)
-        full[argnum] = moved
+        full[argnum] = perturbed
         losses = fun(*full, **kwargs)
         losses = jax.tree.leaves(losses[0] if has_aux else losses)
         dtype = _stacked.compute_dtype(losses)
@@ -97,29 +105,37 @@ def value_and_flat_task_grads(
       return jax.grad(loss)(_perturb(params, grad, radius, adaptive, shared))
 
     tasks = (jnp.arange(num_tasks), grads)
-    there = for_each_task(grad_there, tasks, num_tasks, tasks_at_once)
-    return value, (grads, jax.tree.map(jnp.subtract, there, grads))
+    perturbed_grads = for_each_task(perturbed_grad, tasks, num_tasks, tasks_at_once)
+    return value, (grads, jax.tree.map(jnp.subtract, perturbed_grads, grads))
 
   return value_and_flat_task_grads_fun
 
 
 def _perturb(params, grad, radius, adaptive, shared):
-  """One task's parameters, moved up its gradient."""
-  sizes, treedef = jax.tree.flatten(params)
-  slopes = jax.tree.leaves(grad)
-  together = jax.tree.leaves(_stacked.trunk_mask(shared, params))
-  dtype = _stacked.compute_dtype(params)
-  scales = [jnp.abs(p) if adaptive else jnp.ones_like(p) for p in sizes]
+  """Moves one task's parameters up its gradient by a distance of ``radius``.
 
-  moved = list(sizes)
-  for group in (True, False):
-    members = [i for i, inside in enumerate(together) if inside == group]
+  Args:
+    params: Pytree of parameters.
+    grad: Pytree like it, one task's gradient.
+    radius: Length of the perturbation.
+    adaptive: As in :func:`value_and_flat_task_grads`.
+    shared: As in :func:`value_and_flat_task_grads`.
+  """
+  leaves, treedef = jax.tree.flatten(params)
+  slopes = jax.tree.leaves(grad)
+  in_trunk = jax.tree.leaves(_stacked.trunk_mask(shared, params))
+  dtype = _stacked.compute_dtype(params)
+  scales = [jnp.abs(p) if adaptive else jnp.ones_like(p) for p in leaves]
+
+  perturbed = list(leaves)
+  for part in (True, False):  # the trunk, the heads
+    members = [i for i, inside in enumerate(in_trunk) if inside == part]
     if members:
-      # Of a single task, as a stacked pytree of one.
+      # `norms` takes stacked pytrees: this one has a single task.
       scaled = [(scales[i] * slopes[i])[None] for i in members]
       length = _stacked.norms(scaled, dtype)[0]
       factor = jnp.asarray(radius, dtype) / jnp.where(length > 0, length, 1.0)
       for i in members:
         step = factor * (scales[i] ** 2 * slopes[i]).astype(dtype)
-        moved[i] = sizes[i] + step.astype(sizes[i].dtype)
-  return jax.tree.unflatten(treedef, moved)
+        perturbed[i] = leaves[i] + step.astype(leaves[i].dtype)
+  return jax.tree.unflatten(treedef, perturbed)

@@ -1,4 +1,4 @@
-"""From the losses of several tasks to stacked gradients."""
+"""Stacked gradients of the losses of several tasks."""
 
 import functools
 import operator
@@ -12,7 +12,7 @@ from maxgnr_jax import _stacked
 from maxgnr_jax._checks import check_at_least_one
 from maxgnr_jax._grads._microbatches import check_batch, mean_over_microbatches
 
-# Backward passes that are written out: each adds to the time that compiling takes.
+# Up to this many backward passes are written out; each adds to the compilation time.
 MOST_WRITTEN_OUT = 16
 
 
@@ -25,53 +25,55 @@ def value_and_task_grads(
   microbatches: int | None = None,
   batch_argnums: int | Sequence[int] = 1,
 ) -> Callable[..., tuple[Any, Any]]:
-  """Like :func:`jax.value_and_grad`, for a function that returns K losses.
+  """Differentiates K losses, as :func:`jax.value_and_grad` differentiates one.
 
-  One forward pass and K backward passes, of the whole batch or, with ``microbatches``,
-  of one part of it after the other.
+  This takes one forward pass and K backward passes over the whole batch or, with
+  ``microbatches``, over one part of it after the other.
 
-  A loss that is not finite leaves the other tasks' gradients alone, where the backward
-  passes are written out (see ``tasks_at_once``) and ``fun`` returns scalars, not a
-  vector: elsewhere 0 times NaN is NaN.
+  If a loss is not finite, the other tasks' gradients still are, provided that the
+  backward passes are written out (see ``tasks_at_once``) and ``fun`` returns scalars.
+  If it returns a vector, or if passes run side by side or in a loop, each pass
+  multiplies the other losses' derivatives by 0, and 0 times NaN is NaN.
 
   Args:
     fun: Function that returns the K losses: a vector [K], or a pytree of scalars
-      such as a dict, whose keys name the tasks (see :func:`task_names`). With
-      ``has_aux`` a pair of these and auxiliary data.
+      such as a dict, the keys of which name the tasks (see :func:`task_names`). With
+      ``has_aux`` a pair of the losses and auxiliary data.
     argnums: Which positional argument(s) to differentiate with respect to.
     has_aux: Whether ``fun`` returns auxiliary data besides the losses.
     tasks_at_once: How many backward passes run side by side under :func:`jax.vmap`,
-      at least 1; 1 runs one after another in a loop. Default: none side by side but
-      all K written out, for up to 16 tasks, and above that all side by side. Of the
-      steps measured on a CPU (``benchmarks/results/speed-steps``) this was never far
-      from the fastest: ``vmap`` leaves gradients in a layout that what follows reads
-      slowly, and convolutions are slow in a loop. ``vmap`` compiles faster, and a
-      loop needs the least memory where K is large.
+      at least 1; with 1 they run one after another in a loop. Default: all K are
+      written out one after another for up to 16 tasks, and run side by side for more.
+      In benchmarks on a CPU (``benchmarks/results/speed-steps``) the default was never
+      far from the fastest: ``vmap`` leaves gradients in a layout that is slow to read,
+      and convolutions are slow in a loop. ``vmap`` compiles faster, and a loop needs
+      the least memory if K is large.
     microbatches: n, at least 1: the batch is taken in n equal parts, one after the
-      other, with the activations of a single part in memory at a time. Losses and
-      gradients are the means over the parts, of sums in float32 at least. Those are the
-      whole batch's where each loss is a mean over the rows that does not mix them, as
-      batch normalisation does. Default: the whole batch at once.
+      other, so that memory holds the activations of one part only. Losses and gradients
+      are averaged over the parts, in float32 at least. They equal those of the whole
+      batch if each loss is a mean over the rows and no layer mixes rows, as batch
+      normalisation does. Default: the whole batch at once.
     batch_argnums: With ``microbatches``, which positional argument(s) hold the batch:
-      pytrees of arrays with rows on the leading axis, as many in each as n divides.
-      Part i holds the rows i, i + n, i + 2 n and so on. All other arguments are the
-      same for every part, a PRNG key too: ``jax.random.split(key, n)``, named here,
-      gives each part one of its own, ``[1]``.
+      pytrees of arrays with the rows on axis 0, which must be divisible by n. Part i
+      holds the rows i, i + n, i + 2 n and so on. All other arguments are the same for
+      every part, including a PRNG key. For a different key in each part pass
+      ``jax.random.split(key, n)`` and name it here: each part then gets one key, of
+      shape [1].
 
   Returns:
     A function of the same arguments that returns ``(losses, grads)``, or
-    ``((losses, aux), grads)`` with ``has_aux``. ``losses`` is as ``fun`` returned
-    it; ``grads`` looks like the argument, ``[K, *shape]`` in each leaf (a tuple of
-    such if ``argnums`` is a sequence), with the tasks in the order of
+    ``((losses, aux), grads)`` with ``has_aux``. ``losses`` is what ``fun`` returned.
+    ``grads`` has the structure of the argument and ``[K, *shape]`` in each leaf; it is
+    a tuple of such pytrees if ``argnums`` is a sequence. Tasks are in the order of
     ``jax.tree.leaves(losses)``: for a dict, sorted by key. With ``microbatches``
     ``aux`` is stacked over the parts, ``[n, ...]`` in each leaf.
 
   Raises:
     ValueError: if ``tasks_at_once`` or ``microbatches`` is not an integer of at least
       1; when called, if n does not divide the batch.
-    TypeError: when called, if ``fun`` does not return K real losses, an argument to
-      differentiate is not real floating point, or the call lacks an argument that
-      ``argnums`` or ``batch_argnums`` names.
+    TypeError: when called, if ``fun`` does not return K real floating-point losses, if
+      an argument to differentiate is not real floating point, or if ``argnums`` or
+      ``batch_argnums`` names no argument of the call, or both name the same.
 
   Example:
     >>> import jax.numpy as jnp
@@ -94,14 +96,18 @@ def value_and_task_grads(
     check_at_least_one("tasks_at_once", tasks_at_once)
   if microbatches is not None:
     check_at_least_one("microbatches", microbatches)
-  several = isinstance(argnums, Sequence)
 
-  def stack(tangents, inputs, losses):
+  def backward(tangents, inputs, losses):
     grads = _backward_passes(tangents, inputs, losses, tasks_at_once)
-    return grads if several else grads[0]
+    return grads if isinstance(argnums, Sequence) else grads[0]
 
   return differentiated(
-    fun, stack, argnums, has_aux, microbatches=microbatches, batch_argnums=batch_argnums
+    fun,
+    backward,
+    argnums,
+    has_aux,
+    microbatches=microbatches,
+    batch_argnums=batch_argnums,
   )
 
 
@@ -114,16 +120,19 @@ def differentiated(
   microbatches: int | None,
   batch_argnums: int | Sequence[int],
 ) -> Callable[..., tuple[Any, Any]]:
-  """``fun`` with its gradients, which ``backward`` takes.
+  """Makes a function that returns losses and what ``backward`` computes from them.
+
+  Arguments not described here are as in :func:`value_and_task_grads`.
 
   Args:
-    fun: As in :func:`value_and_task_grads`.
-    backward: From the linear map of the arguments' tangents to those of the losses, the
-      arguments and the losses to what is returned beside these.
-    argnums: As in :func:`value_and_task_grads`, like all that follow.
-    has_aux: Likewise.
-    microbatches: Likewise.
-    batch_argnums: Likewise.
+    fun: Function that returns the K losses.
+    backward: Takes the backward passes. A function of three arguments: the linear map
+      from tangents of the differentiated arguments to tangents of the losses, a list of
+      these arguments, and the losses. It returns gradients.
+    argnums: Which positional argument(s) to differentiate with respect to.
+    has_aux: Whether ``fun`` returns auxiliary data besides the losses.
+    microbatches: Number of parts in which to take the batch, or None.
+    batch_argnums: Which positional argument(s) hold the batch.
 
   Returns:
     A function of the same arguments that returns ``(losses, grads)``, or
@@ -136,11 +145,12 @@ def differentiated(
     if not all(-len(args) <= p < len(args) for p in positions):
       raise TypeError(
         f"`argnums` must name positional arguments of the call, got {argnums} and "
-        f"{len(args)} positional arguments. Pass what is differentiated by position."
+        f"{len(args)} positional arguments. Pass the arguments to differentiate by "
+        "position, not by keyword."
       )
 
-    def of_rows(*args):
-      """Losses and gradients, and auxiliary data."""
+    def losses_and_grads(*args):
+      """Returns ``(losses, grads)``, which are averaged over microbatches, and aux."""
 
       def partial(*inputs):
         full = list(args)
@@ -150,46 +160,65 @@ def differentiated(
         return result if has_aux else (result, None)
 
       inputs = [args[position] for position in positions]
-      jax.tree.map(_check_input, inputs)
+      _check_inputs(inputs)
       losses, tangents, aux = jax.linearize(partial, *inputs, has_aux=True)
       return (losses, backward(tangents, inputs, losses)), aux
 
     if microbatches is None:
-      (losses, grads), aux = of_rows(*args)
+      (losses, grads), aux = losses_and_grads(*args)
     else:
       batch = _positions(batch_argnums)
       check_batch(microbatches, batch, positions, args)
-      (losses, grads), aux = mean_over_microbatches(of_rows, microbatches, batch, args)
+      (losses, grads), aux = mean_over_microbatches(
+        losses_and_grads, microbatches, batch, args
+      )
     return ((losses, aux) if has_aux else losses), grads
 
   return differentiated_fun
 
 
 def _backward_passes(tangents, inputs, losses, tasks_at_once):
-  """The stacked gradients, from the tangent map of the losses."""
+  """Takes the K backward passes and stacks their gradients.
+
+  Args:
+    tangents: Linear map from tangents of the inputs to tangents of the losses.
+    inputs: The arguments that are differentiated.
+    losses: The K losses.
+    tasks_at_once: As in :func:`value_and_task_grads`.
+
+  Returns:
+    A list with a stacked pytree for each of the inputs.
+  """
   cotangents, num_tasks = _one_loss_at_a_time(losses)
   if _is_vector(losses) or tasks_at_once is not None or num_tasks > MOST_WRITTEN_OUT:
     pullback = jax.linear_transpose(tangents, *inputs)
     return for_each_task(pullback, cotangents, num_tasks, tasks_at_once)
-  # The other losses are left out, not multiplied by 0: that saves the passes through
-  # their heads, and what is not finite there would be NaN after the multiplication.
+  # Each pass transposes the map to one loss, instead of starting from 0 for the others.
+  # That saves the passes through the other heads, where 0 times NaN would be NaN.
   leaves = jax.tree.leaves(losses)
-  every = [
+  grads = [
     jax.linear_transpose(lambda *t, k=k: jax.tree.leaves(tangents(*t))[k], *inputs)(
       jnp.ones_like(leaves[k])
     )
     for k in range(num_tasks)
   ]
-  return _stacked.stack(every)
+  return _stacked.stack(grads)
 
 
 def for_each_task(
   fun: Callable[[Any], Any], stacked: Any, num_tasks: int, tasks_at_once: int | None
 ) -> Any:
-  """``fun`` of each task's part of a stacked pytree; the results stacked."""
+  """Calls ``fun`` with each task's part of a stacked pytree and stacks the results.
+
+  Args:
+    fun: From one task's part to a pytree.
+    stacked: Stacked pytree.
+    num_tasks: K.
+    tasks_at_once: As in :func:`value_and_task_grads`.
+  """
   if tasks_at_once is None and num_tasks <= MOST_WRITTEN_OUT:
-    every = [fun(jax.tree.map(lambda x, k=k: x[k], stacked)) for k in range(num_tasks)]
-    return _stacked.stack(every)
+    parts = (jax.tree.map(lambda x, k=k: x[k], stacked) for k in range(num_tasks))
+    return _stacked.stack([fun(part) for part in parts])
   if tasks_at_once is None or tasks_at_once >= num_tasks:
     return jax.vmap(fun)(stacked)
   batch_size = None if tasks_at_once == 1 else tasks_at_once
@@ -197,14 +226,15 @@ def for_each_task(
 
 
 def task_names(losses: Any) -> list[str]:
-  """The names of the tasks, in the order of weights and stacked gradients.
+  """Returns the names of the tasks, in the order of weights and stacked gradients.
 
   Args:
-    losses: K losses as :func:`value_and_task_grads` takes and returns them, or
-      their shapes.
+    losses: The K losses that :func:`value_and_task_grads` returns, a vector or a pytree
+      of scalars, or their shapes.
 
   Returns:
-    The paths in the pytree, such as dict keys; the positions of a vector.
+    For a pytree the paths of its leaves, such as a dict's keys; for a vector "0", "1"
+    and so on.
 
   Example:
     >>> from maxgnr_jax import task_names
@@ -218,12 +248,17 @@ def task_names(losses: Any) -> list[str]:
 
 
 def _positions(argnums: int | Sequence[int]) -> tuple[int, ...]:
+  """Returns one or several argument numbers as a tuple."""
   numbers = argnums if isinstance(argnums, Sequence) else (argnums,)
   return tuple(operator.index(number) for number in numbers)
 
 
 def _one_loss_at_a_time(losses: Any) -> tuple[Any, int]:
-  """Cotangents that pick one loss each, stacked over the K losses."""
+  """Returns K stacked cotangents, each of which is 1 for one loss, and K.
+
+  Raises:
+    TypeError: if ``losses`` are not K real floating-point losses.
+  """
   leaves, treedef = jax.tree.flatten(losses)
   vector = _is_vector(losses)
   valid = losses.size if vector else all(jnp.ndim(leaf) == 0 for leaf in leaves)
@@ -232,13 +267,15 @@ def _one_loss_at_a_time(losses: Any) -> tuple[Any, int]:
     raise TypeError(
       "`fun` must return K losses, as a vector of shape [K] or a pytree of scalars, "
       f"got {treedef} with shapes {shapes}. Reduce each task's loss to a scalar, for "
-      "instance by `.mean()`; for auxiliary data besides them, pass `has_aux=True`."
+      "instance with `.mean()`. If `fun` also returns auxiliary data, pass "
+      "`has_aux=True`."
     )
-  for leaf in leaves:
-    if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-      raise TypeError(
-        f"`fun` must return real floating-point losses, got {jnp.result_type(leaf)}."
-      )
+  if wrong := _stacked.first_not_floating(losses):
+    place, dtype = wrong
+    raise TypeError(
+      f"`fun` must return real floating-point losses, got {dtype} in {place}. Convert "
+      "it with `.astype(jnp.float32)`, or return it as auxiliary data."
+    )
   if vector:
     return jnp.eye(losses.size, dtype=losses.dtype), losses.size
   basis = jnp.eye(len(leaves))
@@ -247,15 +284,17 @@ def _one_loss_at_a_time(losses: Any) -> tuple[Any, int]:
 
 
 def _is_vector(losses: Any) -> bool:
+  """Tells whether the losses are a vector, not a pytree of scalars."""
   is_leaf = jax.tree_util.all_leaves([losses])
   return is_leaf and jnp.ndim(losses) == 1
 
 
-def _check_input(leaf: Any) -> None:
-  dtype = jnp.result_type(leaf)
-  if not jnp.issubdtype(dtype, jnp.floating):
+def _check_inputs(inputs: Any) -> None:
+  """Raises unless the losses can be differentiated with respect to ``inputs``."""
+  if wrong := _stacked.first_not_floating(inputs):
+    place, dtype = wrong
     raise TypeError(
-      f"Only real floating-point arrays can be differentiated, got dtype {dtype}. "
-      "Split other arrays off first: `nnx.split(model, nnx.Param, ...)`, or "
-      "`argnums` for the arguments to differentiate."
+      f"Only real floating-point arrays can be differentiated, got dtype {dtype} in "
+      f"{place} of the differentiated arguments. Split other arrays off first, with "
+      "`nnx.split(model, nnx.Param, ...)`, or name other arguments in `argnums`."
     )

@@ -1,4 +1,4 @@
-"""Algebra of K-sized arrays: Gramians, weights, and which tasks are active."""
+"""Algebra of K-sized arrays: Gramians, task weights and masks of active tasks."""
 
 from maxgnr_jax._linalg._active import active_softmax as active_softmax
 from maxgnr_jax._linalg._active import count_where as count_where

@@ -1,4 +1,7 @@
-"""Active tasks: those that the mask lets in and whose gradients are finite."""
+"""Operations on K-sized arrays of which only the active tasks count.
+
+A task is active in a step if ``task_mask`` is True for it and its gradient is finite.
+"""
 
 from typing import Any
 
@@ -8,13 +11,16 @@ import optax
 
 
 def zero_inactive(active: jax.Array, tree: Any, axes: int = 1) -> Any:
-  """Replaces what belongs to inactive tasks by zeros.
+  """Sets the entries of inactive tasks to 0.
 
   Args:
     active: [K], bool.
-    tree: Pytree of arrays whose first ``axes`` axes are the tasks: [K, ...], or
-      [K, K, ...] with ``axes=2``, as in a Gramian.
-    axes: 1 or 2.
+    tree: Pytree of arrays [K, ...], or [K, K, ...] with ``axes=2``.
+    axes: Number of leading axes over the tasks, 1 or 2 (for a Gramian).
+
+  Returns:
+    Pytree like ``tree``. With ``axes=2`` both the rows and the columns of inactive
+    tasks are 0.
   """
   both = active if axes == 1 else active[:, None] & active[None, :]
 
@@ -25,12 +31,12 @@ def zero_inactive(active: jax.Array, tree: Any, axes: int = 1) -> Any:
 
 
 def along(values: jax.Array, x: jax.Array) -> jax.Array:
-  """Reshapes one number, or one per task, so that it broadcasts against ``x``."""
+  """Appends axes to ``values``, [] or [K], so that it broadcasts against ``x``."""
   return values.reshape(values.shape + (1,) * (x.ndim - values.ndim))
 
 
 def uniform_weights(active: jax.Array, dtype: Any) -> jax.Array:
-  """Gives each active task one over their number, and 0 to the others; [K]."""
+  """Returns equal weights [K] of sum 1 for the active tasks, and 0 for the others."""
   weights = active.astype(dtype)
   return weights / jnp.maximum(jnp.sum(weights), 1.0)
 
@@ -38,7 +44,7 @@ def uniform_weights(active: jax.Array, dtype: Any) -> jax.Array:
 def redistribute(active: jax.Array, weights: jax.Array) -> jax.Array:
   """Redistributes the weights [K] of inactive tasks, preserving the total.
 
-  Active tasks get it in proportion to their own weights.
+  Active tasks share the total in proportion to their own weights.
   """
   kept = zero_inactive(active, weights)
   total = jnp.sum(kept)
@@ -47,13 +53,13 @@ def redistribute(active: jax.Array, weights: jax.Array) -> jax.Array:
 
 
 def active_softmax(active: jax.Array, logits: jax.Array) -> jax.Array:
-  """Takes the softmax over the active tasks' logits [K]; 0 for the others."""
+  """Returns the softmax of the logits [K] over the active tasks, 0 for the others."""
   logits = jnp.where(active, logits, -jnp.inf)
   return jnp.where(active, jax.nn.softmax(logits), 0.0)
 
 
 def num_active(active: jax.Array, dtype: Any) -> jax.Array:
-  """Counts the active tasks, in ``dtype``; 1 if there are none, so as to divide by."""
+  """Counts the active tasks, in ``dtype``; 1 if none is active, to be divided by."""
   return jnp.maximum(jnp.sum(active.astype(dtype)), 1.0)
 
 
@@ -62,13 +68,13 @@ def remember(active: jax.Array, new: Any, old: Any) -> Any:
 
   Args:
     active: [K], bool.
-    new: Pytree of what would be remembered if every task were active.
-    old: Pytree like it, from before the step.
+    new: Pytree of arrays, the memory after a step in which every task is active.
+    old: Pytree like ``new``, the memory before the step.
 
   Returns:
-    ``new``, but ``old`` in the rows of inactive tasks of every floating-point array
-    [K, ...]. Other arrays, such as counters and PRNG keys, belong to all tasks: they
-    stay as they were only if no task is active.
+    Pytree like ``new``. In every floating-point array [K, ...] the rows of inactive
+    tasks are taken from ``old``. Other arrays, such as counters and PRNG keys, belong
+    to no single task: they are taken from ``old`` only if no task is active.
   """
 
   def leaf(after, before):
@@ -82,6 +88,6 @@ def remember(active: jax.Array, new: Any, old: Any) -> Any:
   return jax.tree.map(leaf, new, old)
 
 
-def count_where(happened: jax.Array, count: jax.Array) -> jax.Array:
-  """Adds one to ``count`` [K] where it ``happened`` [K]."""
-  return jnp.where(happened, optax.safe_increment(count), count)
+def count_where(condition: jax.Array, count: jax.Array) -> jax.Array:
+  """Adds 1 to ``count`` [K], int32, where ``condition`` [K] holds."""
+  return jnp.where(condition, optax.safe_increment(count), count)

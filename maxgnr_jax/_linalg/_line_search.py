@@ -1,4 +1,4 @@
-"""The line search of Newton's method on convex functions of positive numbers."""
+"""Line search for Newton's method on convex functions of positive numbers."""
 
 from collections.abc import Callable
 
@@ -12,19 +12,21 @@ def search_line(
   relative: jax.Array,
   longest: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-  """Goes from ``point`` along ``point * relative`` to where the function is smallest.
+  """Minimises a convex function along ``point * relative``, starting from ``point``.
 
-  A convex function is smallest where its slope is nearest to 0, which unlike the
-  function itself can be told to the last digit. Tries twelve halvings of a length.
+  Tries the longest step and eleven halvings of it, and takes the one where the slope
+  along the line is nearest to 0. Near the minimum the slope is more accurate than the
+  function, the differences of which are lost to rounding.
 
   Args:
-    gradient: Of the function, [K] to [K].
+    gradient: From a point [K] to the gradient of the function, [K].
     point: [K], positive.
-    relative: [K], the step in units of the point.
-    longest: The greatest length, in units of the step, at which all stay positive.
+    relative: [K], the full step divided by ``point``.
+    longest: [], the largest multiple of the full step to try; all coordinates must stay
+      positive there.
 
   Returns:
-    The new point [K], and the length.
+    The new point [K], and the multiple of the full step that leads to it, [].
   """
   lengths = longest * 0.5 ** jnp.arange(12, dtype=point.dtype)
   tried = jax.vmap(lambda length: point * (1.0 + length * relative))(lengths)

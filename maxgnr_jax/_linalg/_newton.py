@@ -1,4 +1,4 @@
-"""Newton's method on the simplex, ``w ≥ 0`` and ``Σ w = 1``."""
+"""Newton's method on the simplex, where ``w ≥ 0`` and ``Σ w = 1``."""
 
 from collections.abc import Callable
 
@@ -19,19 +19,20 @@ def minimise_on_simplex(
 ) -> jax.Array:
   """Minimises a smooth convex function over the simplex by a primal-dual Newton method.
 
-  Stops at the relative duality gap ``(wᵀ∇f - min ∇f) / (|w|ᵀ|∇f|) <= tolerance`` or
-  after ``max_steps``. Steps are relative to ``w``, of whose scales the system's
-  condition then does not depend.
+  Steps are taken relative to ``w``, which keeps the linear system well conditioned when
+  the weights differ by orders of magnitude.
 
   Args:
-    derivatives: From weights [K] to the gradient [K] and the Hessian [K, K], finite.
+    derivatives: From weights [K] to the gradient [K] and the Hessian [K, K], both
+      finite.
     active: [K], bool: the tasks that may have weight.
-    dtype: Of the weights.
-    tolerance: Where to stop.
-    max_steps: When to stop at the latest.
+    dtype: Dtype of the weights.
+    tolerance: Relative duality gap ``(wᵀ∇f - min ∇f) / (|w|ᵀ|∇f|)`` at which to stop,
+      positive.
+    max_steps: Largest number of steps.
 
   Returns:
-    [K], positive, of sum 1; 0 for tasks that are not active.
+    [K], of sum 1: positive for active tasks, 0 for the others.
 
   References:
     Boyd and Vandenberghe, Convex Optimization, 2004, Section 11.7.
@@ -53,10 +54,12 @@ def minimise_on_simplex(
   def step(carry):
     count, w, z, level, _ = carry
     gradient, hessian = derivatives(w)
-    # Slacks `z = ∇f - level` shall fall to a tenth of their product with w.
+    # With the slacks `z = ∇f - level`, the step aims to make every product w_k z_k a
+    # tenth of their present mean.
     target = 0.1 * jnp.vdot(w, z) / number
     matrix = w[:, None] * hessian * w[None, :] + jnp.diag(w * z)
-    # Neither rounding nor tasks that are inactive, of no weight, must make it singular.
+    # These terms keep the matrix from being singular through rounding or through the
+    # zero rows of inactive tasks.
     matrix += tolerance * jnp.diag(jnp.diagonal(matrix)) + inactive
     right = jnp.stack(
       [w * (level - gradient) + zero_inactive(active, target), w], axis=1
@@ -75,11 +78,11 @@ def minimise_on_simplex(
     z_next = z * (1.0 + length * z_relative)
     level_next = level + length * level_step
     relative_gap = gap(w_next, derivatives(w_next)[0])
-    # A system that rounding made singular has no solution: keep what there is.
-    ahead = (w_next, z_next, level_next, relative_gap)
-    solved = jnp.all(jnp.array([jnp.isfinite(x).all() for x in ahead]))
-    stay = (w, z, level, jnp.zeros_like(relative_gap))
-    return count + 1, *jax.tree.map(lambda a, b: jnp.where(solved, a, b), ahead, stay)
+    # If rounding made the system singular, keep the last point and stop.
+    moved = (w_next, z_next, level_next, relative_gap)
+    solved = jnp.all(jnp.array([jnp.isfinite(x).all() for x in moved]))
+    kept = (w, z, level, jnp.zeros_like(relative_gap))
+    return count + 1, *jax.tree.map(lambda a, b: jnp.where(solved, a, b), moved, kept)
 
   def unsolved(carry):
     count, *_, relative_gap = carry

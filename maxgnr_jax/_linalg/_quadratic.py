@@ -1,4 +1,4 @@
-"""The convex quadratic programme with lower bounds that several methods share."""
+"""Convex quadratic programmes with lower bounds, which several methods solve."""
 
 import jax
 import jax.numpy as jnp
@@ -15,29 +15,30 @@ def minimise_above(
 ) -> jax.Array:
   """Minimises ``½ vᵀ A v - bᵀ v`` over ``v ≥ bound``.
 
-  Nesterov's method with adaptive restart and the step 1/λ_max(A), from the bound.
-  It converges fastest with ones on the diagonal: let ``v`` absorb the scales.
+  Uses Nesterov's method with adaptive restart, starting from the bound, with a step
+  size of about 1/λ_max(A). It converges fastest if all diagonal entries of A are 1:
+  choose the units of v so that they are.
 
   Args:
-    matrix: [K, K], A, positive semidefinite, of a diagonal of ones (or 0).
-    bound: [K].
-    linear: [K], b; default 0.
-    num_steps: Steps of the ``lax.fori_loop``.
+    matrix: [K, K], A, positive semidefinite, with 1 (or 0) on the diagonal.
+    bound: [K], the least values of v.
+    linear: [K], b. Default: 0.
+    num_steps: Number of steps, at least 1.
 
   Returns:
-    [K], v.
+    [K], the minimiser v.
 
   References:
     O'Donoghue and Candès, Adaptive Restart for Accelerated Gradient Schemes,
     Foundations of Computational Mathematics 2015.
   """
   linear = jnp.zeros_like(bound) if linear is None else linear
-  step_size = 1.0 / jnp.maximum(_largest_eigenvalue(matrix), 1.0)
+  step_size = 1.0 / jnp.maximum(_eigenvalue_bound(matrix), 1.0)
 
   def step(_, carry):
     v, ahead, t = carry
     v_next = jnp.maximum(bound, ahead - step_size * (matvec(matrix, ahead) - linear))
-    # Momentum that points uphill has overshot: start it again from here.
+    # If the momentum points uphill, it has overshot: reset it.
     restart = jnp.vdot(ahead - v_next, v_next - v) > 0
     t_next = jnp.where(restart, 1.0, (1 + jnp.sqrt(1 + 4 * t * t)) / 2)
     speed = jnp.where(restart, 0.0, (t - 1) / t_next)
@@ -48,11 +49,12 @@ def minimise_above(
   return v
 
 
-def _largest_eigenvalue(matrix: jax.Array) -> jax.Array:
-  """An upper bound of λ_max of a positive semidefinite matrix, K^(1/16) off at most.
+def _eigenvalue_bound(matrix: jax.Array) -> jax.Array:
+  """Returns an upper bound of λ_max of a positive semidefinite matrix, [].
 
-  The Schatten norm ``(Σ λ^16)^(1/16)``, by four squarings; a bound, unlike power
-  iteration, cannot make the step too long.
+  The bound is the Schatten norm ``(Σ λ^16)^(1/16)``, computed by squaring the matrix
+  repeatedly. It exceeds λ_max by a factor of at most K^(1/16). Power iteration would
+  estimate λ_max from below, which could make the step too long.
   """
   bound = jnp.ones((), matrix.dtype)
   for squarings in range(4):

@@ -1,14 +1,15 @@
-"""Projection on the simplex, ``w ≥ 0`` and ``Σ w = 1``."""
+"""Projection on the simplex, where ``w ≥ 0`` and ``Σ w = 1``."""
 
 import jax
 import jax.numpy as jnp
 
 
 def project_on_simplex(vector: jax.Array) -> jax.Array:
-  """The nearest point of the simplex to ``vector`` [K], of whatever size it is.
+  """Returns the point of the simplex nearest to ``vector`` [K].
 
-  `optax.projections.projection_simplex` needs entries that 1 is not lost beside, and
-  JAX's default promotion of dtypes.
+  Entries may be of any size, also -inf if at least one is finite. In contrast,
+  :func:`optax.projections.projection_simplex` loses the sum of 1 to rounding beside
+  large entries, and fails under strict dtype promotion.
 
   References:
     Duchi et al., Efficient Projections onto the l1-Ball for Learning in High

@@ -1,4 +1,4 @@
-"""Everything that touches K×D numbers.
+"""Operations on stacked pytrees: K gradients of D parameters each.
 
 A *stacked* pytree holds the K tasks on the leading axis of every leaf. Arithmetic is
 in float32 at least, whatever dtype the numbers are stored in.
@@ -9,7 +9,7 @@ from maxgnr_jax._stacked._checks import check_floating as check_floating
 from maxgnr_jax._stacked._checks import check_same_shapes as check_same_shapes
 from maxgnr_jax._stacked._checks import check_same_tasks as check_same_tasks
 from maxgnr_jax._stacked._checks import count_tasks as count_tasks
-from maxgnr_jax._stacked._combine import add as add
+from maxgnr_jax._stacked._checks import first_not_floating as first_not_floating
 from maxgnr_jax._stacked._combine import apply as apply
 from maxgnr_jax._stacked._combine import combine as combine
 from maxgnr_jax._stacked._combine import sorted_over_tasks as sorted_over_tasks
@@ -28,6 +28,7 @@ from maxgnr_jax._stacked._sharding import over_parameters as over_parameters
 from maxgnr_jax._stacked._sharding import takes_axis_name as takes_axis_name
 from maxgnr_jax._stacked._sums import sums_of_products as sums_of_products
 from maxgnr_jax._stacked._sums import sums_of_squares as sums_of_squares
+from maxgnr_jax._stacked._tree import add as add
 from maxgnr_jax._stacked._tree import compute_dtype as compute_dtype
 from maxgnr_jax._stacked._tree import one_task as one_task
 from maxgnr_jax._stacked._tree import stack as stack

@@ -1,4 +1,4 @@
-"""Errors about stacked gradients, raised at trace time."""
+"""Checks of stacked gradients that raise when the step is traced."""
 
 from typing import Any
 
@@ -9,30 +9,45 @@ HOW_TO_STACK = (
   "Stack the gradients of the K task losses on a leading axis with "
   "`maxgnr_jax.value_and_task_grads(losses)(params)`, "
   "`jax.vmap(jax.grad(loss), in_axes=(None, 0))(params, tasks)` or "
-  "`jax.jacrev(losses)(params)` of a vector of losses; or, of K gradients, "
-  "`jax.tree.map(lambda *g: jnp.stack(g), *grads)`."
+  "`jax.jacrev(losses)(params)` of a vector of losses. To stack a list of K gradients, "
+  "use `jax.tree.map(lambda *g: jnp.stack(g), *grads)`."
 )
 
 
-def check_floating(tree: Any, what: str) -> None:
-  """Raises unless every array of ``tree`` is real floating point."""
+def first_not_floating(tree: Any) -> tuple[str, Any] | None:
+  """Returns the place and the dtype of the first leaf that is not real floating point.
+
+  None if every leaf is.
+  """
   for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
     dtype = jnp.result_type(leaf)
     if not jnp.issubdtype(dtype, jnp.floating):
-      raise TypeError(
-        f"{what} must be real floating-point arrays, got {_where(path)} of dtype "
-        f"{dtype}. Keep other arrays out of the optimiser, with `optax.masked`, "
-        "`optax.partition` or the `wrt` filter of `nnx.Optimizer`."
-      )
+      return _leaf_at(path), dtype
+  return None
+
+
+def check_floating(tree: Any, what: str) -> None:
+  """Raises unless every array of ``tree`` is real floating point.
+
+  Args:
+    tree: Pytree of arrays.
+    what: What they are, for the message, such as "Gradients".
+  """
+  if wrong := first_not_floating(tree):
+    place, dtype = wrong
+    raise TypeError(
+      f"{what} must be real floating-point arrays, got {place} of dtype {dtype}. Keep "
+      "other arrays out of the optimiser, with `optax.masked`, `optax.partition` or "
+      "the `wrt` filter of `nnx.Optimizer`."
+    )
 
 
 def count_tasks(grads: Any, shapes: Any, what: str) -> int:
-  """Returns K; raises unless every gradient is ``[K, *shape]`` with one K.
+  """Returns K; raises unless every gradient is ``[K, *shape]`` with the same K.
 
   Args:
     grads: Pytree of gradients, with at least one array.
-    shapes: Pytree like ``grads``, whose leaves have the shapes of a single task's
-      gradient.
+    shapes: Pytree of the same structure: arrays, or shapes, like one task's gradient.
     what: Where ``shapes`` come from, for the message.
   """
   expected = jax.tree.leaves(shapes)
@@ -53,38 +68,45 @@ def count_tasks(grads: Any, shapes: Any, what: str) -> int:
   if all(shape == plain for _, shape, plain in pairs):
     raise ValueError(
       "The gradients are not stacked: each must be of shape [K, *param.shape] for K "
-      f"tasks, got {_where(first)} of shape {first_shape}, the shape of the parameter "
-      f"itself. {HOW_TO_STACK}"
+      f"tasks, got {_leaf_at(first)} of shape {first_shape}, the shape of the "
+      f"parameter itself. {HOW_TO_STACK}"
     )
   for path, shape, plain in pairs:
     if len(shape) != len(plain) + 1 or shape[1:] != plain:
       raise ValueError(
         "The gradients must be of shape [K, *param.shape], got "
-        f"{_where(path)} of shape {shape} for param.shape {plain} of {what}. "
+        f"{_leaf_at(path)} of shape {shape} for param.shape {plain} of {what}. "
         f"{HOW_TO_STACK}"
       )
     if shape[0] != first_shape[0]:
       raise ValueError(
         "All gradients must share one leading axis, the K tasks, got "
-        f"{_where(first)} of shape {first_shape} and {_where(path)} of shape {shape}. "
-        f"{HOW_TO_STACK}"
+        f"{_leaf_at(first)} of shape {first_shape} and {_leaf_at(path)} of shape "
+        f"{shape}. {HOW_TO_STACK}"
       )
   if first_shape[0] == 0:
     raise ValueError(
-      f"There must be at least one task, got {_where(first)} of shape {first_shape}."
+      f"There must be at least one task, got {_leaf_at(first)} of shape {first_shape}. "
+      f"{HOW_TO_STACK}"
     )
   return first_shape[0]
 
 
 def check_same_shapes(grads: Any, others: Any, name: str) -> None:
-  """Raises unless ``others``, an extra argument, is like the stacked gradients."""
+  """Raises unless ``others`` has the structure and the shapes of ``grads``.
+
+  Args:
+    grads: Stacked pytree.
+    others: An extra argument of ``update``.
+    name: Name of the extra argument, for the message.
+  """
   structures: list[Any] = [jax.tree.structure(tree) for tree in (grads, others)]
   shapes = [list(map(jnp.shape, jax.tree.leaves(tree))) for tree in (grads, others)]
   if structures[0] != structures[1] or shapes[0] != shapes[1]:
     raise ValueError(
-      f"`{name}` must be stacked gradients for the same tasks and parameters as the "
+      f"`{name}` must be stacked gradients of the same tasks and parameters as the "
       f"gradients, {structures[0]} with shapes {shapes[0]}, got {structures[1]} with "
-      f"shapes {shapes[1]}."
+      f"shapes {shapes[1]}. Compute both from the same losses and parameters."
     )
 
 
@@ -98,5 +120,6 @@ def check_same_tasks(num_tasks: int, expected: int) -> None:
     )
 
 
-def _where(path: Any) -> str:
+def _leaf_at(path: Any) -> str:
+  """Names a leaf by its place in the pytree."""
   return f"the leaf {jax.tree_util.keystr(path) or 'at the root'}"

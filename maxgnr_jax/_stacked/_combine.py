@@ -1,26 +1,30 @@
 """Combinations of the tasks' gradients, coordinate by coordinate."""
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from maxgnr_jax._stacked._sums import in_place
-from maxgnr_jax._stacked._tree import compute_dtype
+from maxgnr_jax._stacked._tree import add, compute_dtype
 
-# Tasks for which combinations and comparisons are written out: XLA makes one loop of
-# that, without copies. It does not of more.
+# Up to this many tasks, combinations and comparisons are written out term by term,
+# which XLA fuses into one loop without copies. It does not do so for more terms.
 MOST_TERMS = 15
 
 
 def combine(
   weights: jax.Array, grads: Any, like: Any, active: jax.Array | None = None
 ) -> Any:
-  """``Σ_k w_k g_k`` in the dtypes of ``like``, a pytree with the same structure.
+  """Returns the weighted sum ``Σ_k w_k g_k`` of the active tasks' gradients.
 
-  Without the tasks that are not ``active`` [K], whose gradients may be anything.
+  Args:
+    weights: [K].
+    grads: Stacked pytree.
+    like: Pytree of the same structure; the result takes its dtypes.
+    active: [K], bool: the tasks to sum over. Gradients of the others may be anything,
+      NaN too. Default: all tasks.
   """
 
   def sums(weighted_sum):
@@ -34,13 +38,15 @@ def combine(
     return sums(_written_out)
   if active is None:
     return sums(_product)
-  # A product has no room for what is not a number, and a loop takes longer.
+  # A matrix product would multiply an inactive task's NaN by 0, which is NaN. The loop
+  # skips it, but takes longer.
   return jax.lax.cond(
     jnp.all(active), lambda: sums(_product), lambda: sums(_one_by_one)
   )
 
 
 def _written_out(w, g, active):
+  """Sums K terms that are written out in the program."""
   terms = [w[k] * g[k].astype(w.dtype) for k in range(w.size)]
   if active is not None:
     terms = [jnp.where(active[k], term, 0) for k, term in enumerate(terms)]
@@ -48,14 +54,18 @@ def _written_out(w, g, active):
 
 
 def _product(w, g, active):
+  """Sums by a matrix product over all tasks, which must be active."""
   del active
-  if g.dtype == w.dtype or jax.device_count() > 1:  # a reshape could gather it
+  # Over several devices a reshape could gather the gradients on each of them.
+  if g.dtype == w.dtype or jax.device_count() > 1:
     return jnp.tensordot(w, g.astype(w.dtype), 1, precision="highest")
   columns = g.astype(w.dtype).reshape(w.size, -1).T  # so XLA fuses the conversion
   return jnp.matmul(columns, w, precision="highest").reshape(g.shape[1:])
 
 
 def _one_by_one(w, g, active):
+  """Sums in a loop over the tasks, without the inactive ones."""
+
   def term(k):
     x = jax.lax.dynamic_index_in_dim(g, k, keepdims=False)
     return jnp.where(active[k], w[k] * x.astype(w.dtype), 0)
@@ -66,10 +76,12 @@ def _one_by_one(w, g, active):
 
 
 def apply(leaf: Callable[..., jax.Array], stacked: Any, key: Any = None) -> Any:
-  """``leaf`` of every array, [K, *shape] to [*shape], in the arithmetic's dtype.
+  """Applies ``leaf`` to every array of a stacked pytree.
 
   Args:
-    leaf: Takes an array, and a PRNG key of its own if ``key`` is given.
+    leaf: From an array [K, *shape] in the dtype of the arithmetic to one of shape
+      [*shape]. With ``key`` it takes a PRNG key as well, a different one for every
+      array.
     stacked: Stacked pytree.
     key: PRNG key.
   """
@@ -80,16 +92,18 @@ def apply(leaf: Callable[..., jax.Array], stacked: Any, key: Any = None) -> Any:
   return jax.tree.unflatten(treedef, combined)
 
 
-def add(rows: Sequence[jax.Array] | jax.Array) -> jax.Array:
-  """The sum over the tasks, one by one: XLA fuses that, but not a sum over an axis."""
-  return functools.reduce(jnp.add, list(rows))
-
-
 def sorted_over_tasks(stacked: jax.Array) -> list[jax.Array]:
-  """Each coordinate's values in ascending order: K arrays like a task's.
+  """Sorts each coordinate's K values in ascending order.
 
-  Odd-even transposition of whole arrays, K²/2 comparisons in one fused loop; XLA's own
-  sort, which many tasks need, goes through the coordinates one by one.
+  Few tasks are sorted by odd-even transposition of whole arrays: K²/2 comparisons in
+  one fused loop. XLA's own sort goes through the coordinates one by one, and is left to
+  many tasks.
+
+  Args:
+    stacked: [K, *shape].
+
+  Returns:
+    K arrays [*shape]: the smallest values first, the largest last.
   """
   if stacked.shape[0] > MOST_TERMS:
     return list(jnp.sort(stacked, axis=0))

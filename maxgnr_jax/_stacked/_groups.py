@@ -12,23 +12,27 @@ Labels = str | Any | Callable[[Any], Any] | None
 
 
 class Group(NamedTuple):
-  """Stands for a parameter in a state and says which group it belongs to.
+  """Stands for a parameter in a state and names the group it belongs to.
 
   Attributes:
-    label: A dict whose only key is the group's name. Its value is an empty tuple: keys
-      are part of a pytree's structure, so that the name is known at trace time.
+    label: A dict with the group's name as its only key and an empty tuple as the value.
+      Keys are part of a pytree's structure, so that the name is known at trace time.
   """
 
   label: dict[str, tuple[()]]
 
 
 def assign_groups(groups: Labels, params: Any, trunk: Any) -> Any:
-  """Returns a pytree like ``params`` of :class:`Group`, or None without groups.
+  """Assigns each parameter to a group, in a form that a state can hold.
 
   Args:
     groups: As in :func:`maxgnr_jax.maxgnr`.
-    params: The parameters.
+    params: Pytree of parameters.
     trunk: The parameters restricted to the trunk.
+
+  Returns:
+    Pytree like ``params`` with a :class:`Group` for each parameter; None without
+    groups.
 
   Raises:
     TypeError: for labels that are not strings.
@@ -42,9 +46,9 @@ def assign_groups(groups: Labels, params: Any, trunk: Any) -> Any:
   for name, part in zip(names, split(labels, trunk), strict=True):
     if not jax.tree.leaves(part):
       raise ValueError(
-        f"Every group must have parameters that are measured, got {name!r}, of which "
-        "`shared` selects none. Give these the label of another group, whose weights "
-        "they then take."
+        "Every group must have parameters of the trunk, where gradients are measured, "
+        f"got {name!r}, of which `shared` selects none. Give its parameters the label "
+        "of another group; they are then combined with that group's weights."
       )
   return jax.tree.map(lambda name: Group({name: ()}), labels)
 
@@ -64,28 +68,32 @@ def label(groups: Labels, params: Any) -> Any:
   Args:
     groups: As in :func:`maxgnr_jax.maxgnr`; not None.
     params: Pytree of arrays, or of their shapes.
+
+  Raises:
+    TypeError: for labels that are not strings.
+    ValueError: for labels that are not like the parameters.
   """
   if groups in ("layer", "parameter"):
     depth = 1 if groups == "layer" else 0
 
-    def place(path, _):
+    def name(path, _):
       kept = path[: len(path) - depth]
       return jax.tree_util.keystr(kept, simple=True, separator="/")
 
-    return jax.tree_util.tree_map_with_path(place, params)
+    return jax.tree_util.tree_map_with_path(name, params)
   if isinstance(groups, str):
     raise ValueError(
       f'`groups` must be "layer", "parameter" or a pytree of labels, got {groups!r}.'
     )
   labels = groups(params) if callable(groups) else groups
 
-  def everywhere(one, part):
-    if not isinstance(one, str):
-      raise TypeError(f"`groups` must hold strings, the labels, got {one!r}.")
-    return jax.tree.map(lambda _: one, part)
+  def broadcast(label, part):
+    if not isinstance(label, str):
+      raise TypeError(f"`groups` must hold strings, the labels, got {label!r}.")
+    return jax.tree.map(lambda _: label, part)
 
   try:
-    return jax.tree.map(everywhere, labels, params)
+    return jax.tree.map(broadcast, labels, params)
   except ValueError as error:
     raise ValueError(
       "`groups` must be a pytree of labels like the parameters, a prefix of it, or a "
@@ -98,11 +106,14 @@ def group_names(groups: Labels, params: Any) -> list[str]:
   """Returns the names of the groups, in the order of the state's first axis.
 
   Args:
-    groups: The argument ``groups`` of :func:`maxgnr` or another aggregator.
+    groups: The argument ``groups`` of :func:`maxgnr` or another aggregator, not None:
+      "layer", "parameter", a pytree of labels like the parameters or a prefix of it, or
+      a function from the parameters to one.
     params: Pytree of parameters, or of their shapes.
 
   Returns:
-    The labels, sorted.
+    The labels, sorted. With "parameter" they are paths such as ``"first/kernel"``; with
+    "layer", paths without the last key.
 
   Raises:
     TypeError: for labels that are not strings.
@@ -119,22 +130,22 @@ def group_names(groups: Labels, params: Any) -> list[str]:
 
 
 def split(labels: Any, tree: Any) -> list[Any]:
-  """Splits a pytree into its groups, in the order of their names.
+  """Splits a pytree into one for each group, in the order of the groups' names.
 
   Args:
     labels: Pytree of labels like the parameters, or None for a single group.
     tree: Pytree like the parameters.
 
   Returns:
-    For each group ``tree`` with :class:`optax.MaskedNode` in place of the other
-    groups' parameters.
+    A list of pytrees like ``tree``, each with :class:`optax.MaskedNode` in place of
+    other groups' parameters.
   """
   if labels is None:
     return [tree]
 
   def part(name):
     return jax.tree.map(
-      lambda x, own: x if own == name else optax.MaskedNode(),
+      lambda x, label: x if label == name else optax.MaskedNode(),
       tree,
       labels,
       is_leaf=is_masked,
@@ -144,12 +155,15 @@ def split(labels: Any, tree: Any) -> list[Any]:
 
 
 def merge(parts: list[Any]) -> Any:
-  """Merges pytrees each of which has arrays where all others are masked."""
+  """Merges pytrees, such as those that :func:`split` returns, into one.
+
+  Each parameter is taken from the pytree that does not mask it.
+  """
   if len(parts) == 1:
     return parts[0]
 
-  def own(*candidates):
+  def unmasked(*candidates):
     found = [x for x in candidates if not is_masked(x)]
     return found[0] if found else candidates[0]
 
-  return jax.tree.map(own, *parts, is_leaf=is_masked)
+  return jax.tree.map(unmasked, *parts, is_leaf=is_masked)

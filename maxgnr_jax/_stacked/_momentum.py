@@ -1,4 +1,4 @@
-"""Stacked averages over steps."""
+"""Averages over steps of stacked gradients."""
 
 import itertools
 from typing import Any
@@ -18,21 +18,25 @@ def decay(
   active: jax.Array | None = None,
   seed: jax.Array | None = None,
 ) -> Any:
-  """``γ m + (1 - γ) g`` (Eq. 13), stored in the momentum's dtype.
+  """Returns the momentum ``γ m + (1 - γ) g`` (Eq. 13), in the dtypes it had before.
+
+  Where a momentum holds NaN or infinity it starts again from the gradient.
 
   Args:
     momentum: Stacked pytree.
     grads: Stacked pytree like it.
-    gamma: [] or [K].
-    active: [K], bool: the other tasks' momentum stays as it is. Default: all.
-    seed: [], uint32: rounds stochastically, by this. Default: to the nearest.
+    gamma: [] or [K], the decay rate.
+    active: [K], bool: the momentum of other tasks stays as it is. Default: all tasks
+      are active.
+    seed: [], uint32: seed of stochastic rounding, a different one in every step.
+      Default: round to nearest.
   """
   number = itertools.count()
 
   def leaf(m, g):
     wide = compute_dtype((m, g))
     g = g.astype(wide)
-    # One step's NaN must not stay for ever: there the momentum starts again.
+    # Otherwise the NaN of a single step would stay in the momentum for ever.
     before = jnp.where(jnp.isfinite(m), m.astype(wide), g)
     change = along((1 - gamma).astype(wide), g) * (g - before)
     after = before + change
@@ -46,13 +50,20 @@ def decay(
 
 
 def mix(a: jax.Array, first: Any, b: jax.Array, second: Any) -> Any:
-  """``a_k x_k + b_k y_k`` of every task of two stacked pytrees, in x's dtypes."""
+  """Returns ``a_k x_k + b_k y_k`` for every task k, in the dtypes of ``first``.
+
+  Args:
+    a: [K], the factors of ``first``.
+    first: Stacked pytree, x.
+    b: [K], the factors of ``second``.
+    second: Stacked pytree like ``first``, y.
+  """
 
   def leaf(x, y):
     wide = compute_dtype((x, y))
 
     def times(factor, z):
-      return factor.astype(wide).reshape(-1, *(1,) * (z.ndim - 1)) * z.astype(wide)
+      return along(factor.astype(wide), z) * z.astype(wide)
 
     return (times(a, x) + times(b, y)).astype(x.dtype)
 

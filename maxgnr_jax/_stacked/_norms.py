@@ -1,4 +1,4 @@
-"""Inner products and norms of stacked gradients, and which tasks' are finite.
+"""Inner products and norms of stacked gradients, and tests for NaN and infinity.
 
 Arithmetic is in float32 at least, whatever dtype the numbers are stored in.
 """
@@ -10,19 +10,24 @@ import jax
 import jax.numpy as jnp
 
 from maxgnr_jax._linalg._active import along
-from maxgnr_jax._stacked._combine import add
 from maxgnr_jax._stacked._sharding import Leaves, Reduce, over_parameters
 from maxgnr_jax._stacked._sums import sums_of_products, sums_of_squares
-from maxgnr_jax._stacked._tree import compute_dtype
+from maxgnr_jax._stacked._tree import add, compute_dtype
 
-# Numbers of each parameter, and parameters, that tell how large a gradient is.
+# A gradient's magnitude is estimated from this many elements of each parameter, and
+# from this many parameters.
 SAMPLE, SAMPLED_LEAVES = 64, 8
 
 
 def gramian(stacked: Any, dtype: Any, other: Any = None) -> jax.Array:
-  """``⟨g_i, g_j⟩`` of the tasks' gradients, [K, K]. Overflows with norms above 1e19.
+  """Returns ``⟨g_i, g_j⟩`` for the tasks' gradients, [K, K].
 
-  With ``other``, stacked gradients too, ``⟨g_i, other_j⟩``.
+  Entries overflow in float32 where norms exceed 1e19.
+
+  Args:
+    stacked: Stacked pytree, g.
+    dtype: Dtype of the arithmetic and the result.
+    other: Stacked pytree like it: then ``⟨g_i, other_j⟩``.
   """
   trees = (stacked,) if other is None else (stacked, other)
   leaves = list(zip(*map(jax.tree.leaves, trees), strict=True))
@@ -41,7 +46,7 @@ def gramian(stacked: Any, dtype: Any, other: Any = None) -> jax.Array:
 
 
 def norms(stacked: Any, dtype: Any) -> jax.Array:
-  """``‖g_k‖`` of the tasks' gradients, [K]."""
+  """Returns ``‖g_k‖`` for the tasks' gradients, [K]."""
 
   def sums(reduce, leaves):
     inverse, scale = task_scales(reduce, leaves, dtype)
@@ -53,35 +58,41 @@ def norms(stacked: Any, dtype: Any) -> jax.Array:
 
 
 def finite(stacked: Any, num_tasks: int, dtype: Any) -> jax.Array:
-  """Which tasks' gradients hold neither NaN nor infinity, [K]."""
+  """Tells which tasks' gradients hold neither NaN nor infinity, [K]."""
   leaves = [(x,) for x in jax.tree.leaves(stacked)]
   if not leaves:
     return jnp.ones((num_tasks,), bool)
 
   def sums(reduce, leaves):
-    def nothing(k, x):
+    def zero_if_finite(k, x):
       return 0 * x.astype(dtype)
 
-    return reduce.sum(lambda leaves: sums_of_squares(leaves, nothing), leaves)
+    return reduce.sum(lambda leaves: sums_of_squares(leaves, zero_if_finite), leaves)
 
   return over_parameters(sums, leaves) == 0
 
 
 def all_finite(tree: Any) -> jax.Array:
-  """Whether no array of a pytree holds NaN or infinity, []."""
+  """Tells whether no array of a pytree holds NaN or infinity, []."""
   dtype = compute_dtype(tree)
 
   def sums(reduce, leaves):
-    def nothing(leaves):
+    def zero_if_finite(leaves):
       return add([jnp.sum(0 * x.astype(dtype)) for (x,) in leaves])
 
-    return reduce.sum(nothing, leaves)
+    return reduce.sum(zero_if_finite, leaves)
 
   return over_parameters(sums, [(x[None],) for x in jax.tree.leaves(tree)]) == 0
 
 
 def _scaled_row(position: int, inverse: jax.Array, dtype: Any):
-  """Makes rows of one of the arrays, in units of each task's scale."""
+  """Returns a ``row`` for the sums: an array divided by each task's scale.
+
+  Args:
+    position: Which of a parameter's arrays to take.
+    inverse: [K], one over each task's scale.
+    dtype: Dtype of the arithmetic.
+  """
 
   def row(k, *arrays):
     x = arrays[position].astype(dtype)
@@ -91,10 +102,19 @@ def _scaled_row(position: int, inverse: jax.Array, dtype: Any):
 
 
 def task_scales(reduce: Reduce, leaves: Leaves, dtype: Any):
-  """What to divide each task's numbers by before they are squared: [K], and inverses.
+  """Estimates each task's magnitude, so that squares of scaled numbers fit float32.
 
-  The largest magnitude of a sample. It need be right within ten orders of magnitude
-  only, and the largest of all would take one more pass over memory.
+  It is the largest magnitude in a sample. It need be right within ten orders of
+  magnitude only, and the exact maximum would read all numbers once more.
+
+  Args:
+    reduce: Takes the maximum over devices.
+    leaves: For each parameter the stacked arrays, [K, *shape].
+    dtype: Dtype of the result.
+
+  Returns:
+    One over the scales, [K], and the scales, [K]; 1 for tasks whose sample is zero or
+    not finite.
   """
   largest = sorted(leaves, key=lambda arrays: -arrays[0].size)[:SAMPLED_LEAVES]
   sampled = []

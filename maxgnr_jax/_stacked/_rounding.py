@@ -1,4 +1,4 @@
-"""Stochastic rounding: what a narrow dtype cannot hold is right on average."""
+"""Stochastic rounding, which makes numbers of a narrow dtype right on average."""
 
 from typing import Any
 
@@ -9,16 +9,18 @@ import jax.numpy as jnp
 def stochastically_rounded(
   x: jax.Array, dtype: Any, seed: jax.Array, number: int
 ) -> jax.Array:
-  """``x`` in a narrower dtype, whose expectation is ``x``.
+  """Rounds ``x`` to a narrower dtype at random, so that its expectation is ``x``.
 
-  Of the two neighbours each is as likely as it is near. The draw is a hash of seed,
-  array and position: a sequence of random numbers would take longer than the step.
+  Each of the two neighbours is as likely as it is near. The random number is a hash of
+  the seed, the array's number and the position in the array, because a generator of
+  random numbers would take longer than the whole step.
 
   Args:
-    x: Floating point; what is not finite stays so.
-    dtype: Floating point. One that is no narrower takes ``x`` as it is.
-    seed: [], uint32, another in every step.
-    number: Of the array, another for every array.
+    x: Floating-point array. NaN and infinity stay as they are.
+    dtype: Floating-point dtype. One at least as precise as that of ``x`` needs no
+      random rounding: ``x`` is converted as usual.
+    seed: [], uint32; a different one in every step.
+    number: A different one for every array.
   """
   near = x.astype(dtype)
   if jnp.finfo(dtype).nmant >= jnp.finfo(x.dtype).nmant:
@@ -32,7 +34,7 @@ def stochastically_rounded(
 
 
 def _uniform(shape: tuple[int, ...], seed: jax.Array, number: int) -> jax.Array:
-  """Numbers in [0, 1), float32; the finaliser of MurmurHash3 of the position."""
+  """Draws numbers in [0, 1), float32, as hashes of each element's position."""
   position = jnp.zeros(shape, jnp.uint32)
   stride = 1
   for axis in reversed(range(len(shape))):
@@ -45,6 +47,7 @@ def _uniform(shape: tuple[int, ...], seed: jax.Array, number: int) -> jax.Array:
 
 
 def _hash(bits: jax.Array) -> jax.Array:
+  """Applies the finaliser of MurmurHash3 to 32-bit integers."""
   bits = (bits ^ (bits >> jnp.uint32(16))) * jnp.uint32(0x85EBCA6B)
   bits = (bits ^ (bits >> jnp.uint32(13))) * jnp.uint32(0xC2B2AE35)
   return bits ^ (bits >> jnp.uint32(16))

@@ -1,12 +1,12 @@
-"""Sums over parameters of which each device may hold a part only.
+"""Sums over parameters that are sharded over devices.
 
-What a method needs to know of K×D numbers is K-sized. Here each device adds up what it
-holds, and only these sums travel: no gradient does. There are three ways to get there:
+Methods reduce K×D gradients to a few numbers per task. Each device adds up the shards
+that it holds, and only these sums are exchanged between devices, never gradients. How
+parameters are sharded becomes known in one of three ways:
 
-- inside :func:`jax.shard_map`, where the caller names the axes over which parameters
-  are sharded;
-- under a mesh of explicit axes the arrays' types say how they are sharded;
-- under automatic ones the compiler knows, and asks.
+- inside :func:`jax.shard_map` the caller names the axes over which they are sharded;
+- under a mesh of explicit axes the arrays' types say so;
+- under a mesh of automatic axes the compiler says so when it partitions the sums.
 """
 
 import contextvars
@@ -26,18 +26,22 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from maxgnr_jax._stacked._tree import add
+
+# For each parameter a tuple of stacked arrays, [K, *shape].
 Leaves = Sequence[tuple[jax.Array, ...]]
 
+# The axes that the caller named, while an `update` is traced.
 _axis_names: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar(
   "axis_names", default=()
 )
 
 
 class Reduce:
-  """Adds up over parameters, and over the devices that hold parts of them.
+  """Reduces over parameters and over the devices that hold their shards.
 
   Args:
-    axes: For each leaf the mesh axes over which it is sharded.
+    axes: For each parameter the names of the mesh axes over which it is sharded.
   """
 
   def __init__(self, axes: Sequence[Sequence[str]]):
@@ -45,11 +49,17 @@ class Reduce:
     self.all_axes = tuple(sorted(set(itertools.chain(*self.axes))))
 
   def largest(self, values: jax.Array) -> jax.Array:
-    """Elementwise over the devices."""
+    """Returns the elementwise maximum over the devices."""
     return jax.lax.pmax(values, self.all_axes) if self.all_axes else values
 
   def sum(self, sums: Callable[[Leaves], Any], leaves: Leaves) -> Any:
-    """``sums`` of all leaves, where ``sums`` of some is what they add to the result."""
+    """Sums over all parameters and devices.
+
+    Args:
+      sums: From a part of ``leaves`` to what it contributes: a pytree of arrays that
+        are to be added.
+      leaves: The shards that this device holds.
+    """
     if not self.all_axes:
       return sums(leaves)
     groups: dict[tuple[str, ...], list] = {}
@@ -57,26 +67,25 @@ class Reduce:
       groups.setdefault(axes, []).append(arrays)
     parts = []
     for axes, group in groups.items():
-      # Of devices that hold the same numbers one counts.
+      # Where several devices are replicas of the same shard, only one contributes.
       first = jnp.ones((), bool)
       for name in set(self.all_axes) - set(axes):
         first &= jax.lax.axis_index(name) == 0
       parts.append(jax.tree.map(lambda x, f=first: jnp.where(f, x, 0), sums(group)))
-    local = jax.tree.map(lambda *x: sum(x[1:], x[0]), *parts)
-    flat, unflatten = ravel_pytree(local)
+    flat, unflatten = ravel_pytree(add(parts))
     return unflatten(jax.lax.psum(flat, self.all_axes))
 
 
 def takes_axis_name(update: Callable[..., Any]) -> Callable[..., Any]:
-  """Adds to an ``update`` the argument ``axis_name``.
+  """Gives an ``update`` the argument ``axis_name``.
 
-  With it all that is traced in the update knows over which axes of the
-  :func:`jax.shard_map` around it parameters are sharded.
+  It names the axes of the :func:`jax.shard_map` around the update over which parameters
+  are sharded. :func:`over_parameters` uses it in all that the update calls.
   """
 
   @functools.wraps(update)
   def with_axis_name(grads, state, params=None, *, axis_name=None, **extra_args):
-    if axis_name is None:  # perhaps an aggregator within another
+    if axis_name is None:  # An aggregator around this one may have set the names.
       return update(grads, state, params, **extra_args)
     token = _axis_names.set(_check_axis_name(axis_name, grads))
     try:
@@ -88,6 +97,12 @@ def takes_axis_name(update: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _check_axis_name(axis_name: Any, grads: Any) -> tuple[str, ...]:
+  """Returns the axis names as a tuple; raises unless gradients are sharded over them.
+
+  Raises:
+    ValueError: for a name that is no manual axis, and if all gradients are replicated
+      over the axes.
+  """
   names = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name)
   manual = jax.sharding.get_abstract_mesh().manual_axes
   for name in names:
@@ -95,35 +110,36 @@ def _check_axis_name(axis_name: Any, grads: Any) -> tuple[str, ...]:
       raise ValueError(
         "`axis_name` must name axes of the `jax.shard_map` around the update over "
         f"which parameters are sharded, got {name!r} where there are {tuple(manual)}. "
-        "Under `jax.jit` leave it out: shardings are found there."
+        "Under `jax.jit` alone leave `axis_name` out: shardings are known there."
       )
   varying = frozenset().union(*map(_varying, jax.tree.leaves(grads)))
   if not varying.intersection(names):
     raise ValueError(
-      f"`axis_name` is {names}, but no gradient differs between the devices of these "
-      "axes. If parameters are sharded over them leave `check_vma` of `jax.shard_map` "
-      "on, which tells sharded parameters from others; if none is, leave `axis_name` "
-      "out."
+      "`axis_name` must name axes over which parameters are sharded, got "
+      f"{names}, but every gradient is the same on all devices of these axes. If "
+      "parameters are sharded over them, leave `check_vma` of `jax.shard_map` on: it "
+      "tells sharded parameters from replicated ones. Otherwise leave `axis_name` out."
     )
   return names
 
 
 def over_parameters(fun: Callable[..., Any], leaves: Leaves, *small: jax.Array) -> Any:
-  """``fun(reduce, leaves, *small)``, wherever the parameters' numbers are.
+  """Calls ``fun(reduce, leaves, *small)`` on each device with the shards it holds.
 
   Args:
-    fun: Makes K-sized arrays, with a :class:`Reduce`, of the numbers that the device
-      holds. It must not refer to other arrays.
-    leaves: Of each parameter stacked arrays, [K, *shape], sharded alike.
-    *small: K-sized arrays, the same on every device.
+    fun: Makes K-sized arrays from a :class:`Reduce`, by which it must sum over
+      parameters, the leaves and the small arrays. It must not close over other arrays.
+    leaves: For each parameter a tuple of stacked arrays, [K, *shape], all sharded in
+      the same way.
+    *small: K-sized arrays, replicated on all devices.
 
   Returns:
-    What ``fun`` returns, the same on every device.
+    What ``fun`` returns, replicated on all devices.
   """
   leaves = [tuple(arrays) for arrays in leaves]
   if names := _axis_names.get():
     varying = [frozenset().union(*map(_varying, arrays)) for arrays in leaves]
-    axes = [[name for name in names if name in of_leaf] for of_leaf in varying]
+    axes = [[name for name in names if name in some] for some in varying]
     return fun(Reduce(axes), leaves, *small)
   mesh = jax.typeof(leaves[0][0]).sharding.mesh
   types = () if mesh.empty else mesh.axis_types
@@ -135,7 +151,7 @@ def over_parameters(fun: Callable[..., Any], leaves: Leaves, *small: jax.Array) 
 
 
 def _varying(x: jax.Array) -> frozenset[str]:
-  """The axes of a :func:`jax.shard_map` over which an array differs."""
+  """Returns the axes of a :func:`jax.shard_map` over which an array differs."""
   kind = jax.typeof(x)
   return (
     kind.manual_axis_type.varying if hasattr(kind, "manual_axis_type") else kind.vma
@@ -143,8 +159,9 @@ def _varying(x: jax.Array) -> frozenset[str]:
 
 
 def _explicit(fun, mesh, leaves, small):
+  """Calls ``fun`` under a mesh of explicit axes, by the shardings in arrays' types."""
   specs = [P(None, *jax.typeof(arrays[0]).sharding.spec[1:]) for arrays in leaves]
-  alike = [
+  shardings = [
     tuple(NamedSharding(mesh, spec) for _ in arrays)
     for spec, arrays in zip(specs, leaves, strict=True)
   ]
@@ -152,27 +169,28 @@ def _explicit(fun, mesh, leaves, small):
   return jax.shard_map(
     lambda leaves, small: fun(reduce, leaves, *small),
     mesh=mesh,
-    in_specs=(jax.tree.map(lambda sharding: sharding.spec, alike), P()),
+    in_specs=(jax.tree.map(lambda sharding: sharding.spec, shardings), P()),
     out_specs=P(),
     check_vma=False,
-  )(jax.tree.map(jax.sharding.reshard, leaves, alike), small)
+  )(jax.tree.map(jax.sharding.reshard, leaves, shardings), small)
 
 
 def _automatic(fun, leaves, small):
+  """Calls ``fun`` with the shardings that the compiler chooses for the leaves."""
   whole = Reduce([()] * len(leaves))
 
   def plain(leaves, small):
     return fun(whole, leaves, *small)
 
-  asked = custom_partitioning(plain)
-  asked.def_partition(
+  partitioned = custom_partitioning(plain)
+  partitioned.def_partition(
     partition=lambda *args: _partition(fun, *args),
     infer_sharding_from_operands=lambda mesh, args, result: jax.tree.map(
       lambda _: NamedSharding(mesh, P()), result
     ),
     sharding_rule=_rule,
   )
-  batchable = custom_vmap(asked)
+  batchable = custom_vmap(partitioned)
 
   @batchable.def_vmap
   def _(axis_size, batched, leaves, small):
@@ -184,7 +202,12 @@ def _automatic(fun, leaves, small):
 
 
 def _partition(fun, mesh, args, result):
-  """What each device does, given how the compiler wants to shard the arguments."""
+  """Tells the compiler what each device does, given how arguments are sharded.
+
+  Returns:
+    The mesh, the function that each device runs on its shards, the shardings of its
+    results and those of its arguments.
+  """
   leaves, small = args
   everywhere = NamedSharding(mesh, P())
   specs = [
@@ -209,7 +232,7 @@ def _partition(fun, mesh, args, result):
 
 
 def _rule(mesh, operands, results):
-  """Says that nothing is asked of how operands are sharded; results are not."""
+  """Tells the compiler that operands may be sharded in any way, and results in none."""
   del mesh
   number = itertools.count()
 
@@ -224,6 +247,6 @@ def _rule(mesh, operands, results):
 
 
 def _names(spec: P) -> tuple[str, ...]:
-  """The mesh axes in a partition spec."""
+  """Returns the mesh axes in a partition spec, sorted."""
   parts = [(part,) if isinstance(part, str) else part or () for part in spec]
   return tuple(sorted(itertools.chain(*parts)))

@@ -1,8 +1,8 @@
 """Sums of products over all parameters, in one pass over memory.
 
-What costs time is reading K×D numbers; everything here reads each of them once or
-twice and keeps no copy of that size. XLA would otherwise write differences and scaled
-copies back to memory, and reduce on a single core of a CPU.
+Reading K×D numbers is what costs time. The functions in this file read each number once
+or twice and keep no copy of that size. If they were written in the obvious way, XLA
+would store differences and scaled copies, and would reduce on a single core of a CPU.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,22 +11,27 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-# Rows are summed in blocks, and then the blocks' sums: the more exact, and the better
-# for the cores' caches.
+from maxgnr_jax._stacked._tree import add, compute_dtype
+
+# Numbers are summed in blocks of this length, and then the blocks' sums are added. That
+# is more exact than one long sum, and a block fits a core's cache.
 BLOCK = 1024
-# Beyond so many tasks the compiler's fusion of reductions costs more than it saves.
+# With more tasks than this, fused reductions cost more than they save; matrix products
+# take their place.
 MOST_REDUCED = 7
-# One product after the other is the fastest reduction of a large parameter, but of up
-# to so many tasks and parameters only: it has many outputs, each of which is compiled.
+# A separate product for each pair of tasks is the fastest reduction of a large
+# parameter. Each product has to be compiled, so it is used up to this many tasks, from
+# this size of a parameter, and for this many parameters.
 MOST_PAIRED, PAIRED_SIZE, PAIRED_LEAVES = 6, 2**16, 32
-# Columns of the matrix products of many tasks: what stays in a core's cache; and on
-# accelerators, where starting many small products would take the time.
+# Columns of each matrix product: on CPUs what fits a core's cache. Accelerators take
+# more, because starting many small products would take most of their time.
 WIDTH, ACCELERATOR_WIDTH = 2**11, 2**20
-# So many small parameters make up for a copy by the time that compiling them takes.
+# If more than MANY parameters are SMALL (at most this many elements), they are
+# concatenated: the copy takes less time than compiling sums for each of them.
 SMALL, MANY = 4096, 64
 
 Row = Callable[..., jax.Array]
-EVERYONE = slice(None)
+ALL_TASKS = slice(None)
 
 
 def sums_of_products(
@@ -35,17 +40,22 @@ def sums_of_products(
   other: Row | None = None,
   squared: Row | None = None,
 ) -> tuple[Any, Any]:
-  """``Σ x_i y_j`` over all parameters, of tasks i and j, and ``Σ z_k²`` beside them.
+  """Sums ``x_i y_j`` over all parameters, for tasks i and j, and ``z_k²`` for task k.
+
+  The numbers x, y and z are computed from the stacked arrays while these are read. They
+  are never stored.
 
   Args:
-    leaves: Of each parameter the stacked arrays, [K, *shape], that rows are made of.
-    row: Elementwise, from a task, or the slice of all, and the parts of the arrays that
-      belong to it to x.
-    other: The same for y, if it is not x.
-    squared: The same for z.
+    leaves: For each parameter a tuple of stacked arrays, [K, *shape].
+    row: Makes x: an elementwise function ``row(k, *arrays)``. Either k is a task and
+      the arrays hold numbers of that task, or k is the slice of all tasks and the
+      arrays hold numbers of all, with the tasks on axis 0. None for no products.
+    other: Makes y in the same way. Default: y is x.
+    squared: Makes z in the same way. Default: no squares.
 
   Returns:
-    [K, K] and [K]; None for what was not asked for.
+    ``Σ x_i y_j`` [K, K], None without ``row``; and ``Σ z_k²`` [K], None without
+    ``squared``.
   """
   num_tasks = leaves[0][0].shape[0]
   leaves = _merge_small([arrays for arrays in leaves if arrays[0].size])
@@ -61,18 +71,23 @@ def sums_of_products(
     parts.append(_by_pairs(paired, row, other, squared))
   if shifted:
     parts.append(_by_shifts(shifted, row, other, squared))
-  return _add(parts)
+  return add(parts)
 
 
 def sums_of_squares(leaves: Sequence[tuple[jax.Array, ...]], row: Row) -> jax.Array:
-  """``Σ x_k²`` over all parameters, [K]; arguments as :func:`sums_of_products`."""
+  """Sums ``x_k²`` over all parameters for every task k, [K].
+
+  Args:
+    leaves: As in :func:`sums_of_products`.
+    row: Makes x, as in :func:`sums_of_products`.
+  """
   leaves = _merge_small([arrays for arrays in leaves if arrays[0].size])
   tasks = range(leaves[0][0].shape[0])
   sums = []
   for arrays in _in_blocks(leaves):
     if len(tasks) > MOST_REDUCED:
-      rows = jnp.sum(jnp.square(row(EVERYONE, *arrays)), axis=2)
-    else:  # For one sum of all, XLA on CPUs would write the squares down.
+      rows = jnp.sum(jnp.square(row(ALL_TASKS, *arrays)), axis=2)
+    else:  # In a single sum for all tasks, XLA on CPUs would store the squares.
       squares = [jnp.square(row(k, *[a[k] for a in arrays])) for k in tasks]
       rows = jnp.stack(_sum_over(squares, axis=1))
     sums.append(rows)
@@ -80,7 +95,7 @@ def sums_of_squares(leaves: Sequence[tuple[jax.Array, ...]], row: Row) -> jax.Ar
 
 
 def _by_size(leaves):
-  """The parameters that are worth a product after the other, and all others."""
+  """Splits parameters into those for :func:`_by_pairs` and those for the others."""
   if leaves[0][0].shape[0] > MOST_PAIRED:
     return [], leaves
   ordered = sorted(leaves, key=lambda arrays: -arrays[0][0].size)
@@ -89,46 +104,53 @@ def _by_size(leaves):
 
 
 def _by_pairs(leaves, row, other, squared):
-  """Each two tasks' product, all in a single reduction of many outputs."""
+  """Sums a separate product for each pair of tasks, in one reduction of many outputs.
+
+  Arguments and result are as in :func:`sums_of_products`.
+  """
   tasks = range(leaves[0][0].shape[0])
   pairs = [(i, j) for i in tasks for j in tasks if other or j >= i]
   sums_of_rows = []
   for arrays in _in_blocks(leaves):
     blocks = [[a[k] for a in arrays] for k in tasks]
 
-    def of_tasks(made, blocks=blocks):
-      return [made(k, *blocks[k]) for k in tasks] if made else []
+    def each_task(make, blocks=blocks):
+      return [make(k, *blocks[k]) for k in tasks] if make else []
 
-    x, z = of_tasks(row), of_tasks(squared)
-    y = of_tasks(other) or x
+    x, z = each_task(row), each_task(squared)
+    y = each_task(other) or x
     terms = [x[i] * y[j] for i, j in pairs] + [z_k * z_k for z_k in z]
     sums_of_rows.append(_sum_over(terms, axis=1))
   sums = [jnp.sum(jnp.concatenate(rows)) for rows in zip(*sums_of_rows, strict=True)]
   place = {pair: n for n, pair in enumerate(pairs)}
   where = [[place.get((i, j), place.get((j, i), 0)) for j in tasks] for i in tasks]
-  gram = jnp.stack([jnp.stack([sums[n] for n in row]) for row in where])
+  products = jnp.stack([jnp.stack([sums[n] for n in row]) for row in where])
   squares = sums[len(pairs) :]
-  return gram, jnp.stack(squares) if squares else None
+  return products, jnp.stack(squares) if squares else None
 
 
 def _by_shifts(leaves, row, other, squared):
-  """All tasks times all, moved on by one task, by two, ...: few outputs to compile."""
+  """Multiplies all tasks by all tasks shifted by one, by two and so on, and sums.
+
+  This has fewer outputs to compile than :func:`_by_pairs`. Arguments and result are as
+  in :func:`sums_of_products`.
+  """
   num_tasks = leaves[0][0].shape[0]
   shifts = range(num_tasks if other else num_tasks // 2 + 1) if row else []
   sums_of_rows = []
   for arrays in _in_blocks(leaves):
 
-    def of_all(made, arrays=arrays):
-      # The tasks next to the rows, so that one block of all of them fits the cache.
-      return jnp.swapaxes(made(EVERYONE, *arrays), 0, 1)
+    def all_tasks(make, arrays=arrays):
+      # [R, K, B]: a block of all tasks is contiguous, so that it fits the cache.
+      return jnp.swapaxes(make(ALL_TASKS, *arrays), 0, 1)
 
     terms = []
     if row:
-      x = of_all(row)
-      y = of_all(other) if other else x
+      x = all_tasks(row)
+      y = all_tasks(other) if other else x
       terms += [x * jnp.roll(y, -shift, axis=1) for shift in shifts]
     if squared:
-      terms.append(jnp.square(of_all(squared)))
+      terms.append(jnp.square(all_tasks(squared)))
     sums_of_rows.append(_sum_over(terms, axis=2))
   sums = [
     jnp.sum(jnp.concatenate(rows), axis=0) for rows in zip(*sums_of_rows, strict=True)
@@ -137,39 +159,40 @@ def _by_shifts(leaves, row, other, squared):
   if not row:
     return None, squares
   i, j = jnp.indices((num_tasks, num_tasks))
-  forth, back = (j - i) % num_tasks, (i - j) % num_tasks
-  known = forth < len(shifts)
-  where = jnp.where(known, forth, back), jnp.where(known, i, j)
+  # Without `other` the products are symmetric, and half of the shifts are enough.
+  ahead, behind = (j - i) % num_tasks, (i - j) % num_tasks
+  known = ahead < len(shifts)
+  where = jnp.where(known, ahead, behind), jnp.where(known, i, j)
   return jnp.stack(sums)[where], squares
 
 
 def _sum_over(terms, axis):
-  """The sums over one axis of several arrays, in one pass."""
+  """Sums several arrays over one axis in a single pass."""
   zeros = tuple(jnp.zeros((), term.dtype) for term in terms)
-
-  def add(a, b):
-    return tuple(x + y for x, y in zip(a, b, strict=True))
-
-  return jax.lax.reduce(tuple(terms), zeros, add, (axis,))
+  return jax.lax.reduce(tuple(terms), zeros, lambda a, b: add([a, b]), (axis,))
 
 
 def _by_blocks(leaves, row, other, squared, usual_width):
-  """Small matrix products, of blocks that stay in a core's cache."""
+  """Sums the matrix products of blocks of columns, each of which fits a core's cache.
+
+  Arguments and result are as in :func:`sums_of_products`. ``usual_width`` is the number
+  of columns to aim for.
+  """
   num_tasks = leaves[0][0].shape[0]
 
   def block(parts):
-    x = row(EVERYONE, *parts)
-    y = other(EVERYONE, *parts) if other else x
+    x = row(ALL_TASKS, *parts)
+    y = other(ALL_TASKS, *parts) if other else x
     products = jnp.matmul(x, y.T, precision="highest")
     if not squared:
       return products, None
-    return products, jnp.sum(jnp.square(squared(EVERYONE, *parts)), axis=1)
+    return products, jnp.sum(jnp.square(squared(ALL_TASKS, *parts)), axis=1)
 
   sums = []
   for arrays in leaves:
     flat = [a.reshape(num_tasks, -1) for a in arrays]
     size = flat[0].shape[1]
-    # What a width leaves over takes memory of its own.
+    # A width that divides the size: XLA would store the remaining columns.
     widths = range(3 * usual_width // 2, usual_width // 2, -128)
     width = next((w for w in widths if size % w == 0), usual_width)
     count, rest = divmod(size, width)
@@ -184,16 +207,23 @@ def _by_blocks(leaves, row, other, squared, usual_width):
       sums.append(_sum_exactly(count, term))
     if rest:
       sums.append(block([a[:, count * width :] for a in flat]))
-  return _add(sums)
+  return add(sums)
 
 
 def in_place(
   term: Callable[[jax.Array], Any], count: int
 ) -> Callable[[jax.Array], Any]:
-  """``term`` of an index below ``count``, for loops over arrays of narrow dtypes.
+  """Keeps XLA from copying narrow arrays as a whole, in a loop that widens their parts.
 
-  In a branch that is always taken: out of a bare loop XLA moves the conversion to a
-  wider dtype, and so makes a wide copy of the whole array.
+  XLA would move the conversion to the wider dtype out of the loop. It does not move it
+  out of a branch, even of one that is always taken.
+
+  Args:
+    term: From the index in the loop to arrays.
+    count: The number of indices, which are below it.
+
+  Returns:
+    ``term`` inside of a branch.
   """
 
   def branch(index):
@@ -205,7 +235,10 @@ def in_place(
 
 
 def _sum_exactly(count, term):
-  """Kahan's sum of terms: what rounding takes from the total is added to the next."""
+  """Sums ``term(0)`` to ``term(count - 1)`` by Kahan's method.
+
+  Each addition's rounding error is taken off the next term.
+  """
   shapes = jax.eval_shape(term, jnp.zeros((), jnp.int32))
   zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
@@ -220,12 +253,15 @@ def _sum_exactly(count, term):
 
 
 def _in_blocks(leaves) -> Iterator[list[jax.Array]]:
-  """The arrays as [K, R, B]; what no B divides comes as one short block more."""
+  """Yields each parameter's arrays reshaped to [K, R, B], with B at most BLOCK.
+
+  Where only small B divide a parameter, its last numbers follow as [K, 1, rest].
+  """
   for arrays in leaves:
     num_tasks, size = arrays[0].shape[0], arrays[0][0].size
     largest = min(BLOCK, size)
-    # Not the parameter's own shape: XLA would share its tasks' slices with the
-    # combination, and so keep them, if they are of a narrow dtype.
+    # In the parameter's own shape XLA would share the tasks' slices with the weighted
+    # sum, and keep wide copies of them where their dtype is narrow.
     blocks = (b for b in range(largest, 0, -1) if size % b == 0)
     block = next(b for b in blocks if (size // b, b) != arrays[0].shape[1:] or b == 1)
     flat = [a.reshape(num_tasks, -1) for a in arrays]
@@ -239,7 +275,7 @@ def _in_blocks(leaves) -> Iterator[list[jax.Array]]:
 
 
 def _merge_small(leaves):
-  """Many small parameters become one: the compiler's time is by their number."""
+  """Concatenates small parameters if they are many, to save compilation time."""
   small = [arrays for arrays in leaves if arrays[0][0].size <= SMALL]
   if len(small) <= MANY:
     return leaves
@@ -249,18 +285,7 @@ def _merge_small(leaves):
 
 
 def _concatenate(parts):
+  """Concatenates arrays [K, size] along the sizes, in a dtype that holds them all."""
   dtypes = {part.dtype for part in parts}
-  dtype = dtypes.pop() if len(dtypes) == 1 else _widest(dtypes)
+  dtype = dtypes.pop() if len(dtypes) == 1 else compute_dtype(parts)
   return jnp.concatenate([part.astype(dtype) for part in parts], axis=1)
-
-
-def _widest(dtypes):
-  return jnp.float64 if jnp.dtype("float64") in dtypes else jnp.float32
-
-
-def _add(parts):
-  """The sum of pytrees of the same structure."""
-  first, *rest = parts
-  for part in rest:
-    first = jax.tree.map(jnp.add, first, part)
-  return first

@@ -1,5 +1,6 @@
 """Stacked pytrees: the K tasks on the leading axis of every leaf."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,9 +12,9 @@ def zeros(params: Any, num_tasks: int, dtype: Any | None) -> Any:
   """Makes a stacked pytree of zeros, ``[num_tasks, *param.shape]`` in every leaf.
 
   Args:
-    params: Pytree of arrays, whose sharding the zeros take, or of their shapes.
+    params: Pytree of arrays, or of their shapes. Zeros take the arrays' sharding.
     num_tasks: K.
-    dtype: Dtype of the zeros; None for that of each parameter.
+    dtype: Dtype of the zeros; None for each parameter's own.
   """
 
   def leaf(p):
@@ -31,12 +32,21 @@ def stack(trees: Sequence[Any]) -> Any:
   return jax.tree.map(lambda *rows: jnp.stack(rows), *trees)
 
 
+def add(terms: Sequence[Any] | jax.Array) -> Any:
+  """Adds up arrays, or pytrees of the same structure, from the first to the last.
+
+  An array's terms are its rows. XLA fuses these additions with what follows, which it
+  does not do with a sum over an axis.
+  """
+  return functools.reduce(functools.partial(jax.tree.map, jnp.add), list(terms))
+
+
 def one_task(stacked: Any) -> Any:
   """Returns the shapes and dtypes of one task's part of a stacked pytree."""
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), stacked)
 
 
 def compute_dtype(tree: Any) -> Any:
-  """Returns the dtype to compute in: float32, or float64 where the tree holds any."""
+  """Returns the dtype to compute in: float64 if any array has it, else float32."""
   wide = any(jnp.result_type(x) == jnp.float64 for x in jax.tree.leaves(tree))
   return jnp.float64 if wide else jnp.float32

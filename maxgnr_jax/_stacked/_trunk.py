@@ -1,8 +1,8 @@
 """The trunk: the parameters on which the tasks' gradients are measured.
 
-``shared`` selects it; without ``shared`` all parameters belong to it. In a pytree that
-is restricted to the trunk an :class:`optax.MaskedNode` stands for each other parameter,
-as under :func:`optax.masked`.
+An aggregator's argument ``shared`` selects it; without ``shared`` all parameters belong
+to it. All others are *heads*. In a pytree that is restricted to the trunk an
+:class:`optax.MaskedNode` stands for each head, as under :func:`optax.masked`.
 """
 
 from typing import Any, NamedTuple
@@ -16,17 +16,24 @@ from maxgnr_jax._stacked._checks import HOW_TO_STACK
 
 
 class Trunk(NamedTuple):
-  """Stands for a parameter of the trunk in a state; holds no array."""
+  """Stands for a parameter of the trunk in a state, without holding an array."""
 
 
 def select(shared: Any, params: optax.Params) -> Any:
-  """Puts :class:`optax.MaskedNode` into ``params`` where ``shared`` is False.
+  """Restricts the parameters to the trunk.
+
+  Args:
+    shared: As in :func:`maxgnr_jax.maxgnr`.
+    params: Pytree of parameters.
+
+  Returns:
+    ``params`` with :class:`optax.MaskedNode` where ``shared`` is False.
 
   Raises:
     TypeError: if ``shared`` holds anything but bools.
     ValueError: if it is not like the parameters, or selects none of them.
   """
-  # Without arrays there is nothing to select: all masked, or optax's placeholder.
+  # A pytree without arrays, such as one with masked nodes only, has nothing to select.
   if shared is None or not jax.tree.leaves(params):
     return params
   mask = shared(params) if callable(shared) else shared
@@ -71,9 +78,17 @@ def restrict(grads: optax.Updates, trunk: Any) -> optax.Updates:
   Raises:
     ValueError: if ``grads`` is not a pytree like that of the state.
   """
+
+  def own_or_masked(own, g):
+    if is_masked(own):
+      return own
+    if not jax.tree_util.all_leaves([g]):
+      raise ValueError("a pytree in place of an array")
+    return g
+
   try:
     return jax.tree.map(
-      lambda own, g: own if is_masked(own) else g,
+      own_or_masked,
       trunk,
       grads,
       is_leaf=lambda node: is_masked(node) or isinstance(node, Trunk),
@@ -81,20 +96,21 @@ def restrict(grads: optax.Updates, trunk: Any) -> optax.Updates:
   except ValueError as error:
     raise ValueError(
       "The gradients must be a pytree like the parameters that the state was made "
-      f"for, {_like_params(trunk)}, got {jax.tree.structure(grads)}. Pass the "
-      "state that this transformation's `init` made for these parameters. "
+      f"for, {_like_params(trunk)}, got {jax.tree.structure(grads)}. Pass the state "
+      "that this transformation's `init` made for these parameters. "
       f"{HOW_TO_STACK}"
     ) from error
 
 
 def _like_params(trunk: Any) -> Any:
-  """Returns the structure of the parameters, with a leaf for each of the trunk."""
-  is_trunk = lambda node: isinstance(node, Trunk)  # noqa: E731
-  return jax.tree.structure(jax.tree.map(lambda _: 0, trunk, is_leaf=is_trunk))
+  """Returns the structure of the parameters, with masked nodes for the heads."""
+  return jax.tree.structure(
+    jax.tree.map(lambda _: 0, trunk, is_leaf=lambda node: isinstance(node, Trunk))
+  )
 
 
 def heads(grads: optax.Updates, trunk: optax.Updates) -> optax.Updates:
-  """Restricts ``grads`` to the parameters outside of the trunk.
+  """Restricts ``grads`` to the heads, the parameters outside of the trunk.
 
   Args:
     grads: Pytree like the parameters.
@@ -109,15 +125,18 @@ def heads(grads: optax.Updates, trunk: optax.Updates) -> optax.Updates:
 
 
 def has_numbers(grads: optax.Updates) -> bool:
-  """Whether any stacked gradient holds numbers; one of no task is an error later on."""
+  """Tells whether any gradient has coordinates.
+
+  The number of tasks does not matter: gradients for no task are refused elsewhere.
+  """
   return any(0 not in jnp.shape(leaf)[1:] for leaf in jax.tree.leaves(grads))
 
 
 def nothing_to_measure(grads: optax.Updates) -> optax.Updates:
-  """Returns the update from gradients without numbers.
+  """Returns the update for gradients without coordinates, which are not measured.
 
-  These hold masked nodes only, as `optax.partition` passes for an unused label, and
-  arrays of size 0.
+  They hold only arrays of size 0 and masked nodes, as :func:`optax.partition` passes
+  for an unused label.
 
   Raises:
     ValueError: for an empty pytree.
@@ -125,11 +144,12 @@ def nothing_to_measure(grads: optax.Updates) -> optax.Updates:
   if not jax.tree.leaves(grads, is_leaf=is_masked):
     raise ValueError(
       "The gradients must hold at least one array, got an empty pytree: "
-      f"{jax.tree.structure(grads)}. Check what the losses are differentiated by."
+      f"{jax.tree.structure(grads)}. Check which argument the losses are "
+      "differentiated with respect to."
     )
   return jax.tree.map(lambda g: g[0], grads)
 
 
 def is_masked(node: Any) -> bool:
-  """Whether a node stands for a parameter that is left out."""
+  """Tells whether a node stands for a parameter that is left out."""
   return isinstance(node, optax.MaskedNode)

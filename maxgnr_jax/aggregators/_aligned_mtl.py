@@ -13,10 +13,11 @@ from maxgnr_jax.aggregators._gramian import gramian_rule
 def aligned_mtl(
   *, num_tasks: int | None = None, shared: Shared = None, groups: Labels = None
 ) -> optax.GradientTransformationExtraArgs:
-  """The mean of the gradients after their principal components are made equally long.
+  """Averages the gradients after making their principal components equally long.
 
-  The matrix of gradients is replaced by the nearest one whose non-zero singular values
-  are all the smallest of them: conflict and dominance both show in their spread.
+  The matrix of gradients is replaced by the nearest one in which all non-zero singular
+  values equal the smallest of them. Conflicts between tasks and the dominance of one
+  both show in the spread of the singular values, which this removes.
 
   Args:
     num_tasks: K, at least 1. By default it is taken from the first gradients, which
@@ -31,6 +32,11 @@ def aligned_mtl(
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
 
+  Raises:
+    ValueError: for ``num_tasks`` < 1; at the trace of ``update``, for gradients that
+      are not stacked or of another number of tasks.
+    TypeError: for integer or complex parameters or gradients.
+
   Example:
     >>> import jax.numpy as jnp
     >>> from maxgnr_jax.aggregators import aligned_mtl_weights
@@ -40,7 +46,7 @@ def aligned_mtl(
 
   References:
     Senushkin et al., Independent Component Alignment for Multi-Task Learning, CVPR
-    2023, Algorithm 1; with the smallest singular value, as in the paper.
+    2023, Algorithm 1, scaled by the smallest singular value as in the paper.
   """
   return gramian_rule(
     aligned_mtl_weights, num_tasks=num_tasks, shared=shared, groups=groups
@@ -50,15 +56,15 @@ def aligned_mtl(
 def aligned_mtl_weights(
   gramian: jax.Array, active: jax.Array | bool = True
 ) -> jax.Array:
-  """The weights of :func:`aligned_mtl` for inner products [K, K].
+  """Returns the weights of :func:`aligned_mtl` for a Gramian.
 
   Args:
     gramian: [K, K], ``⟨g_i, g_j⟩``.
     active: [K], bool: the tasks to combine; the weights of others are 0.
 
   Returns:
-    [K], ``B 1/K`` with ``B = σ_min G^(-1/2)`` on the range of G; all 1/K where every
-    gradient is zero. K is the number of tasks that are active.
+    [K], ``B 1/K`` with ``B = σ_min G^(-1/2)`` on the range of G, where K is the number
+    of active tasks. If every gradient is zero, each active task has 1/K.
   """
   active, gramian = only_active(active, gramian)
   equal = uniform_weights(active, gramian.dtype)

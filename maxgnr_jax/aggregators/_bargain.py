@@ -1,4 +1,4 @@
-"""Nash-MTL and FairGrad: what each task gains is weighed against its weight."""
+"""Nash-MTL and FairGrad, which choose the update as a bargain between the tasks."""
 
 import jax
 import jax.numpy as jnp
@@ -17,18 +17,19 @@ from maxgnr_jax._stacked import Labels
 from maxgnr_jax.aggregators._base import Shared
 from maxgnr_jax.aggregators._gramian import gramian_rule
 
-MAX_STEPS = 50  # of Newton's method; 5 to 15 are usual
+MAX_STEPS = 50  # the limit for Newton's method, which usually takes 5 to 15
 
 
 def nash_mtl(
   *, num_tasks: int | None = None, shared: Shared = None, groups: Labels = None
 ) -> optax.GradientTransformationExtraArgs:
-  """The Nash bargaining solution: the largest product of the tasks' gains.
+  """Maximises the product of the tasks' gains, the Nash bargaining solution.
 
-  Its weights solve ``G w = 1 / w``, so that every task gains the same share of its own
-  weight, and the update does not change when a task's loss is scaled. Its length is
-  √K whatever that of the gradients. The authors' code also clips it to length 1: put
-  ``optax.clip_by_global_norm(1.0)`` behind for that.
+  A task's gain is the product of its gradient with the update. With the Gramian G the
+  weights solve ``G w = 1 / w``: each task's gain is the inverse of its weight. The
+  update does not change when a task's loss is scaled, and its length is √K, however
+  long the gradients are. The authors' code also clips the update to length 1; chain
+  ``optax.clip_by_global_norm(1.0)`` after this transformation to do the same.
 
   Args:
     num_tasks: K, at least 1. By default it is taken from the first gradients, which
@@ -42,6 +43,11 @@ def nash_mtl(
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
+
+  Raises:
+    ValueError: for ``num_tasks`` < 1; at the trace of ``update``, for gradients that
+      are not stacked or of another number of tasks.
+    TypeError: for integer or complex parameters or gradients.
 
   Example:
     >>> import jax.numpy as jnp
@@ -59,19 +65,19 @@ def nash_mtl(
 
 
 def nash_mtl_weights(gramian: jax.Array, active: jax.Array | bool = True) -> jax.Array:
-  """The weights of :func:`nash_mtl` for inner products [K, K].
+  """Returns the weights of :func:`nash_mtl` for a Gramian.
 
-  The authors solve a sequence of convex approximations to a residual of 1e-3. But the
-  equation says that the gradient of ``½ wᵀ G w - Σ log w`` is zero, which is convex:
-  Newton's method solves it, to a relative residual of 1e-6 or what float32 allows.
+  The authors solve a sequence of convex approximations to a residual of 1e-3. Here
+  Newton's method minimises the convex function ``½ wᵀ G w - Σ log w``, whose gradient
+  is zero where ``G w = 1 / w``, to a relative residual of 1e-6 or what float32 allows.
 
   Args:
     gramian: [K, K], ``⟨g_i, g_j⟩``.
     active: [K], bool: the tasks to combine; the weights of others are 0.
 
   Returns:
-    [K], positive; 0 for a task without gradient. Where the gradients cancel and there
-    is no solution, large weights of a vanishing sum.
+    [K], positive; 0 for a task without gradient. If the gradients cancel, no solution
+    exists: the weights are then large and the weighted sum nearly vanishes.
   """
   return fairgrad_weights(gramian, 1.0, active)
 
@@ -83,13 +89,15 @@ def fairgrad(
   shared: Shared = None,
   groups: Labels = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """The α-fair update: the largest ``Σ_k gain_k^(1-α) / (1-α)`` of the tasks' gains.
+  """Maximises ``Σ_k gain_k^(1-α) / (1-α)``, the α-fair sum of the tasks' gains.
 
-  Its weights solve ``G w = w^(-1/α)``. α = 1 is :func:`nash_mtl` (proportional
-  fairness); a larger α cares more for the task that gains least.
+  A task's gain is the product of its gradient with the update. With the Gramian G the
+  weights solve ``G w = w^(-1/α)``.
 
   Args:
-    alpha: α, positive. The authors choose between 1 and 10.
+    alpha: α, positive. The default 1 is proportional fairness, the same as
+      :func:`nash_mtl`; larger values favour the task that gains least. The authors
+      choose between 1 and 10.
     num_tasks: K, at least 1. By default it is taken from the first gradients, which
       changes the shapes of the state at the first step.
     shared: Selects the trunk, where gradients are measured: a pytree of bools like the
@@ -103,7 +111,9 @@ def fairgrad(
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
 
   Raises:
-    ValueError: for ``alpha`` <= 0.
+    ValueError: for ``alpha`` <= 0 or ``num_tasks`` < 1; at the trace of ``update``, for
+      gradients that are not stacked or of another number of tasks.
+    TypeError: for integer or complex parameters or gradients.
 
   Example:
     >>> import jax.numpy as jnp
@@ -129,11 +139,12 @@ def fairgrad_weights(
   alpha: jax.typing.ArrayLike,
   active: jax.Array | bool = True,
 ) -> jax.Array:
-  """The weights of :func:`fairgrad` for inner products [K, K].
+  """Returns the weights of :func:`fairgrad` for a Gramian.
 
-  In units of the gradients' norms, ``a_k = w_k ‖g_k‖``, with the cosines C and
-  q = 1/α, the equation is ``C a = ‖g‖^(q-1) a^(-q)``: a convex problem's condition of
-  optimality, solved as :func:`nash_mtl_weights` says.
+  With ``a_k = w_k ‖g_k‖``, the cosines C between the gradients and q = 1/α, the
+  equation becomes ``C a = ‖g‖^(q-1) a^(-q)``. This is the optimality condition of a
+  convex problem, which Newton's method solves to a relative residual of 1e-6 or what
+  float32 allows.
 
   Args:
     gramian: [K, K], ``⟨g_i, g_j⟩``.
@@ -141,55 +152,57 @@ def fairgrad_weights(
     active: [K], bool: the tasks to combine; the weights of others are 0.
 
   Returns:
-    [K], positive; 0 for a task without gradient. With α above about 5, weights of tasks
-    that gain anyhow fall by many orders of magnitude, where float32 leaves their
-    equations, not the update, inexact.
+    [K], positive; 0 for a task without gradient. With α above about 5, tasks that gain
+    even without weight of their own get weights many orders of magnitude smaller. In
+    float32 these weights are inexact, but the update is not.
   """
   _, gramian = only_active(active, gramian)
   inverse = inverse_norms(gramian)
-  # A task without gradient, like one that is absent, has an equation of its own.
-  pulls = inverse > 0
+  # A task that has no gradient or is inactive gets an equation independent of the rest.
+  has_gradient = inverse > 0
   q = 1.0 / jnp.asarray(alpha, gramian.dtype)
-  # The scale that all gradients share factors out, here with the mean logarithm.
-  log_demand = (1.0 - q) * jnp.log(jnp.where(pulls, inverse, 1.0))
-  number = jnp.maximum(jnp.sum(pulls.astype(q.dtype)), 1.0)
+  # The common scale of the gradients, their geometric mean, factors out.
+  log_demand = (1.0 - q) * jnp.log(jnp.where(has_gradient, inverse, 1.0))
+  number = jnp.maximum(jnp.sum(has_gradient.astype(q.dtype)), 1.0)
   shift = jnp.sum(log_demand) / number
-  log_demand = jnp.where(pulls, log_demand - shift, 0.0)
+  log_demand = jnp.where(has_gradient, log_demand - shift, 0.0)
   demand = jnp.exp(jnp.clip(log_demand, -40.0, 40.0))
   cosine = cosines(gramian)
-  # Gradients that cancel have no solution: one rounding error makes it a large one.
+  # Gradients that cancel have no solution. A ridge of one rounding error gives them a
+  # large but finite one.
   ridge = float(jnp.finfo(gramian.dtype).eps)
-  cosine += jnp.diag(jnp.where(pulls, ridge, 1.0))
+  cosine += jnp.diag(jnp.where(has_gradient, ridge, 1.0))
   return _solve(cosine, demand, q) * jnp.exp(shift / (1.0 + q)) * inverse
 
 
 def _solve(cosine: jax.Array, demand: jax.Array, q: jax.Array) -> jax.Array:
-  """Solves ``C a = demand · a^(-q)`` over ``a > 0`` by Newton steps on a line search.
+  """Solves ``C a = demand · a^(-q)`` over ``a > 0`` by Newton's method.
 
-  It is where ``f(a) = ½ aᵀ C a - Σ demand a^(1-q)/(1-q)`` is smallest. Steps are
-  relative to ``a``, of which the system's condition then does not depend.
+  The solution minimises ``f(a) = ½ aᵀ C a - Σ demand a^(1-q)/(1-q)``. Steps are taken
+  relative to ``a``, which keeps the linear system well conditioned when its entries
+  differ by orders of magnitude, and their length is found by a line search.
   """
 
-  def gap(a):
+  def gradient(a):
     return matvec(cosine, a) - demand * a**-q
 
   def step(carry):
     count, a, _ = carry
     gain = demand * a ** (1.0 - q)
     hessian = a[:, None] * cosine * a[None, :] + jnp.diag(q * gain)
-    relative = jnp.linalg.solve(hessian, -a * gap(a))
+    relative = jnp.linalg.solve(hessian, -a * gradient(a))
     longest = 0.9 / jnp.maximum(jnp.max(-relative), 0.9)
-    ahead, _ = search_line(gap, a, relative, longest)
-    residual = jnp.max(jnp.abs(gap(ahead)) * ahead**q / demand)
-    # A system that rounding made singular has no solution: keep what there is.
+    moved, _ = search_line(gradient, a, relative, longest)
+    residual = jnp.max(jnp.abs(gradient(moved)) * moved**q / demand)
+    # If rounding made the system singular, keep the last point and stop.
     solved = jnp.isfinite(residual)
-    return count + 1, jnp.where(solved, ahead, a), jnp.where(solved, residual, 0.0)
+    return count + 1, jnp.where(solved, moved, a), jnp.where(solved, residual, 0.0)
 
   def unsolved(carry):
     count, _, residual = carry
     return (count < MAX_STEPS) & (residual > rounding(residual.dtype))
 
-  # The solution for gradients that are orthogonal.
+  # Start from the solution for orthogonal gradients.
   start = demand ** (1.0 / (1.0 + q))
   infinite = jnp.asarray(jnp.inf, demand.dtype)
   _, a, _ = jax.lax.while_loop(unsolved, step, (jnp.zeros((), int), start, infinite))

@@ -218,10 +218,9 @@ def aggregator(
     >>> def choose(squared_norm, active, memory):
     ...   squared_norm = jnp.where(active, squared_norm, -1.0)
     ...   won = squared_norm == jnp.max(squared_norm)
-    ...   wins = jnp.where(active, memory["wins"] + won, memory["wins"])
-    ...   weights = jnp.where(active, wins, 0.0)
-    ...   weights /= jnp.maximum(jnp.sum(weights), 1.0)
-    ...   return Choice(weights, remember(active, {"wins": wins}, memory))
+    ...   new = remember(active, {"wins": memory["wins"] + won}, memory)
+    ...   wins = jnp.where(active, new["wins"], 0.0)
+    ...   return Choice(wins / jnp.maximum(jnp.sum(wins), 1.0), new)
     >>> def most_often_longest(num_tasks=None, shared=None):
     ...   method = Method(measure, choose, init)
     ...   return aggregator(method, num_tasks=num_tasks, shared=shared)
@@ -263,6 +262,8 @@ def aggregator(
     if not _stacked.has_numbers(grads):
       return _stacked.nothing_to_measure(grads), state
     trunk = _stacked.restrict(grads, state.trunk)
+    if jax.tree.leaves(state.trunk):  # MaxGNR's momentum
+      _stacked.count_tasks(trunk, _stacked.one_task(state.trunk), "the state")
     like = _stacked.one_task(grads) if params is None else params
     tasks = _stacked.count_tasks(
       grads, like, "the gradients" if params is None else "the parameters"
@@ -342,10 +343,11 @@ def _with_tasks(
   memory = method.init(trunk, shape, dtype)
   if state.memory:  # the parameters' dtypes, where the trunk has the gradients'
     memory = jax.tree.map(lambda x, own: x.astype(own.dtype), memory, state.memory)
-  none = jnp.zeros((tasks,), jnp.int32)
-  weights = jnp.full(shape, 1.0 / max(tasks, 1), dtype) if method.weighted else None
   return state._replace(
-    weights=weights, memory=memory, task_count=none, notfinite_count=none
+    weights=jnp.full(shape, 1.0 / max(tasks, 1), dtype) if method.weighted else None,
+    memory=memory,
+    task_count=jnp.zeros((tasks,), jnp.int32),
+    notfinite_count=jnp.zeros((tasks,), jnp.int32),
   )
 
 

@@ -26,15 +26,16 @@ def cagrad(
   shared: Shared = None,
   groups: Labels = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """The best update for the task that gains least, near the mean of the gradients.
+  """Maximises the gain of the task that gains least, near the mean of the gradients.
 
-  It maximises the smallest ``⟨g_k, d⟩`` over all d with ``‖d - g_0‖ ≤ c ‖g_0‖``, where
-  ``g_0`` is the mean gradient. As c < 1, the mean loss still decreases.
+  The update is the d with the largest ``min_k ⟨g_k, d⟩`` such that
+  ``‖d - g_0‖ ≤ c ‖g_0‖``, where ``g_0`` is the mean gradient. Because c < 1, the mean
+  loss still decreases.
 
   Args:
-    c: Radius in units of the mean gradient's norm, in [0, 1); 0 is the mean itself.
-      The authors use 0.4 to 0.6. Their code also divides the update by 1 + c², which
-      the paper does not.
+    c: Radius of the search in units of the mean gradient's norm, in [0, 1). With 0 the
+      update is the mean gradient. The authors use 0.4 to 0.6. Their code also divides
+      the update by 1 + c², which neither the paper nor this function does.
     num_tasks: K, at least 1. By default it is taken from the first gradients, which
       changes the shapes of the state at the first step.
     shared: Selects the trunk, where gradients are measured: a pytree of bools like the
@@ -48,7 +49,9 @@ def cagrad(
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
 
   Raises:
-    ValueError: for ``c`` outside [0, 1).
+    ValueError: for ``c`` outside [0, 1) or ``num_tasks`` < 1; at the trace of
+      ``update``, for gradients that are not stacked or of another number of tasks.
+    TypeError: for integer or complex parameters or gradients.
 
   Example:
     >>> import jax.numpy as jnp
@@ -73,28 +76,28 @@ def cagrad(
 def cagrad_weights(
   gramian: jax.Array, c: jax.typing.ArrayLike, active: jax.Array | bool = True
 ) -> jax.Array:
-  """The weights of :func:`cagrad` for inner products [K, K].
+  """Returns the weights of :func:`cagrad` for a Gramian.
 
-  The dual problem is ``min ⟨g_w, g_0⟩ + c ‖g_0‖ ‖g_w‖`` over weights w of the simplex,
-  where ``g_w = Σ w_k g_k``; then ``d = g_0 + c ‖g_0‖ g_w / ‖g_w‖``. It is solved to a
-  relative duality gap of 1e-6 or what float32 allows.
+  Solves the dual problem, ``min ⟨g_w, g_0⟩ + c ‖g_0‖ ‖g_w‖`` over weights w on the
+  simplex with ``g_w = Σ w_k g_k``, to a relative duality gap of 1e-6 or what float32
+  allows. The update is then ``d = g_0 + c ‖g_0‖ g_w / ‖g_w‖``.
 
   Args:
     gramian: [K, K], ``⟨g_i, g_j⟩``.
-    c: In [0, 1).
+    c: Radius in units of the mean gradient's norm, in [0, 1).
     active: [K], bool: the tasks to combine; the weights of others are 0.
 
   Returns:
-    [K], each at least 1/K, where K is the number of tasks that are active.
+    [K], at least 1/K for each active task, where K is the number of active tasks.
   """
   active, gramian = only_active(active, gramian)
   dtype = gramian.dtype
   norm, products = unit_products(gramian)
-  # So that no length is 0 where gradients cancel: there it would have no derivative,
-  # and with much less than 1e-8 none that Newton's method could follow.
+  # A ridge keeps lengths above 0 where gradients cancel: at 0 they have no derivative.
+  # Much below 1e-8 the derivative changes too fast for Newton's method.
   ridged = products + max(rounding(dtype), 1e-8) * jnp.diag(norm * norm)
   mean = uniform_weights(active, dtype)
-  with_mean = matvec(products, mean)
+  mean_products = matvec(products, mean)
   radius = jnp.asarray(c, dtype) * jnp.sqrt(
     jnp.maximum(quadratic_form(products, mean), 0.0)
   )
@@ -106,7 +109,7 @@ def cagrad_weights(
   def derivatives(w):
     length = length_of(w)
     unit = matvec(ridged, w) / length
-    gradient = with_mean + radius * unit
+    gradient = mean_products + radius * unit
     return gradient, radius / length * (ridged - unit[:, None] * unit[None, :])
 
   w = minimise_on_simplex(derivatives, active, dtype, tolerance=rounding(dtype))

@@ -22,11 +22,11 @@ from maxgnr_jax.aggregators._gramian import gramian_rule
 def config(
   *, num_tasks: int | None = None, shared: Shared = None, groups: Labels = None
 ) -> optax.GradientTransformationExtraArgs:
-  """The direction with the same cosine to every gradient, as long as they point there.
+  """Takes the direction that makes the same angle with every gradient.
 
-  The direction is that of :func:`imtl_g`, whose weights sum to 1 instead; here the
-  length is the sum of the gradients' projections on it, so that the update shrinks
-  where tasks disagree.
+  The update is as long as the sum of the gradients' projections on that direction, so
+  that it shrinks where tasks disagree. :func:`imtl_g` takes the same direction, but
+  sets the length by weights that sum to 1.
 
   Args:
     num_tasks: K, at least 1. By default it is taken from the first gradients, which
@@ -40,6 +40,11 @@ def config(
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
+
+  Raises:
+    ValueError: for ``num_tasks`` < 1; at the trace of ``update``, for gradients that
+      are not stacked or of another number of tasks.
+    TypeError: for integer or complex parameters or gradients.
 
   Example:
     >>> import jax.numpy as jnp
@@ -56,26 +61,27 @@ def config(
 
 
 def config_weights(gramian: jax.Array, active: jax.Array | bool = True) -> jax.Array:
-  """The weights of :func:`config` for inner products [K, K].
+  """Returns the weights of :func:`config` for a Gramian.
 
-  With the cosines C and ``x = C⁺ 1``, the direction is ``u = Σ x_k g_k / ‖g_k‖``, of
-  squared length ``xᵀ C x``; the update is ``Σ_k ⟨g_k, u⟩ u / ‖u‖²``.
+  With the cosines C between the gradients and ``x = C⁺ 1``, the direction is
+  ``u = Σ x_k g_k / ‖g_k‖``, of squared length ``xᵀ C x``. The update is
+  ``Σ_k ⟨g_k, u⟩ u / ‖u‖²``.
 
   Args:
     gramian: [K, K], ``⟨g_i, g_j⟩``.
     active: [K], bool: the tasks to combine; the weights of others are 0.
 
   Returns:
-    [K]; 0 for a task without gradient, all 0 where no such direction exists.
+    [K]; 0 for a task without gradient. All are 0 if no such direction exists.
   """
   active, gramian = only_active(active, gramian)
   cosine, inverse = cosines(gramian), inverse_norms(gramian)
   x = equal_cosines(cosine, active)
   squared = quadratic_form(cosine, x)
-  # Gradients that cancel leave rounding alone, and no direction.
+  # If the gradients cancel, `squared` is rounding error and there is no direction.
   exists = squared > 1e-6 * jnp.sum(jnp.abs(x)) ** 2
-  length = jnp.vdot(norms(gramian), matvec(cosine, x))
-  scale = jnp.where(exists, length / jnp.where(exists, squared, 1.0), 0.0)
-  # The largest inverse alone may be far from 1, and the product of both in range.
+  projections = jnp.vdot(norms(gramian), matvec(cosine, x))
+  scale = jnp.where(exists, projections / jnp.where(exists, squared, 1.0), 0.0)
+  # `scale` and the largest inverse norm may be huge and tiny: multiply them first.
   largest = jnp.max(inverse)
   return scale * largest * x * unit_largest(inverse)

@@ -26,14 +26,14 @@ def conicgrad(
   shared: Shared = None,
   groups: Labels = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """The best update for the task that gains least, in a cone around the mean gradient.
+  """Maximises the gain of the task that gains least, in a cone around the mean.
 
-  It maximises the smallest ``⟨g_k, d⟩`` over all d of the mean gradient's length with
-  ``cos(g_0, d) ≥ c``, where ``g_0`` is the mean gradient.
+  The update is the d with the largest ``min_k ⟨g_k, d⟩`` such that ``cos(g_0, d) ≥ c``
+  and ``‖d‖ = ‖g_0‖``, where ``g_0`` is the mean gradient.
 
   Args:
-    c: Cosine of the cone's half angle, in (0, 1); near 1 only the mean is left. The
-      paper's own choice was not at hand; 0.5 is ours.
+    c: Cosine of the cone's half angle, in (0, 1). Near 1 the update is nearly the mean
+      gradient. The default is ours, as the paper's own choice was not available.
     num_tasks: K, at least 1. By default it is taken from the first gradients, which
       changes the shapes of the state at the first step.
     shared: Selects the trunk, where gradients are measured: a pytree of bools like the
@@ -47,7 +47,9 @@ def conicgrad(
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
 
   Raises:
-    ValueError: for ``c`` outside (0, 1).
+    ValueError: for ``c`` outside (0, 1) or ``num_tasks`` < 1; at the trace of
+      ``update``, for gradients that are not stacked or of another number of tasks.
+    TypeError: for integer or complex parameters or gradients.
 
   Example:
     >>> import jax.numpy as jnp
@@ -58,9 +60,9 @@ def conicgrad(
 
   References:
     Hassanpour et al., Fantastic Multi-Task Gradient Updates and How to Find Them In a
-    Cone, 2025: the constraint and the objective. The paper takes a step on the weights
-    of the dual problem, by a closed form that was not at hand; here that problem is
-    solved.
+    Cone, 2025, for the constraint and the objective. The paper takes one step on the
+    weights of the dual problem, by a closed form that was not available; here the dual
+    problem is solved.
   """
   check_range("c", c, "in (0, 1)", lambda x: 0 < x < 1)
   return gramian_rule(
@@ -74,35 +76,37 @@ def conicgrad(
 def conicgrad_weights(
   gramian: jax.Array, c: jax.typing.ArrayLike, active: jax.Array | bool = True
 ) -> jax.Array:
-  """The weights of :func:`conicgrad` for inner products [K, K].
+  """Returns the weights of :func:`conicgrad` for a Gramian.
 
-  For weights w on the simplex the longest reach of an admissible d along
-  ``g_w = Σ w_k g_k`` is its length inside the cone and, outside, its product with the
-  nearest direction on the cone's surface. The dual problem is to find the w for which
-  that is shortest, solved to a relative duality gap of 1e-6 or what float32 allows.
+  For weights w on the simplex let ``g_w = Σ w_k g_k``, and let h(w) be the largest
+  product of ``g_w`` with a unit vector in the cone. If ``g_w`` lies inside the cone,
+  h(w) is its norm; outside, h(w) is its product with the nearest direction on the
+  cone's surface. The dual problem, to minimise h, is solved to a relative duality gap
+  of 1e-6 or what float32 allows.
 
   Args:
     gramian: [K, K], ``⟨g_i, g_j⟩``.
-    c: In (0, 1).
+    c: Cosine of the cone's half angle, in (0, 1).
     active: [K], bool: the tasks to combine; the weights of others are 0.
 
   Returns:
-    [K]; all 0 if the mean gradient is.
+    [K]; all are 0 if the mean gradient is zero.
   """
   active, gramian = only_active(active, gramian)
   dtype = gramian.dtype
   c = jnp.asarray(c, dtype)
   s = jnp.sqrt(1.0 - c * c)
   norm, products = unit_products(gramian)
-  # So that no length is 0 where gradients cancel: there it would have no derivative,
-  # and with much less than 1e-8 none that Newton's method could follow.
+  # A ridge keeps lengths above 0 where gradients cancel: at 0 they have no derivative.
+  # Much below 1e-8 the derivative changes too fast for Newton's method.
   ridged = products + max(rounding(dtype), 1e-8) * jnp.diag(norm * norm)
   mean = uniform_weights(active, dtype)
   mean_length = jnp.sqrt(jnp.maximum(quadratic_form(ridged, mean), 0.0))
   exists = mean_length > 0
-  # Products of the gradients with the mean's direction, and with each other across it.
+  # `along` holds the products of the gradients with the mean's direction, `orthogonal`
+  # those between their components orthogonal to it.
   along = matvec(ridged, mean) / jnp.where(exists, mean_length, 1.0)
-  across = ridged - along[:, None] * along[None, :]
+  orthogonal = ridged - along[:, None] * along[None, :]
 
   def root(matrix, w):
     squared = quadratic_form(matrix, w)
@@ -112,19 +116,21 @@ def conicgrad_weights(
     return jnp.vdot(along, w) >= c * root(ridged, w)
 
   def derivatives(w):
-    matrix = jnp.where(inside(w), ridged, s * s * across)
+    matrix = jnp.where(inside(w), ridged, s * s * orthogonal)
     length = root(matrix, w)
     unit = matvec(matrix, w) / length
     gradient = unit + jnp.where(inside(w), 0.0, c) * along
     return gradient, (matrix - unit[:, None] * unit[None, :]) / length
 
   w = minimise_on_simplex(derivatives, active, dtype, tolerance=rounding(dtype))
-  # In terms of the gradients: w itself, or c of the mean's direction and s across it.
+  # The unit vector that attains h(w), as weights of the gradients: that of `g_w` inside
+  # the cone; outside, c times the mean's direction and s times one orthogonal to it.
   to_mean = jnp.where(exists, mean / jnp.where(exists, mean_length, 1.0), 0.0)
-  sideways = (w - jnp.vdot(along, w) * to_mean) / root(across, w)
-  direction = jnp.where(inside(w), w / root(ridged, w), c * to_mean + s * sideways)
-  # Where nothing admissible helps, the part across is rounding: not a direction.
+  to_side = (w - jnp.vdot(along, w) * to_mean) / root(orthogonal, w)
+  direction = jnp.where(inside(w), w / root(ridged, w), c * to_mean + s * to_side)
+  # If no direction in the cone helps the tasks, the orthogonal component is rounding
+  # error: take the mean's direction.
   ridge = quadratic_form(ridged - products, w)
-  sideless = ~inside(w) & (quadratic_form(across, w) < 20.0 * ridge)
-  direction = jnp.where(sideless, to_mean, direction)
+  only_rounding = ~inside(w) & (quadratic_form(orthogonal, w) < 20.0 * ridge)
+  direction = jnp.where(only_rounding, to_mean, direction)
   return jnp.where(exists, mean_length * direction, 0.0)

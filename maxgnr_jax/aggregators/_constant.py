@@ -1,4 +1,4 @@
-"""Weights that do not change: equal ones, or the user's."""
+"""Equal weights and weights that the user gives, which stay the same in all steps."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from maxgnr_jax._checks import check_at_least_one
 from maxgnr_jax._linalg import uniform_weights
 from maxgnr_jax.aggregators._base import (
   Choice,
@@ -22,7 +23,7 @@ from maxgnr_jax.aggregators._base import (
 def equal_weights(
   *, num_tasks: int | None = None, shared: Shared = None
 ) -> optax.GradientTransformationExtraArgs:
-  """The mean of the tasks' gradients.
+  """Takes the mean of the gradients of the active tasks.
 
   Args:
     num_tasks: K, at least 1. By default it is taken from the first gradients, which
@@ -33,6 +34,11 @@ def equal_weights(
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
 
+  Raises:
+    ValueError: for ``num_tasks`` < 1; at the trace of ``update``, for gradients that
+      are not stacked or of another number of tasks.
+    TypeError: for integer or complex parameters or gradients.
+
   Example:
     >>> import jax.numpy as jnp
     >>> from maxgnr_jax.aggregators import equal_weights
@@ -42,11 +48,11 @@ def equal_weights(
     [3.0]
   """
 
-  def choose(last: jax.Array, active: jax.Array, memory: Memory) -> Choice:
+  def choose(last_weights: jax.Array, active: jax.Array, memory: Memory) -> Choice:
     del memory
-    return Choice(uniform_weights(active, last.dtype))
+    return Choice(uniform_weights(active, last_weights.dtype))
 
-  return aggregator(Method(_nothing, choose), num_tasks=num_tasks, shared=shared)
+  return aggregator(Method(_last_weights, choose), num_tasks=num_tasks, shared=shared)
 
 
 def constant_weights(
@@ -55,13 +61,15 @@ def constant_weights(
   num_tasks: int | None = None,
   shared: Shared = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """The sum of the tasks' gradients with weights that the user gives.
+  """Sums the gradients with weights that the user gives.
 
-  A task that is absent from a step leaves the others' weights as they are.
+  The weight of an inactive task is 0 in that step and is not redistributed: the other
+  tasks keep their weights.
 
   Args:
-    weights: [K], one finite number per task; one-hot trains a single task.
-    num_tasks: K, if given: the number of ``weights``.
+    weights: [K], one finite number per task. A one-hot vector trains a single task.
+    num_tasks: K, which must be the number of ``weights``. By default it is taken from
+      ``weights``, so that it need not be given.
     shared: Accepted so that methods can be exchanged by their name. The weights depend
       on no gradient, so that they are the same whatever it selects.
 
@@ -69,8 +77,10 @@ def constant_weights(
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
 
   Raises:
-    ValueError: if ``weights`` is not a vector of finite numbers, or not of
-      ``num_tasks``.
+    ValueError: for ``weights`` that are not a vector of finite numbers, or not
+      ``num_tasks`` of them; at the trace of ``update``, for gradients that are not
+      stacked or of another number of tasks.
+    TypeError: for integer or complex parameters or gradients.
 
   Example:
     >>> import jax.numpy as jnp
@@ -88,22 +98,25 @@ def constant_weights(
 
   check_number_of("weights", values, num_tasks)
 
-  def choose(last: jax.Array, active: jax.Array, memory: Memory) -> Choice:
+  def choose(last_weights: jax.Array, active: jax.Array, memory: Memory) -> Choice:
     del active, memory
-    return Choice(jnp.asarray(values, last.dtype))
+    return Choice(jnp.asarray(values, last_weights.dtype))
 
-  return aggregator(Method(_nothing, choose), num_tasks=values.size, shared=shared)
+  return aggregator(Method(_last_weights, choose), num_tasks=values.size, shared=shared)
 
 
-def _nothing(step: Step, memory: Memory) -> tuple[Any, None]:
-  """Measures nothing; the last weights have the shape and dtype of the next ones."""
+def _last_weights(step: Step, memory: Memory) -> tuple[Any, None]:
+  """Returns the last weights, which have the dtype of the next ones, and no mask."""
   del memory
   return step.weights, None
 
 
 def check_number_of(name: str, values: np.ndarray, num_tasks: int | None) -> None:
-  """Raises unless there is one value per task, if ``num_tasks`` is given."""
-  if num_tasks is not None and values.size != num_tasks:
+  """Raises if ``num_tasks`` is given and is not the number of ``values``."""
+  if num_tasks is None:
+    return
+  check_at_least_one("num_tasks", num_tasks)
+  if values.size != num_tasks:
     raise ValueError(
       f"`num_tasks` must be the number of `{name}`, {values.size}, or be left out, got "
       f"{num_tasks}."

@@ -18,7 +18,7 @@ from maxgnr_jax.aggregators._base import (
   aggregator,
 )
 
-# Of the authors' code: what is added to a loss before its logarithm is taken.
+# Added to a loss before its logarithm is taken, as in the authors' code.
 SMALLEST_LOSS = 1e-8
 
 
@@ -29,31 +29,37 @@ def db_mtl(
   num_tasks: int | None = None,
   shared: Shared = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """The sum of the averaged gradients of the losses' logarithms, made equally long.
+  """Sums running averages of the gradients of log-losses, scaled to equal length.
 
-  The logarithm makes the scale of a loss immaterial; then every task's average gradient
-  is scaled to the length of the longest. Pass ``losses=`` to ``update``.
+  Each gradient is divided by its task's loss, which gives the gradient of the loss's
+  logarithm and removes the loss's scale. A running average of it is kept per task, and
+  every average is scaled to the length of the longest. Pass ``losses=`` to ``update``.
 
   Args:
-    beta: Decay rate of the average, in [0, 1); at step t of the task it is
-      ``beta / t^beta_decay``.
-    beta_decay: At least 0. The paper chooses between 0 and 0.5.
+    beta: Decay rate of the running average, in [0, 1). In the t-th step in which a task
+      is active, the rate of its average is ``beta / t^beta_decay``.
+    beta_decay: How fast the decay rate falls, at least 0. The default keeps it
+      constant; the paper chooses between 0 and 0.5.
     num_tasks: K, at least 1. By default it is taken from the first gradients, which
       changes the shapes of the state at the first step.
     shared: Selects the trunk, where gradients are measured: a pytree of bools like the
-      parameters (or a prefix of it), or a function from the parameters to one. Default:
-      all parameters. Elsewhere the
-      update is the sum of the gradients of the logarithms, as the paper has it.
+      parameters (or a prefix of it), or a function from the parameters to one. The
+      other parameters get the sum of the gradients of the log-losses, as in the paper.
+      Default: all parameters.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`, whose
-    memory holds the ``average``, stacked gradients like those of the parameters. The
-    weights are those of this step's gradients. A negative loss leaves the task's
-    average as it was.
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`,
+    whose memory holds the ``average`` of each task's gradients, stacked like the
+    gradients of the trunk. The update is not a weighted sum of this step's gradients,
+    so ``weights`` is None. A task with a negative loss keeps its average in that step.
 
   Raises:
-    ValueError: for ``beta`` outside [0, 1) or ``beta_decay`` < 0.
-    TypeError: if ``update`` is called without ``losses``.
+    ValueError: for ``beta`` outside [0, 1), ``beta_decay`` < 0 or ``num_tasks`` < 1; at
+      the trace of ``update``, for gradients that are not stacked, of another number of
+      tasks or of other parameters than the state, and for ``losses`` that are not one
+      number per task.
+    TypeError: for integer or complex parameters or gradients, and if ``update`` is
+      called without ``losses``.
 
   Example:
     >>> import jax.numpy as jnp
@@ -62,12 +68,13 @@ def db_mtl(
     >>> grads = jnp.array([[3.0, 0.0], [0.0, 4.0]])
     >>> losses = jnp.array([1.0, 2.0])
     >>> updates, _ = tx.update(grads, tx.init(jnp.zeros(2)), losses=losses)
-    >>> [f"{update:.2f}" for update in updates]  # logarithms: lengths 3 and 2
+    >>> [f"{update:.2f}" for update in updates]  # log-losses: lengths 3 and 2
     ['3.00', '3.00']
 
   References:
-    Lin et al., Dual-Balancing for Multi-Task Learning, 2023, Algorithm 1. The average
-    starts at 0 and is not corrected for that, which its scaling makes immaterial.
+    Lin et al., Dual-Balancing for Multi-Task Learning, 2023, Algorithm 1. The averages
+    start at 0 without bias correction: first updates are shorter, but the tasks are
+    balanced from the first step.
   """
   check_fraction("beta", beta)
   check_not_negative("beta_decay", beta_decay)
@@ -84,7 +91,7 @@ def db_mtl(
   def choose(step: Step, active: jax.Array, memory: Memory) -> Choice:
     losses = step.values["losses"]
     known = active & (losses >= 0)
-    of_logarithm = jnp.where(
+    inverse_loss = jnp.where(
       known, 1.0 / (jnp.where(known, losses, 1.0) + SMALLEST_LOSS), 0.0
     )
     time = (step.task_count + 1).astype(step.dtype)
@@ -92,15 +99,15 @@ def db_mtl(
     decay = jnp.where(known, decay, 1.0)
     grads = zero_inactive(active, step.grads)
     average = _stacked.mix(
-      decay, memory["average"], (1.0 - decay) * of_logarithm, grads
+      decay, memory["average"], (1.0 - decay) * inverse_loss, grads
     )
     length = zero_inactive(active, _stacked.norms(average, step.dtype))
-    some = length > 0
-    scale = jnp.where(some, jnp.max(length) / jnp.where(some, length, 1.0), 0.0)
+    nonzero = length > 0
+    scale = jnp.where(nonzero, jnp.max(length) / jnp.where(nonzero, length, 1.0), 0.0)
     return Choice(
       memory={"average": average},
       combined=_stacked.combine(scale, average, _stacked.one_task(grads), active),
-      head_weights=of_logarithm,
+      head_weights=inverse_loss,
     )
 
   method = Method(measure, choose, init, values=("losses",), weighted=False)

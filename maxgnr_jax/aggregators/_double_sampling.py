@@ -1,7 +1,8 @@
-"""MoDo and SDMGrad: weights from the gradients of two batches.
+"""MoDo and SDMGrad, which choose weights from the gradients of two batches.
 
-In ``⟨g_i, g'_j⟩`` of independent batches the noise averages out; in ``⟨g_i, g_j⟩`` of
-one batch it does not, and the tasks with more noise seem to have larger gradients.
+If g and g' come from independent batches, the expectation of ``⟨g_i, g'_j⟩`` is the
+product of the expected gradients. That of ``⟨g_i, g_j⟩`` from one batch also contains
+the noise, so that tasks with more noise seem to have larger gradients.
 """
 
 from collections.abc import Callable
@@ -47,17 +48,18 @@ def modo(
   shared: Shared = None,
   groups: Labels = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """MGDA whose weights take one step at a time, on independent batches.
+  """Moves the weights one step at a time towards those of MGDA, using two batches.
 
-  ``w ← Π(w - γ (G w + ρ w))`` on the simplex, where ``G_ij = ⟨g_i, g'_j⟩``. Pass
-  ``independent_grads=`` to ``update``, stacked gradients g' of a second batch; the
-  update is then of the mean of both. Without them ``g' = g``, and the weights are
-  biased by the noise.
+  Each update takes the step ``w ← Π(w - γ (G w + ρ w))``, where Π projects on the
+  simplex and ``G_ij = ⟨g_i, g'_j⟩``. Pass ``independent_grads=`` to ``update``: the
+  stacked gradients g' of a second batch, with the same shapes as ``grads``. The weights
+  are then applied to the mean of g and g'. Without them g' = g, and noise biases the
+  weights.
 
   Args:
-    gamma: γ, step size of the weights, at least 0, in units of the inverse squared
-      gradient. The authors try 0.01 to 1.
-    rho: ρ, at least 0, which keeps the weights apart.
+    gamma: γ, step size of the weights, at least 0, in units of 1 / ‖g‖². The authors
+      try 0.01 to 1.
+    rho: ρ, regularisation that draws the weights towards uniform ones, at least 0.
     num_tasks: K, at least 1. By default it is taken from the first gradients, which
       changes the shapes of the state at the first step.
     shared: Selects the trunk, where gradients are measured: a pytree of bools like the
@@ -68,12 +70,15 @@ def modo(
       parameters to one. Default: the same weights for all.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`, whose
-    memory holds the ``simplex_weights`` [K], what the weights are when all tasks are
-    present.
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`,
+    whose memory holds ``simplex_weights``, [K] or [G, K] with groups: the weights that
+    the next step would start from with all tasks active.
 
   Raises:
-    ValueError: for numbers out of range, or ``independent_grads`` of other shapes.
+    ValueError: for ``gamma`` < 0, ``rho`` < 0 or ``num_tasks`` < 1; at the trace of
+      ``update``, for gradients that are not stacked or of another number of tasks, and
+      for ``independent_grads`` of other shapes than the gradients.
+    TypeError: for integer or complex parameters or gradients.
 
   Example:
     >>> import jax.numpy as jnp
@@ -110,20 +115,22 @@ def sdmgrad(
   shared: Shared = None,
   groups: Labels = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """MGDA drawn to the mean gradient, on independent batches.
+  """Draws the weights of MGDA towards uniform ones, using two batches.
 
   The weights are ``(w + λ/K) / (1 + λ)``, where w minimises ``½ ‖g_w + λ g_0‖²`` on the
-  simplex, with ``g_w = Σ w_k g_k`` and ``g_0`` the mean gradient: by steps of projected
-  gradient descent with momentum that go on where those of the last update ended. Pass
-  ``independent_grads=`` to ``update``, stacked gradients of a second batch; the update
-  is then of the mean of both. Without them the weights are biased by the noise.
+  simplex, with ``g_w = Σ w_k g_k`` and the mean gradient ``g_0``. Each update moves w
+  by ``num_steps`` steps of projected gradient descent with momentum, starting from the
+  last update's w. Pass ``independent_grads=`` to ``update``: the stacked gradients of a
+  second batch, with the same shapes as ``grads``. The weights are then applied to the
+  mean of both batches' gradients. Without them noise biases the weights.
 
   Args:
-    direction: λ, at least 0; the larger, the nearer to equal weights.
-    learning_rate: Of those steps, positive; gradients are first
-      divided by their mean norm over the tasks.
-    momentum: Of those steps, in [0, 1).
-    num_steps: How many, at least 1.
+    direction: λ, at least 0. With 0 the weights are those of MGDA; the larger λ, the
+      nearer they are to uniform ones.
+    learning_rate: Step size of the inner projected-gradient loop; positive. Gradients
+      are first divided by their mean norm over the active tasks.
+    momentum: Momentum of the inner loop, in [0, 1).
+    num_steps: Number of inner steps per update, at least 1.
     num_tasks: K, at least 1. By default it is taken from the first gradients, which
       changes the shapes of the state at the first step.
     shared: Selects the trunk, where gradients are measured: a pytree of bools like the
@@ -134,11 +141,16 @@ def sdmgrad(
       parameters to one. Default: the same weights for all.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`, whose
-    memory holds the ``simplex_weights`` [K], what w is when all tasks are present.
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`,
+    whose memory holds ``simplex_weights``, [K] or [G, K] with groups: the w that the
+    next step would start from with all tasks active.
 
   Raises:
-    ValueError: for numbers out of range, or ``independent_grads`` of other shapes.
+    ValueError: for ``direction`` < 0, ``learning_rate`` <= 0, ``momentum`` outside
+      [0, 1), ``num_steps`` < 1 or ``num_tasks`` < 1; at the trace of ``update``, for
+      gradients that are not stacked or of another number of tasks, and for
+      ``independent_grads`` of other shapes than the gradients.
+    TypeError: for integer or complex parameters or gradients.
 
   Example:
     >>> import jax.numpy as jnp
@@ -165,25 +177,25 @@ def sdmgrad(
     scale = jnp.sum(lengths) / num_active(active, dtype)
     scale = jnp.where(scale > 0, scale, 1.0)
     gramian = gramian / scale / scale
-    pull = jnp.asarray(direction, dtype)
+    lam = jnp.asarray(direction, dtype)
     mean = uniform_weights(active, dtype)
 
     def descend(_, carry):
       w, velocity = carry
-      slope = matvec(gramian, w + pull * mean)
+      slope = matvec(gramian, w + lam * mean)
       velocity = jnp.asarray(momentum, dtype) * velocity + slope
       moved = w - jnp.asarray(learning_rate, dtype) * velocity
       return _project(active, moved), velocity
 
     start = (w, jnp.zeros_like(w))
     w, _ = jax.lax.fori_loop(0, num_steps, descend, start)
-    return (w + pull * mean) / (1.0 + pull), w
+    return (w + lam * mean) / (1.0 + lam), w
 
   return _two_batches(move, num_tasks, shared, groups)
 
 
 def _project(active: jax.Array, vector: jax.Array) -> jax.Array:
-  """Returns the nearest weights of the active tasks on the simplex."""
+  """Projects ``vector`` [K] on the simplex of the active tasks; 0 for the others."""
   return project_on_simplex(jnp.where(active, vector, -jnp.inf))
 
 
@@ -196,8 +208,8 @@ def _two_batches(
   """Makes an aggregator that takes ``independent_grads``.
 
   Args:
-    move: From ``⟨g_i, g'_j⟩`` [K, K], the last weights on the simplex and the active
-      tasks to the weights of the update and the next weights on the simplex.
+    move: From ``⟨g_i, g'_j⟩`` [K, K], the last simplex weights [K] and the active tasks
+      [K] to the weights of the update [K] and the next simplex weights [K].
     num_tasks: See :func:`modo`.
     shared: See :func:`modo`.
     groups: See :func:`modo`.

@@ -1,4 +1,4 @@
-"""GradDrop and gradient dropout: coordinates of gradients left out at random."""
+"""GradDrop and gradient dropout, which drop coordinates of gradients at random."""
 
 from typing import Any
 
@@ -28,30 +28,32 @@ def graddrop(
   shared: Shared = None,
   key: int | jax.Array = 0,
 ) -> optax.GradientTransformationExtraArgs:
-  """The sum of the gradients, of one sign in every coordinate.
+  """Sums the gradients, keeping only values of one sign in every coordinate.
 
-  Each coordinate keeps either its positive or its negative values. The more of it is
-  positive, the likelier are the positive ones: with probability
-  ``½ (1 + Σ g / Σ |g|)``.
+  In each coordinate the sign is drawn at random: the positive values of the tasks are
+  kept with probability ``½ (1 + Σ g / Σ |g|)``, else the negative ones.
 
   Args:
-    leak: The share of a task's dropped values that passes nonetheless, in [0, 1]; a
-      number, or one per task [K].
+    leak: Fraction of a task's dropped values that is added nonetheless, in [0, 1]: a
+      number, or one per task, [K]. With 0, the default, dropped values do not count;
+      with 1 the update is the sum of the gradients.
     num_tasks: K, at least 1. By default it is taken from the first gradients, which
       changes the shapes of the state at the first step.
     shared: Selects the trunk, where the rule applies: a pytree of bools like the
-      parameters (or a prefix of it), or a function from the parameters to one. Other
-      parameters get the sum of the gradients.
-      Default: all parameters.
-    key: An integer or a PRNG key, from which the choices are drawn.
+      parameters (or a prefix of it), or a function from the parameters to one. The
+      other parameters get the sum of the gradients. Default: all parameters.
+    key: An integer or a PRNG key, from which the signs are drawn.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`, whose
-    memory holds the ``key`` of the next step. The update is no weighted sum
-    of the gradients: ``weights`` is None.
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`,
+    whose memory holds the numbers of the next step's ``key``. The update is not a
+    weighted sum of the gradients, so ``weights`` is None.
 
   Raises:
-    ValueError: for a ``leak`` outside [0, 1], or not of one number per task.
+    ValueError: for ``leak`` outside [0, 1] or ``num_tasks`` < 1; at the trace of
+      ``update``, for gradients that are not stacked or of another number of tasks, and
+      for a ``leak`` that is neither a number nor one per task.
+    TypeError: for integer or complex parameters or gradients.
 
   Example:
     >>> import jax.numpy as jnp
@@ -64,8 +66,9 @@ def graddrop(
 
   References:
     Chen et al., Just Pick a Sign: Optimizing Deep Multitask Models with Gradient Sign
-    Dropout, NeurIPS 2020, Algorithm 1, lines 10 to 15, on the parameters' gradients.
-    The authors' code applies it to activations', times the sign of the activation.
+    Dropout, NeurIPS 2020, Algorithm 1, lines 10 to 15, applied to the gradients of the
+    parameters. The authors' code applies it to the gradients of activations, times the
+    sign of the activation.
   """
   if not isinstance(leak, jax.core.Tracer):
     for value in np.ravel(leak).tolist():
@@ -88,10 +91,11 @@ def graddrop(
       purity = 0.5 * (1.0 + total / jnp.where(size > 0, size, 1.0))
       positive = purity > jax.random.uniform(key, size.shape, size.dtype)
       kept = jnp.where(positive[None], grads > 0, grads < 0)
-      passed = jnp.broadcast_to(jnp.asarray(leak, grads.dtype), grads.shape[:1])
-      passed = passed.reshape(-1, *(1,) * size.ndim)
-      # What is dropped counts 0 times, so that NaN and infinity show in the sum.
-      return _stacked.add(grads * jnp.where(kept, 1.0, passed))
+      leaked = jnp.broadcast_to(jnp.asarray(leak, grads.dtype), grads.shape[:1])
+      leaked = leaked.reshape(-1, *(1,) * size.ndim)
+      # Dropped values are multiplied by 0, not replaced by it, so that NaN and infinity
+      # show in the sum and their tasks are found.
+      return _stacked.add(grads * jnp.where(kept, 1.0, leaked))
 
     return Choice(
       memory=remember(active, {"key": after}, memory),
@@ -111,28 +115,33 @@ def gradient_dropout(
   shared: Shared = None,
   key: int | jax.Array = 0,
 ) -> optax.GradientTransformationExtraArgs:
-  """The mean of the gradients, each coordinate of each times a random number of mean 1.
+  """Averages the gradients after multiplying every coordinate by random noise.
+
+  The noise has mean 1 and is drawn separately for every task and coordinate.
 
   Args:
-    rate: p, in [0, 1): how likely a coordinate is dropped. The authors recommend 0.1 to
-      0.2.
-    noise: "gaussian", of variance ``p / (1 - p)``, or "bernoulli", which is 0 with
-      probability p and ``1 / (1 - p)`` otherwise.
+    rate: p, the probability that a coordinate is dropped, in [0, 1). The authors
+      recommend 0.1 to 0.2.
+    noise: "gaussian", of variance ``p / (1 - p)``, which drops no coordinate entirely,
+      or "bernoulli", of the same variance: 0 with probability p and ``1 / (1 - p)``
+      otherwise.
     num_tasks: K, at least 1. By default it is taken from the first gradients, which
       changes the shapes of the state at the first step.
     shared: Selects the trunk, where the rule applies: a pytree of bools like the
-      parameters (or a prefix of it), or a function from the parameters to one. Other
-      parameters get the mean of the gradients.
-      Default: all parameters.
+      parameters (or a prefix of it), or a function from the parameters to one. The
+      other parameters get the mean of the gradients. Default: all parameters.
     key: An integer or a PRNG key, from which the noise is drawn.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`, whose
-    memory holds the ``key`` of the next step. The update is a weighted sum of
-    the gradients in expectation only: ``weights`` is None.
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`,
+    whose memory holds the numbers of the next step's ``key``. The update is a weighted
+    sum of the gradients in expectation only, so ``weights`` is None.
 
   Raises:
-    ValueError: for a ``rate`` outside [0, 1) or another ``noise``.
+    ValueError: for ``rate`` outside [0, 1), another ``noise`` or ``num_tasks`` < 1; at
+      the trace of ``update``, for gradients that are not stacked or of another number
+      of tasks.
+    TypeError: for integer or complex parameters or gradients.
 
   Example:
     >>> import jax.numpy as jnp
@@ -144,8 +153,9 @@ def gradient_dropout(
     [0.0, 3.0, 6.0]
 
   References:
-    Tseng et al., Regularizing Meta-Learning via Gradient Dropout, ACCV 2020: there in
-    the inner loop of meta-learning, here on every task's gradient.
+    Tseng et al., Regularizing Meta-Learning via Gradient Dropout, ACCV 2020. The paper
+    applies it in the inner loop of meta-learning; here it is applied to every task's
+    gradient.
   """
   check_fraction("rate", rate)
   if noise not in ("gaussian", "bernoulli"):

@@ -17,7 +17,7 @@ from maxgnr_jax.aggregators._base import (
   aggregator,
 )
 
-SMALLEST_KPI = 1e-6
+SMALLEST_KPI = 1e-6  # lower running means are raised to it, for a finite logarithm
 
 
 def dtp(
@@ -27,27 +27,32 @@ def dtp(
   num_tasks: int | None = None,
   shared: Shared = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """More weight for the tasks that perform badly by a measure of the user's.
+  """Gives more weight to tasks that perform badly on a metric of the user's choice.
 
-  Pass ``kpis=`` to ``update``: per task a key performance indicator κ in [0, 1], such
-  as the accuracy, where 1 is perfect. Its running mean ``κ̄ ← α κ + (1 - α) κ̄`` gives
-  the focal weight ``-(1 - κ̄)^γ log κ̄``.
+  Pass ``kpis=`` to ``update``: for each task a key performance indicator κ in [0, 1],
+  such as its accuracy, where 1 is perfect. The weight of a task is
+  ``-(1 - κ̄)^γ log κ̄``, with the running mean ``κ̄ ← α κ + (1 - α) κ̄``.
 
   Args:
-    gamma: γ, at least 0: how strongly good tasks are neglected.
-    alpha: α, in (0, 1]: how fast the running mean follows.
+    gamma: γ, at least 0. Larger values give less weight to tasks that perform well.
+    alpha: α, in (0, 1]. Larger values make the running mean follow κ faster; with 1 it
+      is κ itself.
     num_tasks: K, at least 1. By default it is taken from the first gradients, which
       changes the shapes of the state at the first step.
     shared: Accepted so that methods can be exchanged by their name. The weights depend
       on no gradient, so that they are the same whatever it selects.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`, whose
-    memory holds the running means ``kpi`` [K].
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`,
+    whose memory holds ``kpi`` [K], the running means: 1 before a task's first step, in
+    which it becomes that step's κ.
 
   Raises:
-    ValueError: for ``gamma`` < 0 or ``alpha`` outside (0, 1].
-    TypeError: if ``update`` is called without ``kpis``.
+    ValueError: for ``gamma`` < 0, ``alpha`` outside (0, 1] or ``num_tasks`` < 1; at the
+      trace of ``update``, for gradients that are not stacked or of another number of
+      tasks, and for ``kpis`` that are not one number per task.
+    TypeError: for integer or complex parameters or gradients, and if ``update`` is
+      called without ``kpis``.
 
   Example:
     >>> import jax.numpy as jnp
@@ -59,8 +64,9 @@ def dtp(
     ['0.01', '0.84']
 
   References:
-    Guo et al., Dynamic Task Prioritization for Multitask Learning, ECCV 2018, as
-    implementations of others give it; the defaults are those of one of them.
+    Guo et al., Dynamic Task Prioritization for Multitask Learning, ECCV 2018. The
+    formulas follow third-party implementations; the defaults are taken from one of
+    them.
   """
   check_not_negative("gamma", gamma)
   check_range("alpha", alpha, "in (0, 1]", lambda x: 0 < x <= 1)
@@ -74,11 +80,11 @@ def dtp(
     return (step.values["kpis"], step.task_count), None
 
   def choose(measurements: Any, active: jax.Array, memory: Memory) -> Choice:
-    (now, task_count), mean = measurements, memory["kpi"]
-    follow = jnp.where(task_count == 0, 1.0, jnp.asarray(alpha, now.dtype))
-    mean = remember(active, mean + follow * (now - mean), mean)
+    (kpis, task_count), mean = measurements, memory["kpi"]
+    rate = jnp.where(task_count == 0, 1.0, jnp.asarray(alpha, kpis.dtype))
+    mean = remember(active, mean + rate * (kpis - mean), mean)
     kpi = jnp.clip(mean, SMALLEST_KPI, 1.0)
-    weights = -((1.0 - kpi) ** jnp.asarray(gamma, now.dtype)) * jnp.log(kpi)
+    weights = -((1.0 - kpi) ** jnp.asarray(gamma, kpis.dtype)) * jnp.log(kpi)
     return Choice(weights, {"kpi": mean})
 
   method = Method(measure, choose, init, values=("kpis",))

@@ -1,4 +1,4 @@
-"""UPGrad and DualProj: projections on the dual cone of the gradients."""
+"""UPGrad and DualProj, which project on the dual cone of the gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +19,10 @@ from maxgnr_jax.aggregators._gramian import gramian_rule
 def upgrad(
   *, num_tasks: int | None = None, shared: Shared = None, groups: Labels = None
 ) -> optax.GradientTransformationExtraArgs:
-  """The mean of the gradients, each projected so that it conflicts with none.
+  """Projects each gradient so that it conflicts with no other, then takes their mean.
 
-  Each task's gradient is projected on the dual cone, the vectors of non-negative
-  product with every gradient, so that no task is sacrificed to the mean.
+  Each task's gradient is projected on the dual cone, which holds the vectors with a
+  non-negative product with every gradient. No task is sacrificed to the mean.
 
   Args:
     num_tasks: K, at least 1. By default it is taken from the first gradients, which
@@ -36,6 +36,11 @@ def upgrad(
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
+
+  Raises:
+    ValueError: for ``num_tasks`` < 1; at the trace of ``update``, for gradients that
+      are not stacked or of another number of tasks.
+    TypeError: for integer or complex parameters or gradients.
 
   Example:
     >>> import jax.numpy as jnp
@@ -51,15 +56,15 @@ def upgrad(
 
 
 def upgrad_weights(gramian: jax.Array, active: jax.Array | bool = True) -> jax.Array:
-  """The weights of :func:`upgrad` for inner products [K, K].
+  """Returns the weights of :func:`upgrad` for a Gramian.
 
   Args:
     gramian: [K, K], ``⟨g_i, g_j⟩``.
     active: [K], bool: the tasks to combine; the weights of others are 0.
 
   Returns:
-    [K], each at least 1/K, where K is the number of tasks that are active; their sum
-    is not fixed.
+    [K], at least 1/K for each active task, where K is the number of active tasks. Their
+    sum is not fixed.
   """
   active, gramian = only_active(active, gramian)
   preferences = jnp.diag(uniform_weights(active, gramian.dtype))
@@ -69,9 +74,10 @@ def upgrad_weights(gramian: jax.Array, active: jax.Array | bool = True) -> jax.A
 def dualproj(
   *, num_tasks: int | None = None, shared: Shared = None, groups: Labels = None
 ) -> optax.GradientTransformationExtraArgs:
-  """The mean of the gradients, projected so that it conflicts with no task's.
+  """Projects the mean of the gradients so that it conflicts with no task's gradient.
 
-  The nearest vector to the mean whose product with every gradient is not negative.
+  The update is the vector nearest to the mean that has a non-negative product with
+  every gradient.
 
   Args:
     num_tasks: K, at least 1. By default it is taken from the first gradients, which
@@ -85,6 +91,11 @@ def dualproj(
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
+
+  Raises:
+    ValueError: for ``num_tasks`` < 1; at the trace of ``update``, for gradients that
+      are not stacked or of another number of tasks.
+    TypeError: for integer or complex parameters or gradients.
 
   Example:
     >>> import jax.numpy as jnp
@@ -103,27 +114,30 @@ def dualproj(
 
 
 def dualproj_weights(gramian: jax.Array, active: jax.Array | bool = True) -> jax.Array:
-  """The weights of :func:`dualproj` for inner products [K, K].
+  """Returns the weights of :func:`dualproj` for a Gramian.
 
   Args:
     gramian: [K, K], ``⟨g_i, g_j⟩``.
     active: [K], bool: the tasks to combine; the weights of others are 0.
 
   Returns:
-    [K], each at least 1/K, where K is the number of tasks that are active; their sum
-    is not fixed.
+    [K], at least 1/K for each active task, where K is the number of active tasks. Their
+    sum is not fixed.
   """
   active, gramian = only_active(active, gramian)
   return _project(uniform_weights(active, gramian.dtype), gramian)
 
 
 def _project(preference: jax.Array, gramian: jax.Array) -> jax.Array:
-  """Weights of the projection of ``Σ p_k g_k``: ``min wᵀ G w`` over ``w ≥ p``."""
+  """Projects ``Σ p_k g_k`` on the dual cone and returns the weights of the result.
+
+  They minimise ``wᵀ G w`` over ``w ≥ p``, where p is the ``preference``.
+  """
   inverse = inverse_norms(gramian)
-  pulls = inverse > 0
-  norm = jnp.where(pulls, 1.0 / jnp.where(pulls, inverse, 1.0), 0.0)
+  has_gradient = inverse > 0
+  norm = jnp.where(has_gradient, 1.0 / jnp.where(has_gradient, inverse, 1.0), 0.0)
   bound = preference * norm
   scale = jnp.max(bound)
   scale = jnp.where(scale > 0, scale, 1.0)
   v = scale * minimise_above(cosines(gramian), bound / scale)
-  return jnp.where(pulls, v * inverse, preference)
+  return jnp.where(has_gradient, v * inverse, preference)

@@ -25,28 +25,34 @@ def dwa(
   num_tasks: int | None = None,
   shared: Shared = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """More weight for the tasks whose losses fell less over the last two epochs.
+  """Gives more weight to tasks with losses that fell less over the last two epochs.
 
-  ``w_k = K softmax(r / T)_k``, where ``r_k`` is the mean loss of the last epoch divided
-  by that of the epoch before; 1 in the first two epochs. A task's epoch is that many
-  updates in which it took part. Pass ``losses=`` to ``update``.
+  The weights are ``w_k = K softmax(r / T)_k``, where ``r_k`` is the task's mean loss in
+  the last epoch divided by that in the epoch before, and 1 during a task's first two
+  epochs. Pass ``losses=`` to ``update``.
 
   Args:
-    steps_per_epoch: How many updates an epoch has, at least 1.
-    temperature: T, positive; larger is nearer to equal weights.
+    steps_per_epoch: Number of updates in an epoch, at least 1. Each task's epochs count
+      only the updates in which it is active.
+    temperature: T, positive. Larger values bring the weights nearer to uniform ones;
+      the paper uses the default.
     num_tasks: K, at least 1. By default it is taken from the first gradients, which
       changes the shapes of the state at the first step.
     shared: Accepted so that methods can be exchanged by their name. The weights depend
       on no gradient, so that they are the same whatever it selects.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`, whose
-    memory holds, each [K], the ``loss_sum`` of this epoch and the means ``last_epoch``
-    and ``epoch_before``.
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`,
+    whose memory holds ``loss_sum`` [K], the sum of each task's losses in this epoch,
+    and ``last_epoch`` [K] and ``epoch_before`` [K], its mean losses in the two epochs
+    before, 0 until these are complete.
 
   Raises:
-    ValueError: for ``steps_per_epoch`` < 1 or ``temperature`` <= 0.
-    TypeError: if ``update`` is called without ``losses``.
+    ValueError: for ``steps_per_epoch`` < 1, ``temperature`` <= 0 or ``num_tasks`` < 1;
+      at the trace of ``update``, for gradients that are not stacked or of another
+      number of tasks, and for ``losses`` that are not one number per task.
+    TypeError: for integer or complex parameters or gradients, and if ``update`` is
+      called without ``losses``.
 
   Example:
     >>> import jax.numpy as jnp
@@ -55,7 +61,7 @@ def dwa(
     >>> state = tx.init(jnp.zeros(2))
     >>> for losses in (jnp.array([4.0, 4.0]), jnp.array([1.0, 4.0]), jnp.zeros(2)):
     ...   _, state = tx.update(jnp.eye(2), state, losses=losses)
-    >>> [f"{weight:.2f}" for weight in state.weights]  # falls to 1/4, and not at all
+    >>> [f"{weight:.2f}" for weight in state.weights]  # ratios: 1/4 and 1
     ['0.81', '1.19']
 
   References:

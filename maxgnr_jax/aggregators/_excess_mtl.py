@@ -26,15 +26,17 @@ def excess_mtl(
   num_tasks: int | None = None,
   shared: Shared = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """More weight for the tasks that are farther from their optimum.
+  """Gives more weight to tasks that are farther from their optimum.
 
-  How far a loss is above what the task can reach, its excess risk, is estimated by
-  ``Σ g² / √(Σ_t g²)`` over the parameters, AdaGrad's curvature, in units of its first
-  value. Weights grow as ``w ∝ w exp(η risk)`` and sum to 1: a noisy label, which raises
-  the loss but not the gradient, gets nothing.
+  A task's excess risk is the difference between its loss and the lowest loss that it
+  can reach. It is estimated by ``Σ g² / √(Σ_t g²)``, a sum over the parameters in which
+  ``√(Σ_t g²)`` is AdaGrad's estimate of the curvature, in units of the task's first
+  estimate. The weights grow as ``w ∝ w exp(η risk)`` and sum to 1. Noisy labels raise a
+  task's loss but not its excess risk, so that they do not raise its weight.
 
   Args:
-    step_size: η, positive. The authors' code has 0.01, their command line 1.
+    step_size: η, positive. The default is that of the authors' code; their command line
+      passes 1.
     num_tasks: K, at least 1. By default it is taken from the first gradients, which
       changes the shapes of the state at the first step.
     shared: Selects the trunk, where gradients are measured: a pytree of bools like the
@@ -42,13 +44,17 @@ def excess_mtl(
       all parameters.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`, whose
-    memory holds the ``squares`` summed over the steps, stacked like the gradients, the
-    ``first_risks`` [K] and the ``simplex_weights`` [K], what the weights are when all
-    tasks are present.
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`,
+    whose memory holds ``squares``, the squared gradients summed over the steps, stacked
+    like the gradients of the trunk; ``first_risks`` [K], each task's first estimate;
+    and ``simplex_weights`` [K], the weights that the next step would start from with
+    all tasks active.
 
   Raises:
-    ValueError: for ``step_size`` <= 0.
+    ValueError: for ``step_size`` <= 0 or ``num_tasks`` < 1; at the trace of ``update``,
+      for gradients that are not stacked, of another number of tasks or of other
+      parameters than the state.
+    TypeError: for integer or complex parameters or gradients.
 
   Example:
     >>> import jax.numpy as jnp
@@ -62,7 +68,8 @@ def excess_mtl(
 
   References:
     He et al., Robust Multi-Task Learning with Excess Risks, ICML 2024, Eq. 6 to 9. As
-    in the authors' code the first step sets the unit and leaves the weights equal.
+    in the authors' code, a task's first step sets the unit of its risk and does not
+    change its weight.
   """
   check_positive("step_size", step_size)
 
@@ -103,7 +110,7 @@ def excess_mtl(
 
 
 def _adagrad_risks(squares: Any, grads: Any, dtype: Any) -> tuple[Any, jax.Array]:
-  """Adds ``g²`` to ``squares``; returns them and ``Σ g² / √squares``, [K]."""
+  """Adds ``g²`` to ``squares``; returns the sums and ``Σ g² / √squares``, [K]."""
   squares = jax.tree.map(lambda s, g: s + jnp.square(g.astype(s.dtype)), squares, grads)
 
   def row(k, s, g):

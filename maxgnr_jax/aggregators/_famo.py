@@ -18,7 +18,7 @@ from maxgnr_jax.aggregators._base import (
 )
 from maxgnr_jax.aggregators._remembered import learn
 
-# Of the authors' code: the least that a loss counts as.
+# Added to every loss before its logarithm is taken, as in the authors' code.
 SMALLEST_LOSS = 1e-8
 
 
@@ -31,33 +31,42 @@ def famo(
   num_tasks: int | None = None,
   shared: Shared = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """Weights under which all losses fall at the same relative rate, without gradients.
+  """Learns weights under which all losses fall at the same relative rate.
 
-  With ``z = softmax(ξ)`` the weights are ``w_k ∝ z_k / L_k``, of sum 1. The logits ξ
-  learn from how far the last step brought each logarithm of a loss. Pass ``losses=`` to
-  ``update``; and, as the authors do, ``losses_after_step=``, the losses of the *last*
-  step's batch at the parameters after it, which takes another forward pass. Without
-  them this step's losses stand in: another batch, so noisier, but free. A task teaches
-  nothing in its own first step, nor by a loss after the last one that is not finite or
-  of a task that was absent from it.
+  With ``z = softmax(ξ)`` the weights are ``w_k ∝ z_k / L_k``, of sum 1. An optimiser
+  learns the logits ξ from how much the logarithm of each loss fell in the last step;
+  gradients are not measured. Pass ``losses=`` to ``update``.
+
+  The authors compare the losses of one batch before and after a step. To do so, also
+  pass ``losses_after_step=``: the losses of the previous step's batch at the current
+  parameters, which take another forward pass. Without them the previous ``losses`` are
+  compared with the current ones, which costs nothing but is noisier, because the
+  batches differ.
+
+  A task does not update the logits in its first step. With ``losses_after_step``, it
+  also does not if it was inactive in the last step or its value there is not finite.
 
   Args:
-    optimizer: What learns the logits; they start at 0. The authors decay them by 1e-3
-      to 1e-2.
-    min_losses: The lowest losses that can be reached, a number or [K], which are
-      subtracted.
+    optimizer: Optimiser of the logits, which start at 0. The default is Adam with the
+      logits decayed by 1e-3; the authors decay them by 1e-3 to 1e-2.
+    min_losses: The lowest losses that can be reached, a number or [K]. They are
+      subtracted from the losses; the default 0 suits losses that can fall to 0.
     num_tasks: K, at least 1. By default it is taken from the first gradients, which
       changes the shapes of the state at the first step.
     shared: Accepted so that methods can be exchanged by their name. The weights depend
       on no gradient, so that they are the same whatever it selects.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`, whose
-    memory holds the ``logits`` [K], the ``last_losses`` [K] and the state of
-    ``optimizer``.
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`,
+    whose memory holds ``logits`` [K], ``last_losses`` [K] (each task's loss in the last
+    step in which it was active) and ``optimizer``, the optimiser's state.
 
   Raises:
-    TypeError: if ``optimizer`` is none, or ``update`` is called without ``losses``.
+    ValueError: for ``num_tasks`` < 1; at the trace of ``update``, for gradients that
+      are not stacked or of another number of tasks, and for ``losses`` or
+      ``losses_after_step`` that are not one number per task.
+    TypeError: if ``optimizer`` is not a gradient transformation, for integer or complex
+      parameters or gradients, and if ``update`` is called without ``losses``.
 
   Example:
     >>> import jax.numpy as jnp
@@ -71,7 +80,8 @@ def famo(
 
   References:
     Liu et al., FAMO: Fast Adaptive Multitask Optimization, NeurIPS 2023, Algorithm 1.
-    The paper descends plainly; like the authors' code, the default takes Adam.
+    The paper uses plain gradient descent for the logits; the default optimiser is Adam,
+    as in the authors' code.
   """
   check_optimizer(optimizer)
 
@@ -91,24 +101,24 @@ def famo(
   def choose(measurements: Any, active: jax.Array, memory: Memory) -> Choice:
     values, task_count, last_weights = measurements
     after = losses = values["losses"]
-    learns = active & (task_count > 0)
+    learning = active & (task_count > 0)
     if "losses_after_step" in values:
       after = values["losses_after_step"]
       # A task that was inactive in the last step had no weight in it.
-      learns &= jnp.isfinite(after) & (last_weights > 0)
+      learning &= jnp.isfinite(after) & (last_weights > 0)
 
     def excess(values):
       above = values - jnp.asarray(min_losses, losses.dtype)
       return jnp.maximum(above, 0.0) + SMALLEST_LOSS
 
     progress = jnp.log(excess(memory["last_losses"])) - jnp.log(excess(after))
-    progress = jnp.where(learns, progress, 0.0)
-    z = active_softmax(learns, memory["logits"])
+    progress = jnp.where(learning, progress, 0.0)
+    z = active_softmax(learning, memory["logits"])
     slope = z * (progress - jnp.vdot(z, progress))
     logits, optimizer_state = learn(
-      learns, optimizer, slope, memory["logits"], memory["optimizer"]
+      learning, optimizer, slope, memory["logits"], memory["optimizer"]
     )
-    # In units of the smallest loss, so that the quotients are in range.
+    # Dividing by losses in units of the smallest one keeps the quotients in [0, 1].
     divisor = jnp.where(active, excess(losses), jnp.inf)
     smallest = jnp.min(divisor)
     share = active_softmax(active, logits)

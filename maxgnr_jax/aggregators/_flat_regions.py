@@ -1,4 +1,4 @@
-"""Flat-region multi-task learning with any aggregator."""
+"""Flat-region multi-task learning, with any aggregator."""
 
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ class FlatRegionsState(NamedTuple):
 
   Attributes:
     plain: The aggregator's state for the gradients.
-    flat: Its state for the flat parts.
+    flat: The aggregator's state for the flat parts.
   """
 
   plain: optax.OptState
@@ -25,24 +25,27 @@ class FlatRegionsState(NamedTuple):
 def flat_regions(
   aggregator: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
-  """Aggregates the gradients, and what leads to flat regions, each by itself.
+  """Aggregates the gradients and their flat parts separately, and adds the results.
 
-  Takes both from :func:`maxgnr_jax.value_and_flat_task_grads`, the flat part as
-  ``flat_grads=``, and returns the sum of both aggregates. A task of which one part only
-  is not finite is absent from that one.
+  :func:`maxgnr_jax.value_and_flat_task_grads` returns both: the gradients of the tasks,
+  and for each task the flat part, the change of its gradient when the parameters are
+  perturbed so as to raise its loss. Pass the flat parts to ``update`` as
+  ``flat_grads=``. A task that is not finite in one of them stays active in the other.
 
   Args:
-    aggregator: Any transformation of stacked gradients, such as ``maxgnr()``.
+    aggregator: Any transformation of stacked gradients, such as ``maxgnr()``. It is
+      used twice, each time with a state of its own.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`FlatRegionsState`,
-    which holds ``weights`` twice: ``opt_state[0].plain.weights`` in a chain.
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`FlatRegionsState`.
+    Both parts have their own ``weights``: in a chain, read
+    ``opt_state[0].plain.weights`` or ``opt_state[0].flat.weights``.
 
   Raises:
-    TypeError: if ``aggregator`` is no transformation, or ``update`` is called without
-      ``flat_grads``.
-    ValueError: if these have other shapes than the gradients; else what the aggregator
-      raises.
+    ValueError: at the trace of ``update``, for ``flat_grads`` of other shapes than the
+      gradients, and for whatever ``aggregator`` refuses.
+    TypeError: if ``aggregator`` is not a gradient transformation, if ``update`` is
+      called without ``flat_grads``, and for whatever ``aggregator`` refuses.
 
   Example:
     >>> import jax.numpy as jnp
@@ -59,8 +62,8 @@ def flat_regions(
 
   References:
     Phan et al., Beyond Losses Reweighting: Empowering Multi-Task Learning via the
-    Generalization Perspective, 2022. Their heads take their own task's gradient; here,
-    as with every aggregator, they take their weighted one.
+    Generalization Perspective, 2022. There each head gets the gradient of its own task;
+    here, as with every aggregator, it gets the weighted gradient.
   """
   check_aggregator(aggregator)
   inner = optax.with_extra_args_support(aggregator)
@@ -80,7 +83,7 @@ def flat_regions(
     if flat_grads is None:
       raise TypeError(
         "`flat_regions` needs `flat_grads`: pass `tx.update(grads, opt_state, params, "
-        "flat_grads=flat_grads)` with the second part of the gradients that "
+        "flat_grads=flat_grads)` with the `(grads, flat_grads)` that "
         "`value_and_flat_task_grads` returns."
       )
     check_same_shapes(grads, flat_grads, "flat_grads")

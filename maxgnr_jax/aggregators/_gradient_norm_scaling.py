@@ -1,4 +1,4 @@
-"""Scaling every loss by its gradient's norm."""
+"""Gradient-norm scaling, which gives all gradients the same length."""
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +13,11 @@ from maxgnr_jax.aggregators._gramian import gramian_rule
 def gradient_norm_scaling(
   *, num_tasks: int | None = None, shared: Shared = None, groups: Labels = None
 ) -> optax.GradientTransformationExtraArgs:
-  """The sum of the gradients after each is scaled to the length of their sum.
+  """Sums the gradients after scaling each to the length of their sum.
 
-  ``w_k = ‖Σ_j g_j‖ / ‖g_k‖``: in direction what MaxGNR does where the tasks' noises are
-  uncorrelated, but with this step's gradient in place of a momentum.
+  The weights are ``w_k = ‖Σ_j g_j‖ / ‖g_k‖``. They have the same ratios as the weights
+  of MaxGNR for uncorrelated noises, but with the norm of this step's gradient in place
+  of that of the momentum.
 
   Args:
     num_tasks: K, at least 1. By default it is taken from the first gradients, which
@@ -31,6 +32,11 @@ def gradient_norm_scaling(
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
 
+  Raises:
+    ValueError: for ``num_tasks`` < 1; at the trace of ``update``, for gradients that
+      are not stacked or of another number of tasks.
+    TypeError: for integer or complex parameters or gradients.
+
   Example:
     >>> import jax.numpy as jnp
     >>> from maxgnr_jax.aggregators import gradient_norm_scaling_weights
@@ -40,8 +46,8 @@ def gradient_norm_scaling(
 
   References:
     Guo et al., Revisit the Imbalance Optimization in Multi-task Learning: An
-    Experimental Analysis, 2025, Section V-F ("AvgNorm"), as notes of its readers give
-    it: the paper's own text was not at hand.
+    Experimental Analysis, 2025, Section V-F ("AvgNorm"). The formula is taken from
+    other authors' notes on the paper, because its text was not available to us.
   """
   return gramian_rule(
     gradient_norm_scaling_weights, num_tasks=num_tasks, shared=shared, groups=groups
@@ -51,7 +57,7 @@ def gradient_norm_scaling(
 def gradient_norm_scaling_weights(
   gramian: jax.Array, active: jax.Array | bool = True
 ) -> jax.Array:
-  """The weights of :func:`gradient_norm_scaling` for inner products [K, K].
+  """Returns the weights of :func:`gradient_norm_scaling` for a Gramian.
 
   Args:
     gramian: [K, K], ``⟨g_i, g_j⟩``.

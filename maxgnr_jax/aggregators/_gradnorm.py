@@ -29,33 +29,40 @@ def gradnorm(
   shared: Shared = None,
   groups: Labels = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """Learns weights under which tasks that train more slowly have larger gradients.
+  """Learns weights that give larger gradients to tasks that train more slowly.
 
-  The norm ``w_k ‖g_k‖`` shall be the mean of all norms times ``r_k^α``, where r_k is
-  the task's loss in units of its first one, divided by the mean of these. Weights
-  follow the gradient of ``Σ_k |w_k ‖g_k‖ - mean r_k^α|`` and are then scaled to sum to
-  K. Pass ``losses=`` to ``update``.
+  The weighted norm ``w_k ‖g_k‖`` is drawn towards ``r_k^α`` times the mean of all
+  weighted norms. Here ``r_k`` is the task's loss divided by its first loss, relative to
+  the mean of this ratio over the tasks. An optimiser minimises the sum over the tasks
+  of ``|w_k ‖g_k‖ - mean_j(w_j ‖g_j‖) r_k^α|`` with respect to the weights, with the
+  targets held constant; the weights are then scaled to sum to K, the number of active
+  tasks. Pass ``losses=`` to ``update``.
 
   Args:
-    alpha: α, at least 0: how strongly the rates of training are drawn together.
-    optimizer: What learns the weights; they start at 1.
+    alpha: α, at least 0. Larger values balance the rates of training more strongly;
+      with 0 all weighted norms are drawn towards their mean.
+    optimizer: Optimiser of the weights, which start at 1.
     num_tasks: K, at least 1. By default it is taken from the first gradients, which
       changes the shapes of the state at the first step.
     shared: Selects the trunk, where gradients are measured: a pytree of bools like the
-      parameters (or a prefix of it), or a function from the parameters to one. Default:
-      all parameters.
+      parameters (or a prefix of it), or a function from the parameters to one. The
+      paper measures in the last shared layer only. Default: all parameters.
     groups: Parameters that get task weights of their own: "layer", "parameter", a
       pytree of labels like the parameters or a prefix of it, or a function from the
-      parameters to one. Default: the same weights for all. The paper takes the last shared layer.
+      parameters to one. Default: the same weights for all.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`, whose
-    memory holds the ``next_weights`` [K], the ``first_losses`` [K] and the state of
-    ``optimizer``. A negative loss counts as the first one.
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`,
+    whose memory holds ``next_weights``, [K] or [G, K] with groups, ``first_losses`` [K]
+    (each task's first positive loss, 0 before it) and ``optimizer``, the optimiser's
+    state. While a task's loss is negative, its ratio to the first one counts as 1.
 
   Raises:
-    ValueError: for ``alpha`` < 0.
-    TypeError: if ``optimizer`` is none, or ``update`` is called without ``losses``.
+    ValueError: for ``alpha`` < 0 or ``num_tasks`` < 1; at the trace of ``update``, for
+      gradients that are not stacked or of another number of tasks, and for ``losses``
+      that are not one number per task.
+    TypeError: if ``optimizer`` is not a gradient transformation, for integer or complex
+      parameters or gradients, and if ``update`` is called without ``losses``.
 
   Example:
     >>> import jax.numpy as jnp
@@ -71,8 +78,8 @@ def gradnorm(
 
   References:
     Chen et al., GradNorm: Gradient Normalization for Adaptive Loss Balancing in Deep
-    Multitask Networks, ICML 2018, Algorithm 1. Weights that would become negative stop
-    at 0, of which the paper does not speak.
+    Multitask Networks, ICML 2018, Algorithm 1. Weights that would become negative are
+    set to 0; the paper does not say what happens to them.
   """
   check_not_negative("alpha", alpha)
   check_optimizer(optimizer)
@@ -111,14 +118,14 @@ def gradnorm(
       weights = number * share
       norm = norms(zero_inactive(active, gramian, axes=2))
       weighted = weights * norm
-      wanted = mean(weighted) * rate ** jnp.asarray(alpha, dtype)
-      slope = jnp.sign(weighted - wanted) * norm
+      target = mean(weighted) * rate ** jnp.asarray(alpha, dtype)
+      slope = jnp.sign(weighted - target) * norm
       slope = jnp.where(jnp.isfinite(slope), slope, 0.0)
       moved, after = learn(active, optimizer, slope, weights, optimizer_state)
       moved = jnp.maximum(moved, 0.0)
       sum_moved = jnp.sum(moved)
-      some = sum_moved > 0
-      share = jnp.where(some, moved / jnp.where(some, sum_moved, 1.0), share)
+      positive = sum_moved > 0
+      share = jnp.where(positive, moved / jnp.where(positive, sum_moved, 1.0), share)
       kept = remember(active, total * share, next_weights)
       return weights, kept, remember(active, after, optimizer_state)
 

@@ -21,7 +21,8 @@ from maxgnr_jax.aggregators._base import Choice, Memory, Method, Shared, aggrega
 from maxgnr_jax.aggregators._gramian import in_each_group, measure_gramian
 from maxgnr_jax.aggregators._random import key_memory, next_key
 
-# No goal is nearer to 1: what brings gradients so near to each other has no bounds.
+# The largest target cosine: the coefficient that reaches a target grows without bound
+# as the target approaches 1.
 LARGEST_GOAL = 0.9999
 
 
@@ -33,15 +34,17 @@ def gradvac(
   groups: Labels = None,
   key: int | jax.Array = 0,
 ) -> optax.GradientTransformationExtraArgs:
-  """The sum of the gradients, each brought as near to the others as it usually is.
+  """Sums the gradients after raising the cosine of each pair to its running average.
 
-  Each pair of tasks has a goal, the average of its cosines so far. A gradient that is
-  farther from another than that gets as much of the other as it needs. Goals of 0 are
-  :func:`pcgrad`.
+  Each ordered pair of tasks has a goal, the running average of the cosine between their
+  gradients. If the cosine is below the goal, a multiple of the second gradient is added
+  to the first one so that the cosine reaches the goal. A gradient is compared with the
+  other tasks' gradients one after another, in an order drawn at random in every step.
+  With ``beta=0`` the goals stay 0 and the update is that of :func:`pcgrad`.
 
   Args:
-    beta: How far the goals move towards the cosines of a step, in [0, 1]. Libraries
-      for PyTorch take 0.5.
+    beta: Weight of a step's cosines in the running average, in [0, 1]. Libraries for
+      PyTorch use 0.5.
     num_tasks: K, at least 1. By default it is taken from the first gradients, which
       changes the shapes of the state at the first step.
     shared: Selects the trunk, where gradients are measured: a pytree of bools like the
@@ -49,16 +52,18 @@ def gradvac(
       all parameters.
     groups: Parameters that get task weights of their own: "layer", "parameter", a
       pytree of labels like the parameters or a prefix of it, or a function from the
-      parameters to one. Default: the same weights for all.
-    key: An integer or a PRNG key, from which the orders are drawn in which the others
-      take their turns.
+      parameters to one. All groups share the orders. Default: the same weights for all.
+    key: An integer or a PRNG key, from which the orders are drawn.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`, whose
-    memory holds the ``key`` of the next step and the ``goals`` [K, K].
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`,
+    whose memory holds the numbers of the next step's ``key`` and ``goals``, [K, K] or
+    [G, K, K] with groups.
 
   Raises:
-    ValueError: for ``beta`` outside [0, 1].
+    ValueError: for ``beta`` outside [0, 1] or ``num_tasks`` < 1; at the trace of
+      ``update``, for gradients that are not stacked or of another number of tasks.
+    TypeError: for integer or complex parameters or gradients.
 
   Example:
     >>> import jax.numpy as jnp
@@ -71,8 +76,9 @@ def gradvac(
 
   References:
     Wang et al., Gradient Vaccine: Investigating and Improving Multi-task Optimization
-    in Massively Multilingual Models, ICLR 2021, Eq. 2 and 3, for the whole model as one
-    group. Goals move after they were compared with, as in LibMTL and TorchJD.
+    in Massively Multilingual Models, ICLR 2021, Eq. 2 and 3, by default with the whole
+    model as one group. As in LibMTL and TorchJD, a goal is moved after it was compared
+    with the cosine.
   """
   check_range("beta", beta, "in [0, 1]", lambda x: 0 <= x <= 1)
 
@@ -100,34 +106,44 @@ def gradvac(
 
 
 def _vaccinate(gramian, goals, beta, key):
-  """Weights [K] and the next goals."""
+  """Returns the weights [K] and the next goals [K, K].
+
+  Args:
+    gramian: [K, K], with zeros for inactive tasks.
+    goals: [K, K], the target cosines.
+    beta: Weight of this step's cosines in the next goals.
+    key: PRNG key, from which the orders are drawn.
+  """
   size, dtype = len(gramian), gramian.dtype
   cosine, inverse = cosines(gramian), inverse_norms(gramian)
   beta = jnp.asarray(beta, dtype)
 
-  def approach(task, key, goals):
-    """The task's unit gradient afterwards, as a combination of unit gradients."""
+  def vaccinate_task(task, key, goals):
+    """Returns the changed unit gradient, as a combination of unit gradients.
+
+    Also returns the task's next goals [K].
+    """
 
     def step(carry, other):
       combination, goals = carry
       length = jnp.sqrt(jnp.maximum(quadratic_form(cosine, combination), 0.0))
-      # Where both have a gradient: zeros of absent tasks leave their goals alone.
-      there = (other != task) & (length > 0) & (inverse[other] > 0)
+      # Goals change only if both tasks have a gradient; inactive tasks have none here.
+      comparable = (other != task) & (length > 0) & (inverse[other] > 0)
       divisor = jnp.where(length > 0, length, 1.0)
-      near = jnp.clip(matvec(cosine[other], combination) / divisor, -1.0, 1.0)
+      current = jnp.clip(matvec(cosine[other], combination) / divisor, -1.0, 1.0)
       goal = jnp.minimum(goals[other], LARGEST_GOAL)
-      sine, goal_sine = jnp.sqrt(1.0 - near**2), jnp.sqrt(1.0 - goal**2)
-      needed = length * (goal * sine / goal_sine - near)
-      needed = jnp.where(there & (near < goal), needed, 0.0)
-      moved = goals[other] + beta * (near - goals[other])
-      goals = goals.at[other].set(jnp.where(there, moved, goals[other]))
-      return (combination.at[other].add(needed), goals), None
+      sine, goal_sine = jnp.sqrt(1.0 - current**2), jnp.sqrt(1.0 - goal**2)
+      added = length * (goal * sine / goal_sine - current)
+      added = jnp.where(comparable & (current < goal), added, 0.0)
+      moved = goals[other] + beta * (current - goals[other])
+      goals = goals.at[other].set(jnp.where(comparable, moved, goals[other]))
+      return (combination.at[other].add(added), goals), None
 
     alone = (jnp.arange(size) == task).astype(dtype)
     order = jax.random.permutation(key, size)
     return jax.lax.scan(step, (alone, goals), order)[0]
 
   keys = jax.random.split(key, size)
-  near, goals = jax.vmap(approach)(jnp.arange(size), keys, goals)
-  others = near - jnp.eye(size, dtype=dtype)
+  changed, goals = jax.vmap(vaccinate_task)(jnp.arange(size), keys, goals)
+  others = changed - jnp.eye(size, dtype=dtype)
   return 1.0 + inverse * matvec(others.T, norms(gramian)), goals

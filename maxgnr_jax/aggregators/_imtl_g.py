@@ -19,10 +19,10 @@ from maxgnr_jax.aggregators._gramian import gramian_rule
 def imtl_g(
   *, num_tasks: int | None = None, shared: Shared = None, groups: Labels = None
 ) -> optax.GradientTransformationExtraArgs:
-  """The combination with the same projection on every task's gradient.
+  """Combines the gradients so that the update has the same projection on each of them.
 
-  Each task's direction counts alike, whatever the size of its gradient. Weights may be
-  negative.
+  All directions count equally, whatever the lengths of the gradients. Weights may be
+  negative; they sum to 1.
 
   Args:
     num_tasks: K, at least 1. By default it is taken from the first gradients, which
@@ -36,6 +36,11 @@ def imtl_g(
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
+
+  Raises:
+    ValueError: for ``num_tasks`` < 1; at the trace of ``update``, for gradients that
+      are not stacked or of another number of tasks.
+    TypeError: for integer or complex parameters or gradients.
 
   Example:
     >>> import jax.numpy as jnp
@@ -51,18 +56,18 @@ def imtl_g(
 
 
 def imtl_g_weights(gramian: jax.Array, active: jax.Array | bool = True) -> jax.Array:
-  """The weights of :func:`imtl_g` for inner products [K, K].
+  """Returns the weights of :func:`imtl_g` for a Gramian.
 
-  With the cosines C, ``w_k ∝ (C⁺ 1)_k / ‖g_k‖``. The pseudo-inverse generalises the
-  paper's inverse to gradients that depend on each other.
+  With the cosines C between the gradients, ``w_k ∝ (C⁺ 1)_k / ‖g_k‖``. The paper has
+  the inverse; the pseudo-inverse also works for linearly dependent gradients.
 
   Args:
     gramian: [K, K], ``⟨g_i, g_j⟩``.
     active: [K], bool: the tasks to combine; the weights of others are 0.
 
   Returns:
-    [K], of sum 1, or all 0 where there is no such combination.
-
+    [K], of sum 1; 0 for a task without gradient. All are 0 if no such combination
+    exists.
   """
   active, gramian = only_active(active, gramian)
   unit = unit_largest(inverse_norms(gramian))

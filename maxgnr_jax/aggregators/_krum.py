@@ -1,4 +1,4 @@
-"""Krum, selection of the gradients that others agree with."""
+"""Krum, which selects the gradients that lie closest to others."""
 
 import jax
 import jax.numpy as jnp
@@ -19,19 +19,23 @@ def krum(
   shared: Shared = None,
   groups: Labels = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """The mean of the gradients that have the nearest neighbours.
+  """Averages the gradients that lie closest to other gradients.
 
-  From federated learning, where some of K workers may send anything. A gradient's
-  score is the sum of its squared distances to the nearest ``K - num_byzantine - 2``
-  others; those of the lowest scores are chosen.
+  A gradient's score is the sum of its squared distances to the nearest
+  ``K - num_byzantine - 2`` other gradients. The gradients with the lowest scores are
+  averaged. The method comes from federated learning, where some of the K workers may
+  send arbitrary gradients.
 
-  K is the number of tasks that are active. In a step of fewer than
-  ``num_byzantine + 3`` the nearest one alone makes the score, with no promise about
-  arbitrary gradients; of fewer than ``num_selected`` all are chosen.
+  In a step with inactive tasks K is the number of active ones. If fewer than
+  ``num_byzantine + 3`` are active, the score is the squared distance to the nearest
+  gradient alone, and the method no longer guards against arbitrary gradients. If fewer
+  than ``num_selected`` are active, all of them are averaged.
 
   Args:
-    num_byzantine: How many gradients may be arbitrary, at least 0 and at most K - 3.
-    num_selected: How many are chosen (Multi-Krum), at least 1 and at most K.
+    num_byzantine: Number of gradients that may be arbitrary, at least 0 and at most
+      K - 3.
+    num_selected: Number of gradients that are averaged, at least 1 and at most K. With
+      1 the method is Krum, with more it is Multi-Krum.
     num_tasks: K, at least 1. By default it is taken from the first gradients, which
       changes the shapes of the state at the first step.
     shared: Selects the trunk, where gradients are measured: a pytree of bools like the
@@ -45,8 +49,11 @@ def krum(
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
 
   Raises:
-    ValueError: for numbers out of range; at the trace of ``update`` for too few tasks.
-    TypeError: for numbers that are traced.
+    ValueError: for ``num_byzantine`` < 0, ``num_selected`` < 1 or ``num_tasks`` < 1; at
+      the trace of ``update``, for fewer than ``num_byzantine + 3`` or ``num_selected``
+      tasks, and for gradients that are not stacked or of another number of tasks.
+    TypeError: for integer or complex parameters or gradients, and for a traced
+      ``num_byzantine`` or ``num_selected``.
 
   Example:
     >>> import jax.numpy as jnp
@@ -59,7 +66,7 @@ def krum(
 
   References:
     Blanchard et al., Machine Learning with Adversaries: Byzantine Tolerant Gradient
-    Descent, NeurIPS 2017, Section 4. TorchJD sums distances that are not squared.
+    Descent, NeurIPS 2017, Section 4. TorchJD sums the distances without squaring them.
   """
   check_integer("num_byzantine", num_byzantine, 0)
   check_integer("num_selected", num_selected, 1)
@@ -77,40 +84,42 @@ def krum_weights(
   num_selected: int = 1,
   active: jax.Array | bool = True,
 ) -> jax.Array:
-  """The weights of :func:`krum` for inner products [K, K].
+  """Returns the weights of :func:`krum` for a Gramian.
 
   Args:
     gramian: [K, K], ``⟨g_i, g_j⟩``.
-    num_byzantine: At most K - 3.
-    num_selected: At most K.
-    active: [K], bool: the tasks to choose from; they may be fewer, as :func:`krum`
-      says.
+    num_byzantine: Number of gradients that may be arbitrary, from 0 to K - 3.
+    num_selected: Number of gradients to average, from 1 to K.
+    active: [K], bool: the tasks to combine; the weights of others are 0. There may be
+      fewer than the other arguments need: :func:`krum` says what happens then.
 
   Returns:
-    [K], one over their number for those chosen, 0 for the others.
+    [K], of sum 1: equal weights for the selected tasks, 0 for the others.
 
   Raises:
-    ValueError: for too few tasks.
+    ValueError: if K is less than ``num_byzantine + 3`` or ``num_selected``.
   """
   size = len(gramian)
   if size < max(num_byzantine + 3, num_selected):
     raise ValueError(
       f"Krum needs at least `num_byzantine` + 3 and `num_selected` tasks, got {size} "
-      f"tasks with num_byzantine={num_byzantine} and num_selected={num_selected}."
+      f"tasks with num_byzantine={num_byzantine} and num_selected={num_selected}. "
+      "Lower these or pass more tasks."
     )
   active, gramian = only_active(active, gramian)
   number = jnp.sum(active)
   norm, products = unit_products(gramian)
   squared = norm * norm
   distances = jnp.maximum(squared[:, None] + squared[None, :] - 2.0 * products, 0.0)
-  # The nearest two have equal scores, which rounding must not decide between.
+  # Two gradients that are each other's nearest may have equal scores. Symmetry makes
+  # them equal to the last digit, so that rounding does not decide which is selected.
   distances = 0.5 * (distances + distances.T)
   others = active[None, :] & ~jnp.eye(size, dtype=bool)
   ascending = jnp.sort(jnp.where(others, distances, jnp.inf), axis=1)
-  # At least one, if there is one.
+  # At least one neighbour, unless a single task is active.
   neighbours = jnp.maximum(number - num_byzantine - 2, jnp.minimum(number - 1, 1))
   nearest = jnp.arange(size)[None, :] < neighbours
   scores = jnp.sum(jnp.where(nearest, ascending, 0.0), axis=1)
   order = jnp.argsort(jnp.where(active, scores, jnp.inf))
-  chosen = jnp.zeros(size, bool).at[order[:num_selected]].set(True)
-  return uniform_weights(chosen & active, gramian.dtype)
+  selected = jnp.zeros(size, bool).at[order[:num_selected]].set(True)
+  return uniform_weights(selected & active, gramian.dtype)

@@ -1,4 +1,4 @@
-"""Uncertainty weighting and IMTL-L: a scale per task, learned with the model."""
+"""Uncertainty weighting and IMTL-L, which learn a scale per task with the model."""
 
 from collections.abc import Callable
 from typing import Any
@@ -25,25 +25,30 @@ def uncertainty(
   num_tasks: int | None = None,
   shared: Shared = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """Weights by the tasks' noise, homoscedastic uncertainty, learned with the model.
+  """Weights each task by its homoscedastic uncertainty, learned with the model.
 
-  With a log-variance s_k per task the loss is ``Σ ½ exp(-s_k) L_k + ½ s_k``: the weight
-  is ``½ exp(-s_k)``, and the optimum of s_k is ``log L_k``. Pass ``losses=`` to
-  ``update``.
+  Each task has a log-variance s_k. An optimiser minimises
+  ``Σ_k (½ exp(-s_k) L_k + ½ s_k)`` with respect to it, and the task's weight is
+  ``½ exp(-s_k)``. At the optimum ``s_k = log L_k``. Pass ``losses=`` to ``update``.
 
   Args:
-    optimizer: What learns the log-variances; they start at 0.
+    optimizer: Optimiser of the log-variances, which start at 0. The default is the one
+      in the experiments of Nash-MTL.
     num_tasks: K, at least 1. By default it is taken from the first gradients, which
       changes the shapes of the state at the first step.
     shared: Accepted so that methods can be exchanged by their name. The weights depend
       on no gradient, so that they are the same whatever it selects.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`, whose
-    memory holds ``log_variance`` [K] and the state of ``optimizer``.
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`,
+    whose memory holds ``log_variance`` [K] and ``optimizer``, the optimiser's state.
 
   Raises:
-    TypeError: if ``optimizer`` is none, or ``update`` is called without ``losses``.
+    ValueError: for ``num_tasks`` < 1; at the trace of ``update``, for gradients that
+      are not stacked or of another number of tasks, and for ``losses`` that are not one
+      number per task.
+    TypeError: if ``optimizer`` is not a gradient transformation, for integer or complex
+      parameters or gradients, and if ``update`` is called without ``losses``.
 
   Example:
     >>> import jax.numpy as jnp
@@ -59,8 +64,8 @@ def uncertainty(
   References:
     Kendall et al., Multi-Task Learning Using Uncertainty to Weigh Losses for Scene
     Geometry and Semantics, CVPR 2018, Eq. 7, in the form for regression. For
-    classification the paper derives ``exp(-s_k) L_k``: halve s_k's part, or double the
-    loss. The default optimiser is that of Nash-MTL's experiments.
+    classification the paper derives ``exp(-s_k) L_k`` in place of
+    ``½ exp(-s_k) L_k``: double the loss of such a task.
   """
 
   def gradient(s, losses):
@@ -69,7 +74,7 @@ def uncertainty(
   def weights(s):
     return 0.5 * jnp.exp(-s)
 
-  return _learned("log_variance", gradient, weights, optimizer, num_tasks, shared)
+  return _learned_scale("log_variance", gradient, weights, optimizer, num_tasks, shared)
 
 
 def imtl_l(
@@ -78,24 +83,29 @@ def imtl_l(
   num_tasks: int | None = None,
   shared: Shared = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """Weights that bring every loss to 1, learned with the model.
+  """Learns weights that bring every weighted loss to 1.
 
-  With a log-scale s_k per task the loss is ``Σ exp(s_k) L_k - s_k``: the weight is
-  ``exp(s_k)``, and the optimum of s_k is ``-log L_k``. Pass ``losses=`` to ``update``.
+  Each task has a log-scale s_k. An optimiser minimises ``Σ_k (exp(s_k) L_k - s_k)``
+  with respect to it, and the task's weight is ``exp(s_k)``. At the optimum
+  ``s_k = -log L_k``. Pass ``losses=`` to ``update``.
 
   Args:
-    optimizer: What learns the log-scales; they start at 0.
+    optimizer: Optimiser of the log-scales, which start at 0.
     num_tasks: K, at least 1. By default it is taken from the first gradients, which
       changes the shapes of the state at the first step.
     shared: Accepted so that methods can be exchanged by their name. The weights depend
       on no gradient, so that they are the same whatever it selects.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`, whose
-    memory holds ``log_scale`` [K] and the state of ``optimizer``.
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`,
+    whose memory holds ``log_scale`` [K] and ``optimizer``, the optimiser's state.
 
   Raises:
-    TypeError: if ``optimizer`` is none, or ``update`` is called without ``losses``.
+    ValueError: for ``num_tasks`` < 1; at the trace of ``update``, for gradients that
+      are not stacked or of another number of tasks, and for ``losses`` that are not one
+      number per task.
+    TypeError: if ``optimizer`` is not a gradient transformation, for integer or complex
+      parameters or gradients, and if ``update`` is called without ``losses``.
 
   Example:
     >>> import jax.numpy as jnp
@@ -115,10 +125,10 @@ def imtl_l(
   def gradient(s, losses):
     return jnp.exp(s) * losses - 1.0
 
-  return _learned("log_scale", gradient, jnp.exp, optimizer, num_tasks, shared)
+  return _learned_scale("log_scale", gradient, jnp.exp, optimizer, num_tasks, shared)
 
 
-def _learned(
+def _learned_scale(
   name: str,
   gradient: Callable[[jax.Array, jax.Array], jax.Array],
   weights: Callable[[jax.Array], jax.Array],
@@ -126,7 +136,16 @@ def _learned(
   num_tasks: int | None,
   shared: Shared,
 ) -> optax.GradientTransformationExtraArgs:
-  """A number s per task: its weight, and what the optimiser moves it by."""
+  """Makes an aggregator that learns a number s per task, starting at 0.
+
+  Args:
+    name: Name of s in the memory.
+    gradient: From s [K] and the losses [K] to the gradient with respect to s, [K].
+    weights: From s [K] to the task weights [K].
+    optimizer: Optimiser of s.
+    num_tasks: See :func:`uncertainty`.
+    shared: See :func:`uncertainty`.
+  """
   check_optimizer(optimizer)
 
   def init(params: Any, shape: tuple[int, ...], dtype: Any) -> Memory:

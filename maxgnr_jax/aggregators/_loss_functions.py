@@ -1,6 +1,6 @@
-"""GLS, STCH and BMTL: one function of all the losses in place of their sum.
+"""GLS, STCH and BMTL, which minimise another function of the losses than their sum.
 
-Its derivatives by the losses are the weights.
+The weights are the derivatives of the function with respect to the losses.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,11 +26,12 @@ from maxgnr_jax.aggregators._base import (
 def gls(
   *, num_tasks: int | None = None, shared: Shared = None
 ) -> optax.GradientTransformationExtraArgs:
-  """The gradient of the losses' geometric mean, for the geometric loss strategy.
+  """Takes the gradient of the geometric mean of the losses (geometric loss strategy).
 
-  A task's share does not depend on the scale of its loss. Losses must be positive; a
-  task whose loss is not gets weight 0, and the mean is that of the others. Pass
-  ``losses=`` to ``update``.
+  The weights are ``(Π_j L_j)^(1/K) / (K L_k)``, so that scaling the loss of one task
+  does not change the ratios of the weighted gradients. Losses must be positive: a task
+  with another loss gets weight 0 and does not count in the mean. Pass ``losses=`` to
+  ``update``.
 
   Args:
     num_tasks: K, at least 1. By default it is taken from the first gradients, which
@@ -42,7 +43,11 @@ def gls(
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
 
   Raises:
-    TypeError: if ``update`` is called without ``losses``.
+    ValueError: for ``num_tasks`` < 1; at the trace of ``update``, for gradients that
+      are not stacked or of another number of tasks, and for ``losses`` that are not one
+      number per task.
+    TypeError: for integer or complex parameters or gradients, and if ``update`` is
+      called without ``losses``.
 
   Example:
     >>> import jax.numpy as jnp
@@ -54,24 +59,24 @@ def gls(
     Chennupati et al., MultiNet++: Multi-Stream Feature Aggregation and Geometric Loss
     Strategy for Multi-Task Learning, CVPR Workshops 2019, Eq. 2.
   """
-  return _of_losses(gls_weights, num_tasks, shared)
+  return _losses_rule(gls_weights, num_tasks, shared)
 
 
 def gls_weights(losses: jax.Array) -> jax.Array:
-  """The weights of :func:`gls`: ``(Π L)^(1/K) / (K L_k)``.
+  """Returns the weights of :func:`gls`, ``(Π_j L_j)^(1/K) / (K L_k)``.
 
   Args:
     losses: [K].
 
   Returns:
-    [K], non-negative; 0 for a loss that is not positive and finite, as if there were
-    the others only.
+    [K], non-negative. A task with a loss that is not positive and finite has weight 0
+    and does not count in K or the product.
   """
-  present = (losses > 0) & jnp.isfinite(losses)
-  logarithm = jnp.where(present, jnp.log(jnp.where(present, losses, 1.0)), 0.0)
-  number = jnp.maximum(jnp.sum(present.astype(losses.dtype)), 1.0)
+  counted = (losses > 0) & jnp.isfinite(losses)
+  logarithm = jnp.where(counted, jnp.log(jnp.where(counted, losses, 1.0)), 0.0)
+  number = jnp.maximum(jnp.sum(counted.astype(losses.dtype)), 1.0)
   mean = jnp.sum(logarithm) / number
-  return jnp.where(present, jnp.exp(mean - logarithm) / number, 0.0)
+  return jnp.where(counted, jnp.exp(mean - logarithm) / number, 0.0)
 
 
 def stch(
@@ -82,15 +87,16 @@ def stch(
   num_tasks: int | None = None,
   shared: Shared = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """The gradient of a smooth largest loss, smooth Tchebycheff scalarization.
+  """Takes the gradient of a smooth maximum of the losses (smooth Tchebycheff).
 
-  ``μ log Σ exp(λ_k (L_k - z_k) / μ)``: the largest preferred loss, the more closely the
-  smaller μ. Pass ``losses=`` to ``update``.
+  The function is ``μ log Σ_k exp(λ_k (L_k - z_k) / μ)``. The smaller μ, the closer it
+  is to the largest ``λ_k (L_k - z_k)``. Pass ``losses=`` to ``update``.
 
   Args:
     mu: μ, positive, in the unit of the losses. The paper tries 0.01 to 1.
-    preferences: λ, [K], positive; default 1/K each, where K is the number of active tasks.
-    ideal: z, [K], the lowest losses that can be reached; default 0.
+    preferences: λ, [K], positive. Default: 1/K for each task, where K is the number of
+      active tasks.
+    ideal: z, [K], the lowest losses that can be reached. Default: 0 for each task.
     num_tasks: K, at least 1. By default it is taken from the first gradients, which
       changes the shapes of the state at the first step.
     shared: Accepted so that methods can be exchanged by their name. The weights depend
@@ -100,8 +106,11 @@ def stch(
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
 
   Raises:
-    ValueError: for ``mu`` <= 0, or vectors that are not [K].
-    TypeError: if ``update`` is called without ``losses``.
+    ValueError: for ``mu`` <= 0 or ``num_tasks`` < 1; at the trace of ``update``, for
+      gradients that are not stacked or of another number of tasks, and for
+      ``preferences``, ``ideal`` or ``losses`` that are not one number per task.
+    TypeError: for integer or complex parameters or gradients, and if ``update`` is
+      called without ``losses``.
 
   Example:
     >>> import jax.numpy as jnp
@@ -112,8 +121,8 @@ def stch(
 
   References:
     Lin et al., Smooth Tchebycheff Scalarization for Multi-Objective Optimization, ICML
-    2024. The authors' code for multi-task learning instead takes the logarithms of
-    losses divided by their means after a warm-up.
+    2024. In place of the losses, the authors' code for multi-task learning takes the
+    logarithms of the losses divided by their means after a warm-up.
   """
   check_positive("mu", mu)
   given = {"preferences": preferences, "ideal": ideal}
@@ -131,22 +140,22 @@ def stch(
     best = jnp.asarray(vectors.get("ideal", 0.0), losses.dtype)
     return stch_weights(losses - best, mu, preferred)
 
-  return _of_losses(weighting, num_tasks, shared)
+  return _losses_rule(weighting, num_tasks, shared)
 
 
 def stch_weights(
   losses: jax.Array, mu: jax.typing.ArrayLike, preferences: jax.Array
 ) -> jax.Array:
-  """The weights of :func:`stch`: ``λ_k softmax(λ (L - z) / μ)_k``.
+  """Returns the weights of :func:`stch`, ``λ_k softmax(λ (L - z) / μ)_k``.
 
   Args:
-    losses: [K], ``L - z``.
-    mu: μ, positive.
-    preferences: [K], λ.
+    losses: [K], ``L - z``, the losses above their ideal.
+    mu: μ, positive, in the unit of the losses.
+    preferences: [K], λ, positive.
 
   Returns:
-    [K], non-negative; 0 for a loss that is not finite, as if there were the others
-    only.
+    [K], non-negative. A task with a loss that is not finite has weight 0 and does not
+    count in the softmax.
   """
   preferred = preferences * losses / jnp.asarray(mu, losses.dtype)
   return preferences * active_softmax(jnp.isfinite(preferred), preferred)
@@ -158,14 +167,16 @@ def bmtl(
   num_tasks: int | None = None,
   shared: Shared = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """The gradient of ``Σ exp(L_k / T)``, which cares more for the larger losses.
+  """Weights tasks by ``exp(L_k / T)``, which favours those with larger losses.
 
-  The weights are those derivatives in units of their sum, so that no loss is too large
-  for them: they sum to 1. Pass ``losses=`` to ``update``.
+  The update points along the gradient of ``Σ_k exp(L_k / T)``. The weights are divided
+  by their sum, so that they sum to 1 and large losses do not overflow. Pass ``losses=``
+  to ``update``.
 
   Args:
-    temperature: T, positive, in the unit of the losses. The paper's choice was not at
-      hand; implementations differ from 0.2 to 50.
+    temperature: T, positive, in the unit of the losses. Smaller values favour the
+      largest loss more strongly. The paper's value was not available to us;
+      implementations use 0.2 to 50.
     num_tasks: K, at least 1. By default it is taken from the first gradients, which
       changes the shapes of the state at the first step.
     shared: Accepted so that methods can be exchanged by their name. The weights depend
@@ -175,8 +186,11 @@ def bmtl(
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
 
   Raises:
-    ValueError: for ``temperature`` <= 0.
-    TypeError: if ``update`` is called without ``losses``.
+    ValueError: for ``temperature`` <= 0 or ``num_tasks`` < 1; at the trace of
+      ``update``, for gradients that are not stacked or of another number of tasks, and
+      for ``losses`` that are not one number per task.
+    TypeError: for integer or complex parameters or gradients, and if ``update`` is
+      called without ``losses``.
 
   Example:
     >>> import jax.numpy as jnp
@@ -187,32 +201,37 @@ def bmtl(
 
   References:
     Liang and Zhang, A Simple General Approach to Balance Task Difficulty in Multi-Task
-    Learning, 2020, with ``h(z) = exp(z / T)``, as implementations of others give it.
+    Learning, 2020, with ``h(z) = exp(z / T)`` as in other authors' implementations.
   """
   check_positive("temperature", temperature)
-  return _of_losses(lambda losses: bmtl_weights(losses, temperature), num_tasks, shared)
+  return _losses_rule(
+    lambda losses: bmtl_weights(losses, temperature), num_tasks, shared
+  )
 
 
 def bmtl_weights(losses: jax.Array, temperature: jax.typing.ArrayLike) -> jax.Array:
-  """The weights of :func:`bmtl`: ``softmax(L / T)``.
+  """Returns the weights of :func:`bmtl`, ``softmax(L / T)``.
 
   Args:
     losses: [K].
-    temperature: T, positive.
+    temperature: T, positive, in the unit of the losses.
 
   Returns:
-    [K], non-negative, of sum 1; 0 for a loss that is not finite.
+    [K], non-negative, of sum 1; 0 for a task with a loss that is not finite.
   """
   logits = losses / jnp.asarray(temperature, losses.dtype)
   return active_softmax(jnp.isfinite(logits), logits)
 
 
-def _of_losses(
+def _losses_rule(
   weighting: Callable[[jax.Array], jax.Array], num_tasks: int | None, shared: Shared
 ) -> optax.GradientTransformationExtraArgs:
   """Makes an aggregator of a function from the losses to the weights.
 
-  Losses of inactive tasks are infinite.
+  Args:
+    weighting: From the losses [K], infinite for inactive tasks, to weights [K].
+    num_tasks: See :func:`gls`.
+    shared: See :func:`gls`.
   """
 
   def measure(step: Step, memory: Memory) -> tuple[Any, None]:

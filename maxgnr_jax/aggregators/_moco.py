@@ -30,32 +30,41 @@ def moco(
   num_tasks: int | None = None,
   shared: Shared = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """MGDA on averaged gradients, whose weights take one step at a time.
+  """Moves the weights one step at a time towards those of MGDA on averaged gradients.
 
-  The average Y of each task's gradients corrects the bias that their noise brings into
-  the weights. The weights take a projected step ``w ← Π(w - γ (Y Yᵀ w + ρ w))`` towards
-  those of the shortest vector, and the update is ``Σ w_k y_k``.
+  A running average y_k of each task's gradients is kept, because noise in the gradients
+  would bias the weights. Each update moves the averages and takes the step
+  ``w ← Π(w - γ (Y Yᵀ w + ρ w))``, where the rows of Y are the averages and Π projects
+  on the simplex. The update is ``Σ_k w_k y_k``.
 
   Args:
-    beta: How far an average moves to the new gradient, in (0, 1]; at step t of the task
-      it is ``beta / t^beta_decay``.
-    gamma: Step size of the weights, at least 0, divided by ``t^gamma_decay``; in units
-      of the inverse squared gradient.
-    beta_decay: At least 0.
-    gamma_decay: At least 0.
-    rho: Weight of ``½ ‖w‖²``, at least 0, which keeps the weights apart.
+    beta: β, how far an average moves towards the new gradient, in (0, 1]. In the t-th
+      step in which a task is active it is divided by ``t^beta_decay``.
+    gamma: γ, step size of the weights, at least 0, in units of 1 / ‖y‖². In step t it
+      is divided by ``t^gamma_decay``.
+    beta_decay: How fast ``beta`` falls, at least 0; with 0 it is constant.
+    gamma_decay: How fast ``gamma`` falls, at least 0; with 0 it is constant.
+    rho: ρ, regularisation that draws the weights towards uniform ones, at least 0.
     num_tasks: K, at least 1. By default it is taken from the first gradients, which
       changes the shapes of the state at the first step.
-    shared: Where gradients are averaged and measured, likewise; elsewhere the weights
-      apply to this step's gradients.
+    shared: Selects the trunk, where gradients are averaged and measured: a pytree of
+      bools like the parameters (or a prefix of it), or a function from the parameters
+      to one. The other parameters get the weighted gradient of this step. Default: all
+      parameters.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`, whose
-    memory holds the ``average``, stacked gradients like those of the parameters, and
-    the ``simplex_weights`` [K], what the weights are when all tasks are present.
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`,
+    whose memory holds the ``average`` of each task's gradients, stacked like the
+    gradients of the trunk, and ``simplex_weights`` [K], the w that the next step would
+    start from with all tasks active. The update is not a weighted sum of this step's
+    gradients, so ``weights`` is None.
 
   Raises:
-    ValueError: for numbers out of range.
+    ValueError: for ``beta`` outside (0, 1], ``gamma``, ``beta_decay``, ``gamma_decay``
+      or ``rho`` < 0, or ``num_tasks`` < 1; at the trace of ``update``, for gradients
+      that are not stacked, of another number of tasks or of other parameters than the
+      state.
+    TypeError: for integer or complex parameters or gradients.
 
   Example:
     >>> import jax.numpy as jnp
@@ -68,9 +77,9 @@ def moco(
 
   References:
     Fernando et al., Mitigating Gradient Bias in Multi-objective Learning: A Provably
-    Convergent Approach, ICLR 2023, as in the authors' code for Office and NYUv2; the
-    defaults are LibMTL's. Their code for Cityscapes, and LibMTL, take a softmax in
-    place of the projection and give each gradient the length of its loss.
+    Convergent Approach, ICLR 2023, as in the authors' code for Office and NYUv2, with
+    the defaults of LibMTL. The authors' code for Cityscapes, and LibMTL, use a softmax
+    in place of the projection and scale each gradient to the length of its loss.
   """
   check_range("beta", beta, "in (0, 1]", lambda x: 0 < x <= 1)
   check_not_negative("gamma", gamma)
@@ -91,17 +100,17 @@ def moco(
     return step, step.finite()
 
   def choose(step: Step, active: jax.Array, memory: Memory) -> Choice:
-    def number(x):
+    def scalar(x):
       return jnp.asarray(x, step.dtype)
 
     task_time = (step.task_count + 1).astype(step.dtype)
-    follow = number(beta) / task_time ** number(beta_decay)
-    average = _stacked.decay(memory["average"], step.grads, 1.0 - follow, active)
+    rate = scalar(beta) / task_time ** scalar(beta_decay)
+    average = _stacked.decay(memory["average"], step.grads, 1.0 - rate, active)
     w, total = shares(active, memory["simplex_weights"])
     gramian = zero_inactive(active, _stacked.gramian(average, step.dtype), axes=2)
-    slope = matvec(gramian, w) + number(rho) * w
+    slope = matvec(gramian, w) + scalar(rho) * w
     time = (step.count + 1).astype(step.dtype)
-    moved = w - number(gamma) / time ** number(gamma_decay) * slope
+    moved = w - scalar(gamma) / time ** scalar(gamma_decay) * slope
     weights = project_on_simplex(jnp.where(active, moved, -jnp.inf))
     w = remember(active, total * weights, memory["simplex_weights"])
     return Choice(

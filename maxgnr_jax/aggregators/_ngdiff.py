@@ -21,15 +21,17 @@ def ngdiff(
   shared: Shared = None,
   groups: Labels = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """The difference of unit gradients: learns one task and unlearns the other.
+  """Learns some tasks and unlearns others by the difference of their unit gradients.
 
-  Its length does not depend on that of the gradients. The paper's learning rate, which
-  adapts itself, is not part of it: choose an optimiser to follow.
+  The update is ``Σ_k s_k g_k / ‖g_k‖`` with the signs s, so that its length does not
+  depend on the lengths of the gradients. The paper's adaptive learning rate is not
+  included: follow with an optimiser of your choice.
 
   Args:
-    signs: [K], 1 for a task to learn (retain) and -1 for one to unlearn (forget). The
-      paper has one of each; more are our extension.
-    num_tasks: K, if given: the number of ``signs``.
+    signs: [K], 1 for a task to learn (retain) and -1 for a task to unlearn (forget).
+      The paper has one of each; other numbers of tasks are our extension.
+    num_tasks: K. May be left out, because K is the number of ``signs``; if given, it
+      must be that number.
     shared: Selects the trunk, where gradients are measured: a pytree of bools like the
       parameters (or a prefix of it), or a function from the parameters to one. Default:
       all parameters.
@@ -41,7 +43,10 @@ def ngdiff(
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
 
   Raises:
-    ValueError: for ``signs`` other than 1 and -1, or not ``num_tasks`` of them.
+    ValueError: for ``signs`` other than 1 and -1, or for a ``num_tasks`` that is not
+      their number; at the trace of ``update``, for gradients that are not stacked or of
+      another number of tasks.
+    TypeError: for integer or complex parameters or gradients.
 
   Example:
     >>> import jax.numpy as jnp
@@ -58,7 +63,9 @@ def ngdiff(
   """
   values = np.asarray(signs, np.float64)
   if values.ndim != 1 or not values.size or not (np.abs(values) == 1).all():
-    raise ValueError(f"`signs` must be a vector of 1 and -1, got {signs!r}.")
+    raise ValueError(
+      f"`signs` must be a vector of 1 and -1, one per task, got {signs!r}."
+    )
   check_number_of("signs", values, num_tasks)
 
   def rule(gramian: jax.Array, active: jax.Array) -> jax.Array:

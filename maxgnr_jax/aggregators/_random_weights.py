@@ -20,9 +20,9 @@ from maxgnr_jax.aggregators._random import key_memory, next_key
 def random_weights(
   *, num_tasks: int | None = None, shared: Shared = None, key: int | jax.Array = 0
 ) -> optax.GradientTransformationExtraArgs:
-  """Weights drawn anew in every step, a softmax of normal numbers.
+  """Draws new weights in every step, the softmax of standard normal numbers.
 
-  What any other method should beat.
+  This is a baseline that any other method should beat. The weights sum to 1.
 
   Args:
     num_tasks: K, at least 1. By default it is taken from the first gradients, which
@@ -32,8 +32,13 @@ def random_weights(
     key: An integer or a PRNG key, from which the weights are drawn.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`, whose
-    memory holds the ``key`` of the next step.
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`,
+    whose memory holds the numbers of the next step's ``key``.
+
+  Raises:
+    ValueError: for ``num_tasks`` < 1; at the trace of ``update``, for gradients that
+      are not stacked or of another number of tasks.
+    TypeError: for integer or complex parameters or gradients.
 
   Example:
     >>> import jax.numpy as jnp
@@ -45,7 +50,7 @@ def random_weights(
 
   References:
     Lin et al., Reasonable Effectiveness of Random Weighting: A Litmus Test for
-    Multi-Task Learning, TMLR 2022, with the normal distribution.
+    Multi-Task Learning, TMLR 2022, with weights from the normal distribution.
   """
 
   def measure(step: Step, memory: Memory) -> tuple[Any, None]:

@@ -17,7 +17,8 @@ from maxgnr_jax.aggregators._base import (
   aggregator,
 )
 
-# Of the authors' code: a loss that stands still does not get all the weight.
+# The least deviation that a loss counts with, as in the authors' code, so that a
+# constant loss does not get all the weight.
 SMALLEST_DEVIATION = 1e-5
 
 
@@ -27,26 +28,31 @@ def slaw(
   num_tasks: int | None = None,
   shared: Shared = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """Weights by the inverse standard deviation of each loss over the last steps.
+  """Weights each task by the inverse standard deviation of its recent losses.
 
-  That stands in for the gradient's norm, which it needs no backward pass for.
-  ``w_k = K s_k⁻¹ / Σ_j s_j⁻¹``. Pass ``losses=`` to ``update``.
+  The deviation s_k approximates the norm of the task's gradient without a backward
+  pass. The weights are ``w_k = K s_k⁻¹ / Σ_j s_j⁻¹``, of sum K, the number of active
+  tasks. Pass ``losses=`` to ``update``.
 
   Args:
-    beta: Decay rate of the averages that the deviations are made of, in [0, 1).
+    beta: Decay rate of the running mean and variance, in [0, 1). They cover about
+      1 / (1 - beta) steps, 100 by default.
     num_tasks: K, at least 1. By default it is taken from the first gradients, which
       changes the shapes of the state at the first step.
     shared: Accepted so that methods can be exchanged by their name. The weights depend
       on no gradient, so that they are the same whatever it selects.
 
   Returns:
-    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`, whose
-    memory holds ``mean`` [K] and ``variance`` [K] of the losses. In its first step a
-    task has weight 1.
+    An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`,
+    whose memory holds the ``mean`` [K] and ``variance`` [K] of each task's losses. In
+    its first step a task has no deviation yet and gets weight 1.
 
   Raises:
-    ValueError: for ``beta`` outside [0, 1).
-    TypeError: if ``update`` is called without ``losses``.
+    ValueError: for ``beta`` outside [0, 1) or ``num_tasks`` < 1; at the trace of
+      ``update``, for gradients that are not stacked or of another number of tasks, and
+      for ``losses`` that are not one number per task.
+    TypeError: for integer or complex parameters or gradients, and if ``update`` is
+      called without ``losses``.
 
   Example:
     >>> import jax.numpy as jnp
@@ -61,7 +67,8 @@ def slaw(
   References:
     Crawshaw and Košecká, SLAW: Scaled Loss Approximate Weighting for Efficient
     Multi-Task Learning, 2021. As in the authors' code, the averages are arithmetic
-    until 1 / (1 - β) steps are seen, and a deviation is at least 1e-5.
+    means until a task has been active in 1 / (1 - β) steps, and the deviation is at
+    least 1e-5.
   """
   check_fraction("beta", beta)
 
@@ -83,7 +90,8 @@ def slaw(
       "mean": memory["mean"] + (1.0 - decay) * change,
       "variance": decay * (memory["variance"] + (1.0 - decay) * change**2),
     }
-    # A task's first loss has no deviation: the tasks that have one share the rest.
+    # A task has no deviation in its first step: it gets weight 1, and the tasks that
+    # have one share the rest of K.
     known = active & (seen > 0)
     deviation = jnp.maximum(jnp.sqrt(new["variance"]), SMALLEST_DEVIATION)
     inverse = jnp.where(known, 1.0 / deviation, 0.0)

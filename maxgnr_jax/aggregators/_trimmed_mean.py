@@ -1,4 +1,4 @@
-"""The mean without the extremes, coordinate by coordinate."""
+"""The trimmed mean, which drops the extreme values of every coordinate."""
 
 from typing import Any
 
@@ -22,29 +22,32 @@ from maxgnr_jax.aggregators._base import (
 def trimmed_mean(
   trim: int = 1, *, num_tasks: int | None = None, shared: Shared = None
 ) -> optax.GradientTransformationExtraArgs:
-  """The mean of each coordinate over the tasks without its extreme values.
+  """Averages each coordinate over the tasks after dropping its extreme values.
 
-  From federated learning, where some of K workers may send anything. With
-  ``trim = (K - 1) / 2`` it is the median.
+  The method comes from federated learning, where some of the K workers may send
+  arbitrary gradients. With ``trim = (K - 1) / 2`` the update is the median.
 
   Args:
-    trim: How many of the largest and how many of the smallest values are left out, at
-      least 0 and less than K / 2. In a step with too few tasks, as many as leave at
-      least one value: that is the median.
+    trim: Number of the largest values, and also of the smallest ones, that are dropped
+      in every coordinate, at least 0 and less than K / 2. In a step with too few active
+      tasks fewer are dropped, so that one or two values remain: the update is then the
+      median.
     num_tasks: K, at least 1. By default it is taken from the first gradients, which
       changes the shapes of the state at the first step.
     shared: Selects the trunk, where the rule applies: a pytree of bools like the
-      parameters (or a prefix of it), or a function from the parameters to one. Other
-      parameters get the mean of the gradients.
-      Default: all parameters.
+      parameters (or a prefix of it), or a function from the parameters to one. The
+      other parameters get the mean of the gradients. Default: all parameters.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`. The
-    update is no weighted sum of the gradients: ``weights`` is None.
+    update is not a weighted sum of the gradients, so ``weights`` is None.
 
   Raises:
-    ValueError: for a negative ``trim``; at the trace of ``update`` for too few tasks.
-    TypeError: for a traced ``trim``.
+    ValueError: for ``trim`` < 0 or ``num_tasks`` < 1; at the trace of ``update``, for
+      fewer than ``2 trim + 1`` tasks, and for gradients that are not stacked or of
+      another number of tasks.
+    TypeError: for integer or complex parameters or gradients, and for a traced
+      ``trim``.
 
   Example:
     >>> import jax.numpy as jnp
@@ -66,27 +69,28 @@ def trimmed_mean(
     if step.num_tasks - 2 * trim < 1:
       raise ValueError(
         f"The trimmed mean needs at least 2 `trim` + 1 tasks, got {step.num_tasks} "
-        f"tasks with trim={trim}."
+        f"tasks with trim={trim}. Lower `trim` or pass more tasks."
       )
     return step, None
 
   def choose(step: Step, active: jax.Array, memory: Memory) -> Choice:
     del memory
     number = jnp.sum(active)
-    left_out = jnp.minimum(trim, (number - 1) // 2)
-    place = jnp.arange(step.num_tasks)
-    kept = (place >= left_out) & (place < number - left_out)
+    dropped = jnp.minimum(trim, (number - 1) // 2)
+    rank = jnp.arange(step.num_tasks)
+    kept = (rank >= dropped) & (rank < number - dropped)
 
     def leaf(grads):
       rows = list(enumerate(grads))
-      last = [jnp.where(active[k], row, jnp.inf) for k, row in rows]
-      ascending = _stacked.sorted_over_tasks(jnp.stack(last))
+      inactive_last = [jnp.where(active[k], row, jnp.inf) for k, row in rows]
+      ascending = _stacked.sorted_over_tasks(jnp.stack(inactive_last))
       total = _stacked.add(
         [jnp.where(kept[k], row, 0) for k, row in enumerate(ascending)]
       )
-      # NaN and infinity are extremes, too, but must not be left out unnoticed.
-      unseen = _stacked.add([jnp.where(active[k], 0 * row, 0) for k, row in rows])
-      return total / jnp.sum(kept, dtype=grads.dtype) + unseen
+      # NaN and infinity are extremes that would be dropped. This makes the update NaN,
+      # so that the frame finds the task and repeats the step without it.
+      notfinite = _stacked.add([jnp.where(active[k], 0 * row, 0) for k, row in rows])
+      return total / jnp.sum(kept, dtype=grads.dtype) + notfinite
 
     return Choice(
       combined=_stacked.apply(leaf, step.grads),

@@ -17,7 +17,7 @@ from maxgnr_jax import (
   maxgnr,
   value_and_combined_grad,
 )
-from maxgnr_jax.aggregators import Choice, Method, aggregator, remember
+from maxgnr_jax.aggregators import Choice, Method, aggregator
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -324,7 +324,7 @@ def most_often_longest(**kwargs):
     won = squared_norm == jnp.max(squared_norm, axis=-1, keepdims=True)
     wins = memory["wins"] + (won & there).astype(squared_norm.dtype)
     total = jnp.maximum(jnp.sum(wins, axis=-1, keepdims=True), 1.0)
-    return Choice(wins / total, remember(active, {"wins": wins}, memory))
+    return Choice(wins / total, {"wins": wins})
 
   return aggregator(Method(measure, choose, init), **kwargs)
 
