@@ -1,8 +1,9 @@
-"""Train on the devices of several processes.
+"""Trains on the devices of several processes.
 
 ``python examples/several_processes.py --processes 2`` starts two processes on this
-machine. On a cluster start ``--process-id I --coordinator HOST:PORT`` on each machine
-yourself. Any number of processes gives the same result, up to rounding.
+machine. On a cluster start one process on each machine yourself, with the additional
+options ``--process-id I --coordinator HOST:PORT``. Any number of processes gives the
+same result, up to rounding.
 """
 
 import argparse
@@ -41,14 +42,17 @@ def initial_params():
   }
 
 
-def own_part(step):
-  """This process's rows of a batch; here all draw it and keep theirs."""
+def own_rows(step):
+  """Returns this process's rows of a batch.
+
+  In this example every process draws the whole batch; a real one reads its rows only.
+  """
   rng = np.random.default_rng(step)
   x = rng.normal(size=(BATCH, FEATURES))
   y = np.sin(x @ TARGETS + 0.1 * rng.normal(size=(BATCH, 3))) * SCALES
   rows = BATCH // jax.process_count()
-  mine = slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)
-  return {"x": x[mine].astype(np.float32), "y": y[mine].astype(np.float32)}
+  own = slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)
+  return {"x": x[own].astype(np.float32), "y": y[own].astype(np.float32)}
 
 
 def train(arguments):
@@ -58,12 +62,12 @@ def train(arguments):
   placed = by_rows if arguments.shard_params else everywhere
   params = jax.jit(initial_params, out_shardings=placed)()
   tx = optax.chain(maxgnr(num_tasks=3), optax.adam(1e-2))
-  opt_state = tx.init(params)  # the momentum is sharded as its parameter
+  opt_state = tx.init(params)  # each momentum is sharded as its parameter is
 
   @jax.jit
   def train_step(params, opt_state, batch):
-    # A mean over the batch is one over all processes: gradients are averaged before
-    # they are weighted.
+    # The batch is one array over all processes, and each loss is its mean. So each
+    # task's gradients are averaged over the processes before they are weighted.
     values, grads = value_and_task_grads(losses)(params, batch)
     updates, opt_state = tx.update(grads, opt_state, params)
     return optax.apply_updates(params, updates), opt_state, values
@@ -71,7 +75,7 @@ def train(arguments):
   for step in range(arguments.steps):
     batch = {
       name: jax.make_array_from_process_local_data(by_rows, rows)
-      for name, rows in own_part(step).items()
+      for name, rows in own_rows(step).items()
     }
     params, opt_state, values = train_step(params, opt_state, batch)
     if jax.process_index() == 0 and step % 5 == 0:
@@ -85,11 +89,12 @@ def train(arguments):
 
 
 def run_one(arguments):
-  """One of the processes."""
-  # Should another one fail, this one must not wait for ever.
+  """Trains in one of the processes."""
+  # If another process fails, this one must not wait for it for ever.
   faulthandler.dump_traceback_later(arguments.timeout, exit=True)
-  jax.config.update("jax_platforms", "cpu")  # leave these two out
-  jax.config.update("jax_cpu_collectives_implementation", "gloo")  # on accelerators
+  # On accelerators leave these two lines out.
+  jax.config.update("jax_platforms", "cpu")
+  jax.config.update("jax_cpu_collectives_implementation", "gloo")
   jax.distributed.initialize(
     arguments.coordinator, arguments.processes, arguments.process_id
   )
@@ -98,7 +103,10 @@ def run_one(arguments):
 
 
 def run_all(arguments):
-  """Starts the processes; returns the exit code of the first one that fails."""
+  """Starts all processes on this machine.
+
+  Returns the exit code of the first that fails, or 0 after all have ended.
+  """
   with socket.socket() as free:
     free.bind(("localhost", 0))
     coordinator = f"localhost:{free.getsockname()[1]}"
@@ -123,16 +131,18 @@ def run_all(arguments):
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument("--processes", type=int, default=2, help="a divisor of 32")
+  parser.add_argument("--processes", type=int, default=2, help="must divide 32")
   parser.add_argument("--steps", type=int, default=20)
   parser.add_argument("--shard-params", action="store_true", help="over all devices")
   parser.add_argument("--out", help="an .npz file for the parameters")
-  parser.add_argument("--timeout", type=float, default=600, help="of all, in seconds")
+  parser.add_argument("--timeout", type=float, default=600, help="limit in seconds")
   parser.add_argument("--process-id", type=int, help="run this process only")
   parser.add_argument("--coordinator", help="HOST:PORT of process 0")
   arguments = parser.parse_args()
   if BATCH % arguments.processes:
-    parser.error(f"--processes must divide the batch, {BATCH}")
+    parser.error(
+      f"--processes must divide the {BATCH} rows of a batch, got {arguments.processes}"
+    )
   if arguments.process_id is None:
     return run_all(arguments)
   return run_one(arguments)
