@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from maxgnr_jax import aggregators, diagnostics, maxgnr, task_names
-from tests.examples import example_params, follow, grads_sequence
+from tests.helpers.examples import example_params, follow, grads_sequence
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 NAMES = ["depth", "edges", "normals"]

@@ -13,7 +13,7 @@ from maxgnr_jax import (
   steepest_descent,
   value_and_task_grads,
 )
-from tests.examples import default_maxgnr, example_params, random_grads
+from tests.helpers.examples import default_maxgnr, example_params, random_grads
 
 PARAMS = example_params()
 

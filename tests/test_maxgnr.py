@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maxgnr_jax import MaxGNRState, maxgnr, value_and_task_grads
-from tests.examples import (
+from tests.helpers.examples import (
   assert_trees_close,
   default_maxgnr,
   example_params,

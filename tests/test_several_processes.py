@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tests import commands
+from tests.helpers import commands
 
 EXAMPLE = commands.ROOT / "examples" / "several_processes.py"
 

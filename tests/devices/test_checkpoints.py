@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from tests.checkpoints import (
+from tests.devices.meshes import PARAMS, SPECS, STACKED, make_mesh, put
+from tests.helpers.checkpoints import (
   AFTER,
   BEFORE,
   NUM_TASKS,
@@ -15,8 +16,7 @@ from tests.checkpoints import (
   restore,
   save,
 )
-from tests.devices.meshes import PARAMS, SPECS, STACKED, make_mesh, put
-from tests.examples import bits, grads_sequence
+from tests.helpers.examples import bits, grads_sequence
 
 pytestmark = pytest.mark.usefixtures("standard_promotion", "quick_compilation")
 SEQUENCE = grads_sequence(PARAMS, NUM_TASKS, BEFORE + AFTER)

@@ -6,8 +6,8 @@ from jax.sharding import AxisType
 
 from maxgnr_jax import maxgnr
 from tests.devices.meshes import PARAMS, SPECS, STACKED, collectives, make_mesh, put
-from tests.examples import random_grads
-from tests.test_common import METHODS, make
+from tests.helpers.examples import random_grads
+from tests.helpers.methods import METHODS, make
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 
 from maxgnr_jax import maxgnr, value_and_task_grads
 from tests.devices.meshes import make_mesh
-from tests.examples import assert_trees_close
+from tests.helpers.examples import assert_trees_close
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 SPECS = {"trunk": P(None, "model"), "head": P("model")}

@@ -13,7 +13,7 @@ from benchmarks.experiments.problems.fashion.data import fixed_pairs, load
 from benchmarks.experiments.problems.fashion.problem import make_problem
 from benchmarks.experiments.step import Trainer
 from benchmarks.experiments.train import make_trainer, train
-from tests.experiments import of_two_tasks, tiny_run, write_images
+from tests.helpers.experiments import of_two_tasks, tiny_run, write_images
 
 pytestmark = pytest.mark.usefixtures("quick_experiments")
 NAME = "maxgnr-0.9"

@@ -12,8 +12,8 @@ from jax.sharding import PartitionSpec as P
 
 from maxgnr_jax import maxgnr, value_and_task_grads
 from tests.devices.meshes import PARAMS, SHAPES, SPECS, STACKED, make_mesh, put
-from tests.examples import assert_trees_close, random_grads
-from tests.test_common import METHODS, make
+from tests.helpers.examples import assert_trees_close, random_grads
+from tests.helpers.methods import METHODS, make
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 STEPS = 2
