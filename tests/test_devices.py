@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 
-def test_what_needs_many_devices():
+def test_tests_of_several_devices_pass_on_eight_devices():
   flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
   environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
   for name in [name for name in environment if name.startswith("PYTEST_")]:

@@ -36,7 +36,7 @@ def scaled(sequence, factors):
   return [jax.tree.map(leaf, grads) for grads in sequence]
 
 
-def test_the_first_step_has_no_noise_and_weights_inverse_to_the_gradients():
+def test_the_first_step_has_no_noise_and_weights_inverse_to_the_gradient_norms():
   params, grads = example_params(), random_grads(example_params(), 3, 0, [1, 10, 1e-3])
   updates, state = last(DEFAULT, params, [grads])
   inverse = 1 / np.linalg.norm(rows(grads), axis=1)
@@ -81,7 +81,7 @@ def test_one_task_gets_its_own_gradient():
     assert_trees_close(updates, jax.tree.map(lambda g: g[0], grads), rtol=0)
 
 
-def test_128_tasks_are_weighted():
+def test_weights_for_128_tasks_are_finite_and_sum_to_one():
   params = example_params()
   updates, state = last(DEFAULT, params, grads_sequence(params, 128, 2))
   assert state.weights.shape == (128,)
@@ -90,7 +90,7 @@ def test_128_tasks_are_weighted():
 
 
 @given(seed=seeds, exponent=st.integers(-15, 15))
-def test_multiplying_a_tasks_loss_leaves_the_direction_of_the_update(seed, exponent):
+def test_multiplying_one_loss_does_not_change_the_updates_direction(seed, exponent):
   params = example_params()
   sequence = [random_grads(params, 3, [seed, step]) for step in range(3)]
   expected, _ = last(DEFAULT, params, sequence)
@@ -102,7 +102,7 @@ def test_multiplying_a_tasks_loss_leaves_the_direction_of_the_update(seed, expon
 
 
 @given(seed=seeds, exponent=st.integers(-15, 15))
-def test_multiplying_all_losses_leaves_the_weights(seed, exponent):
+def test_multiplying_all_losses_does_not_change_the_weights(seed, exponent):
   params = example_params()
   sequence = [random_grads(params, 3, [seed, step]) for step in range(3)]
   expected_updates, expected = last(DEFAULT, params, sequence)
@@ -115,7 +115,7 @@ def test_multiplying_all_losses_leaves_the_weights(seed, exponent):
 
 
 @given(seed=seeds, order=st.permutations(range(3)))
-def test_permuting_tasks_permutes_the_weights_and_leaves_the_update(seed, order):
+def test_permuting_tasks_permutes_the_weights_and_not_the_update(seed, order):
   params = example_params()
   sequence = [random_grads(params, 3, [seed, step]) for step in range(3)]
   permuted = jax.tree.map(lambda x: x[np.array(order)], sequence)
@@ -127,20 +127,20 @@ def test_permuting_tasks_permutes_the_weights_and_leaves_the_update(seed, order)
   np.testing.assert_allclose(flat(updates), flat(expected_updates), atol=1e-3)
 
 
-@pytest.mark.parametrize("absent", range(3))
-def test_a_task_without_gradient_gets_nothing_and_the_rest_the_same(absent):
+@pytest.mark.parametrize("task", range(3))
+def test_a_task_without_gradient_gets_no_weight_and_changes_no_other_weight(task):
   params = example_params()
   sequence = grads_sequence(params, 3, 4)
   factors = np.ones(3)
-  factors[absent] = 0
+  factors[task] = 0
   rest = np.flatnonzero(factors)
   expected_updates, expected = last(
     DEFAULT, params, jax.tree.map(lambda x: x[rest], sequence)
   )
   updates, state = last(DEFAULT, params, scaled(sequence, factors))
-  assert state.weights[absent] == 0
-  assert state.gnr[absent] == 0
-  assert state.single_task_gnr[absent] == 0
+  assert state.weights[task] == 0
+  assert state.gnr[task] == 0
+  assert state.single_task_gnr[task] == 0
   np.testing.assert_allclose(state.weights[rest], expected.weights, rtol=1e-4)
   np.testing.assert_allclose(state.gnr[rest], expected.gnr, rtol=1e-4)
   assert_trees_close(updates, expected_updates, rtol=1e-3, atol=1e-6)
@@ -159,8 +159,8 @@ def test_a_task_that_starts_late_is_weighted_from_then_on():
   params = example_params()
   sequence = grads_sequence(params, 3, 4)
   late = scaled(sequence[:2], [1, 1, 0]) + sequence[2:]
-  present = [bool(state.weights[2] > 0) for _, state in follow(DEFAULT, params, late)]
-  assert present == [False, False, True, True]
+  weighted = [bool(state.weights[2] > 0) for _, state in follow(DEFAULT, params, late)]
+  assert weighted == [False, False, True, True]
 
 
 @pytest.mark.parametrize("num_tasks", [None, 3])
@@ -257,7 +257,7 @@ def test_all_sources_of_task_gradients_give_the_same_updates():
   assert_trees_close(results[2], results[0])
 
 
-def test_what_rounding_leaves_of_a_constant_gradient_is_no_noise():
+def test_the_rounding_error_of_a_constant_gradient_does_not_count_as_noise():
   rng = np.random.default_rng(0)
   constant = rng.normal(size=200)
   tx = default_maxgnr()
@@ -277,7 +277,7 @@ def test_what_rounding_leaves_of_a_constant_gradient_is_no_noise():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_task_recovers_from_one_step_that_was_not_finite(bad):
+def test_a_task_recovers_after_one_non_finite_step(bad):
   params = example_params()
   sequence = grads_sequence(params, 3, 4)
   sequence[1] = jax.tree.map(lambda g: g.at[1].set(bad), sequence[1])

@@ -73,7 +73,7 @@ def test_float32_follows_algorithm_1(gamma):
 
 
 @pytest.mark.usefixtures("float64")
-def test_with_shared_weights_follow_the_shared_part_and_updates_hold_all():
+def test_with_shared_weights_follow_the_trunk_and_updates_hold_all_parameters():
   params, sequence = trending_grads(jnp.float64)
   head = flat(params["head"]).size
   expected = algorithm1(sequence, measured=slice(head, None))
@@ -96,7 +96,7 @@ def test_the_papers_solver_follows_algorithm_1_with_steepest_descent():
   assert_follows(tx, params, sequence, expected, rtol=1e-7)
 
 
-def test_gamma_0_sees_no_noise_and_weights_by_inverse_gradient_norms():
+def test_gamma_zero_measures_no_noise_and_weights_by_inverse_gradient_norms():
   params, sequence = trending_grads(jnp.float32, 5)
   history = follow(maxgnr(0.0), params, sequence)
   for grads, (_, state) in zip(sequence, history, strict=True):

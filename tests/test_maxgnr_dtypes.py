@@ -40,13 +40,13 @@ def shapes_of_two_steps(params, num_tasks):
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("num_tasks", [None, 2])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
-def test_where_float64_is_enabled_the_parameters_decide(dtype, num_tasks):
+def test_with_float64_enabled_dtypes_follow_the_parameters(dtype, num_tasks):
   for updates, state in shapes_of_two_steps(example_params(dtype), num_tasks):
     assert dtypes((updates, state.momentum, k_sized(state))) == {jnp.dtype(dtype)}
     assert state.count.dtype == jnp.int32
 
 
-def test_updates_have_the_parameters_dtype_and_without_them_the_gradients():
+def test_updates_have_the_dtype_of_the_parameters_or_else_of_the_gradients():
   params, grads = example_params(jnp.bfloat16), random_grads(example_params(), 2)
   tx = default_maxgnr(2)
   state = tx.init(params)

@@ -1,4 +1,4 @@
-"""Tasks that are absent from a step: masked, or of numbers that are not finite."""
+"""Tasks that are inactive in a step: masked, or with numbers that are not finite."""
 
 import functools
 
@@ -37,7 +37,7 @@ def without_counts(state):
   return state._replace(notfinite_count=None)
 
 
-def poison(grads, task, leaf, position, value):
+def with_number(grads, task, leaf, position, value):
   """The gradients with one number of one task replaced."""
   leaves, treedef = jax.tree.flatten(grads)
   bad = np.array(leaves[leaf])
@@ -54,27 +54,29 @@ def poison(grads, task, leaf, position, value):
   value=st.sampled_from([np.nan, np.inf, -np.inf]),
   seed=st.integers(0, 99),
 )
-def test_a_poisoned_task_is_like_a_masked_one(num_tasks, dtype, value, seed):
+def test_a_task_with_a_non_finite_gradient_is_treated_like_a_masked_one(
+  num_tasks, dtype, value, seed
+):
   rng = np.random.default_rng(seed)
   params = jax.tree.map(lambda p: p.astype(dtype), example_params())
   tx = maxgnr(num_tasks=num_tasks)
-  everyone = np.ones(num_tasks, bool)
-  clean, poisoned, masks = [], [], []
+  all_tasks = np.ones(num_tasks, bool)
+  clean, broken, masks = [], [], []
   for step in range(STEPS):
     grads = random_grads(params, num_tasks, seed + step)
     task, leaf = rng.integers(num_tasks), rng.integers(len(jax.tree.leaves(params)))
     clean.append(grads)
-    poisoned.append(poison(grads, task, leaf, rng.integers(1000), value))
+    broken.append(with_number(grads, task, leaf, rng.integers(1000), value))
     masks.append(np.arange(num_tasks) != task)
   expected = run(tx, params, clean, masks)
-  found = run(tx, params, poisoned, [everyone] * STEPS)
+  found = run(tx, params, broken, [all_tasks] * STEPS)
   for (updates, state), (right_updates, right_state) in zip(
     found, expected, strict=True
   ):
     assert_trees_close(updates, right_updates)
     assert_trees_close(without_counts(state), without_counts(right_state))
     assert all(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(updates))
-  missed = STEPS * everyone - sum(np.asarray(m, int) for m in masks)
+  missed = STEPS * all_tasks - sum(np.asarray(m, int) for m in masks)
   np.testing.assert_array_equal(found[-1][1].notfinite_count, STEPS - sum(masks, 0))
   np.testing.assert_array_equal(found[-1][1].task_count, STEPS - missed)
   np.testing.assert_array_equal(expected[-1][1].notfinite_count, 0)
@@ -83,18 +85,18 @@ def test_a_poisoned_task_is_like_a_masked_one(num_tasks, dtype, value, seed):
 @settings(max_examples=10)
 @given(
   # Few sizes, as each is compiled.
-  present=st.sampled_from([(3, 1), (9, 2)]).flatmap(
+  active=st.sampled_from([(3, 1), (9, 2)]).flatmap(
     lambda sizes: st.permutations([k >= sizes[1] for k in range(sizes[0])])
   ),
   seed=st.integers(0, 99),
 )
-def test_a_task_that_is_never_there_changes_nothing(present, seed):
-  params, mask = example_params(), np.array(present)
+def test_a_task_that_is_never_active_changes_nothing(active, seed):
+  params, mask = example_params(), np.array(active)
   sequence = [random_grads(params, len(mask), seed + step) for step in range(STEPS)]
   found = run(maxgnr(num_tasks=len(mask)), params, sequence, [mask] * STEPS)
   fewer = [jax.tree.map(lambda g: g[mask], grads) for grads in sequence]
-  num_present = int(mask.sum())
-  alone = run(maxgnr(num_tasks=num_present), params, fewer, [mask[mask]] * STEPS)
+  num_active = int(mask.sum())
+  alone = run(maxgnr(num_tasks=num_active), params, fewer, [mask[mask]] * STEPS)
   for (updates, state), (right_updates, right_state) in zip(found, alone, strict=True):
     assert_trees_close(updates, right_updates, rtol=1e-3, atol=1e-4)
     np.testing.assert_array_equal(state.weights[~mask], 0)
@@ -107,7 +109,7 @@ def test_a_task_that_is_never_there_changes_nothing(present, seed):
   np.testing.assert_array_equal(found[-1][1].task_count, STEPS * mask)
 
 
-def test_momentum_waits_and_begins_with_the_first_gradient():
+def test_momentum_of_an_inactive_task_stays_and_begins_with_its_first_gradient():
   params = example_params()
   first, second, third = (random_grads(params, 2, seed) for seed in range(3))
   tx = maxgnr(gamma=0.5, num_tasks=2)
@@ -130,12 +132,12 @@ def test_momentum_waits_and_begins_with_the_first_gradient():
 
 
 @pytest.mark.parametrize("num_tasks", [2, 9, 17])
-def test_without_any_task_nothing_moves(num_tasks):
+def test_without_active_tasks_nothing_changes(num_tasks):
   params = example_params()
   grads = random_grads(params, num_tasks, 0)
-  nobody = np.zeros(num_tasks, bool)
+  no_tasks = np.zeros(num_tasks, bool)
   tx = maxgnr(num_tasks=num_tasks)
-  (_, before), (updates, after) = run(tx, params, [grads] * 2, [~nobody, nobody])
+  (_, before), (updates, after) = run(tx, params, [grads] * 2, [~no_tasks, no_tasks])
   assert_trees_close(updates, jax.tree.map(jnp.zeros_like, params))
   assert_trees_close(after.momentum, before.momentum)
   np.testing.assert_array_equal(after.weights, 0)
@@ -143,18 +145,18 @@ def test_without_any_task_nothing_moves(num_tasks):
   assert int(after.count) == 2
 
 
-def test_a_poisoned_head_counts_although_only_the_trunk_is_measured():
+def test_a_non_finite_head_makes_a_task_inactive_although_only_the_trunk_is_measured():
   params = {"head": jnp.ones(3), "trunk": jnp.ones(4)}
   grads = random_grads(params, 2, 0)
   tx = maxgnr(num_tasks=2, shared={"head": False, "trunk": True})
-  bad = poison(grads, 1, 0, 2, np.nan)
+  bad = with_number(grads, 1, 0, 2, np.nan)
   (updates, state), *_ = run(tx, params, [bad], [np.ones(2, bool)])
   np.testing.assert_array_equal(state.weights, [1, 0])
   np.testing.assert_array_equal(state.notfinite_count, [0, 1])
   assert_trees_close(updates, jax.tree.map(lambda g: g[0], grads))
 
 
-def test_a_gradient_too_large_to_be_squared_counts_as_not_finite():
+def test_a_gradient_whose_square_overflows_counts_as_non_finite():
   params = jnp.ones(5000)
   grads = jnp.ones((2, 5000)).at[1, 7].set(1e38)
   (updates, state), *_ = run(maxgnr(num_tasks=2), params, [grads], [np.ones(2, bool)])
@@ -190,7 +192,9 @@ def test_a_loss_without_labels_may_be_nan():
     (jnp.ones((2, 1), bool), ValueError, "one value per task"),
   ],
 )
-def test_a_wrong_mask_is_told_what_it_must_be(mask, error, message):
+def test_an_invalid_task_mask_raises_an_error_that_says_what_it_must_be(
+  mask, error, message
+):
   params = jnp.ones(4)
   tx = maxgnr(num_tasks=2)
   update = functools.partial(tx.update, random_grads(params, 2, 0), tx.init(params))
@@ -198,7 +202,7 @@ def test_a_wrong_mask_is_told_what_it_must_be(mask, error, message):
     update(params, task_mask=mask)
 
 
-def test_a_mask_may_look_like_the_losses():
+def test_a_task_mask_may_be_a_pytree_like_the_losses():
   params = jnp.ones(4)
   tx = maxgnr(num_tasks=2)
   grads = random_grads(params, 2, 0)

@@ -1,4 +1,4 @@
-"""Averages of the noise's Gram matrix, against float64 averages of samples."""
+"""Averages of the noise's Gramian, against float64 averages of samples."""
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,9 @@ def gram(state):
   exponent=st.sampled_from([-15, 0, 15]),
   seed=st.integers(0, 99),
 )
-def test_it_is_the_bias_corrected_average_of_the_products(noise_decay, exponent, seed):
+def test_the_noise_gramian_is_the_bias_corrected_average_of_the_samples(
+  noise_decay, exponent, seed
+):
   rng = np.random.default_rng(seed)
   sequence = rng.normal(size=(STEPS, 3, PARAMS.size)) * 10.0**exponent
   tx = maxgnr(GAMMA, num_tasks=3, noise_decay=noise_decay)
@@ -58,7 +60,7 @@ def test_it_is_the_bias_corrected_average_of_the_products(noise_decay, exponent,
     np.testing.assert_allclose(state.stats.noise_norm, state.noise.norm, rtol=1e-6)
 
 
-def test_without_decay_it_is_the_last_sample():
+def test_with_noise_decay_zero_only_the_last_sample_counts():
   params = example_params()
   sequence = grads_sequence(params, 3, 4)
   averaged = follow(maxgnr(num_tasks=3, noise_decay=0.0), params, sequence)
@@ -75,7 +77,7 @@ def test_without_decay_it_is_the_last_sample():
   ),
   seed=st.integers(0, 99),
 )
-def test_absent_tasks_leave_it_positive_semidefinite(masks, seed):
+def test_inactive_tasks_leave_the_noise_gramian_positive_semidefinite(masks, seed):
   """Tasks with hardly any noise in common, and noises in one direction."""
   rng = np.random.default_rng(seed)
   tx = maxgnr(GAMMA, num_tasks=4, noise_decay=0.9)
@@ -86,15 +88,15 @@ def test_absent_tasks_leave_it_positive_semidefinite(masks, seed):
     grads = rng.normal(size=PARAMS.size) + 0.01 * rng.normal(size=(4, PARAMS.size))
     _, state = update(jnp.asarray(grads, jnp.float32), state, task_mask=jnp.array(mask))
     assert np.linalg.eigvalsh(np.asarray(state.noise.cosine, np.float64))[0] > -1e-5
-    absent = ~np.array(mask)
+    inactive = ~np.array(mask)
     np.testing.assert_allclose(
-      state.noise.norm[absent], before.noise.norm[absent], rtol=1e-5
+      state.noise.norm[inactive], before.noise.norm[inactive], rtol=1e-5
     )
     if any(mask):
       np.testing.assert_allclose(jnp.sum(state.weights), 1, rtol=1e-5)
 
 
-def test_its_weights_are_steadier_than_one_samples():
+def test_averaging_the_noise_makes_the_weights_steadier():
   rng = np.random.default_rng(0)
   signal = rng.normal(size=(3, PARAMS.size))
   mixture = np.array([[1.0, 0.0, 0.0], [-0.9, 0.3, 0.0], [0.5, 0.0, 1.0]])
@@ -113,6 +115,6 @@ def test_its_weights_are_steadier_than_one_samples():
 
 
 @pytest.mark.parametrize("noise_decay", [-0.1, 1.0, "0.5"])
-def test_a_wrong_decay_is_told_what_it_must_be(noise_decay):
+def test_noise_decay_must_lie_between_zero_and_one(noise_decay):
   with pytest.raises(ValueError, match=r"`noise_decay` must be in \[0, 1\)"):
     maxgnr(noise_decay=noise_decay)

@@ -60,7 +60,7 @@ def test_parameters_may_be_python_floats_as_in_optax():
 
 
 @pytest.mark.parametrize("factory", [maxgnr, aggregators.mgda])
-def test_gradients_without_numbers_give_an_update_without_numbers(factory):
+def test_empty_arrays_as_gradients_give_empty_updates(factory):
   params = {"a": jnp.ones((3, 0))}
   tx = factory(num_tasks=2)
   state = tx.init(params)

@@ -14,7 +14,7 @@ def few_steps(monkeypatch):
   monkeypatch.setattr(steps, "NUM_STEPS", (3, 30))
 
 
-def test_the_worst_problem_can_be_made_again(few_steps):
+def test_the_recorded_worst_problem_can_be_drawn_again(few_steps):
   entries = steps.measure(num_tasks=3, seeds=2, progress=lambda: None)
   assert [entry["steps"] for entry in entries] == [3, 30]
   for entry in entries:
@@ -33,7 +33,9 @@ def test_the_worst_problem_can_be_made_again(few_steps):
     assert ratio == pytest.approx(entry["worst"], rel=1e-4)
 
 
-def test_enough_is_the_smallest_number_that_serves_every_k(few_steps):
+def test_enough_steps_is_the_smallest_number_that_is_good_for_every_number_of_tasks(
+  few_steps,
+):
   def entry(num_steps, one_percent, worst):
     return {"steps": num_steps, "one_percent": one_percent, "worst": worst}
 

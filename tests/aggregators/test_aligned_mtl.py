@@ -16,7 +16,9 @@ sizes = st.sampled_from([2, 3, 5, 10])
 
 
 @given(seed=seeds, num_tasks=sizes)
-def test_aligned_mtl_makes_the_principal_components_equally_long(seed, num_tasks):
+def test_aligned_mtl_gives_all_principal_components_the_smallest_singular_value(
+  seed, num_tasks
+):
   jacobian = task_gradients(seed, num_tasks, decades=1)
   left, singular, right = np.linalg.svd(jacobian, full_matrices=False)
   expected = singular.min() * (left @ right).mean(0)

@@ -24,7 +24,7 @@ def missed_gain(jacobian, weights, c):
 
 
 @given(seed=seeds, shape=full_rank, c=st.floats(0.01, 0.99))
-def test_cagrad_is_the_best_in_its_ball(seed, shape, c):
+def test_cagrad_maximises_the_smallest_gain_within_its_ball(seed, shape, c):
   jacobian = task_gradients(seed, shape[0], size=shape[1])
   mean = jacobian.mean(0)
   weights, update = update_of("cagrad", jacobian, c)
@@ -41,7 +41,9 @@ def test_cagrad_is_the_best_in_its_ball(seed, shape, c):
     ([[2, -1], [3, -4], [-4, 3]], 0.9),
   ],
 )
-def test_cagrad_of_gradients_that_cancel_is_the_best_in_its_ball(gradients, c, float64):
+def test_cagrad_maximises_the_smallest_gain_when_gradients_cancel(
+  gradients, c, float64
+):
   jacobian = np.array(gradients, np.float64)
   mean = jacobian.mean(0)
   angle = np.linspace(0, 2 * np.pi, 1001)
@@ -54,16 +56,14 @@ def test_cagrad_of_gradients_that_cancel_is_the_best_in_its_ball(gradients, c, f
 
 
 @given(seed=seeds, shape=full_rank)
-def test_cagrad_without_a_ball_is_the_mean(seed, shape):
+def test_cagrad_with_radius_zero_is_the_mean(seed, shape):
   jacobian = task_gradients(seed, shape[0], size=shape[1])
   weights, _ = update_of("cagrad", jacobian, 0.0)
   np.testing.assert_allclose(weights, 1 / len(jacobian), rtol=1e-6)
 
 
 @given(seed=seeds, shape=full_rank)
-def test_cagrad_helps_the_task_that_gains_least_the_more_the_larger_its_ball(
-  seed, shape
-):
+def test_a_larger_ball_of_cagrad_gives_a_larger_smallest_gain(seed, shape):
   jacobian = task_gradients(seed, shape[0], size=shape[1])
   gains = [
     np.min(jacobian @ update_of("cagrad", jacobian, c)[1]) for c in (0.0, 0.4, 0.8)

@@ -14,7 +14,9 @@ sizes = st.sampled_from([2, 5])  # few, because each is compiled
 
 
 @given(seed=seeds, num_tasks=sizes)
-def test_config_is_as_near_to_every_task_and_as_long_as_they_reach(seed, num_tasks):
+def test_config_has_equal_cosines_and_the_length_of_the_summed_projections(
+  seed, num_tasks
+):
   jacobian = task_gradients(seed, num_tasks, decades=1)
   update = weigh("config", jacobian) @ jacobian
   direction = update / np.linalg.norm(update)
@@ -25,7 +27,7 @@ def test_config_is_as_near_to_every_task_and_as_long_as_they_reach(seed, num_tas
 
 
 @given(seed=seeds, num_tasks=sizes)
-def test_config_points_where_imtl_g_does(seed, num_tasks):
+def test_config_has_the_direction_of_imtl_g(seed, num_tasks):
   jacobian = task_gradients(seed, num_tasks, decades=1)
   updates = [weigh(name, jacobian) @ jacobian for name in ("config", "imtl_g")]
   one, other = (update / np.linalg.norm(update) for update in updates)

@@ -24,7 +24,7 @@ def longest_reach(w, jacobian, c):
 
 
 @given(seed=seeds, shape=full_rank, c=st.floats(0.05, 0.95))
-def test_conicgrad_is_the_best_in_its_cone(seed, shape, c):
+def test_conicgrad_maximises_the_smallest_gain_within_its_cone(seed, shape, c):
   jacobian = task_gradients(seed, shape[0], decades=1, size=shape[1])
   mean, equal = jacobian.mean(0), np.full(len(jacobian), 1 / len(jacobian))
   _, update = update_of("conicgrad", jacobian, c)
@@ -42,13 +42,13 @@ def test_conicgrad_is_the_best_in_its_cone(seed, shape, c):
 
 
 @given(seed=seeds, shape=full_rank)
-def test_conicgrad_in_a_cone_without_room_is_the_mean(seed, shape):
+def test_conicgrad_in_a_very_narrow_cone_is_the_mean(seed, shape):
   jacobian = task_gradients(seed, shape[0], size=shape[1])
   _, update = update_of("conicgrad", jacobian, 0.99999)
   assert relative_error(update, jacobian.mean(0)) < 1e-2
 
 
-def test_conicgrad_is_as_long_as_the_mean_where_it_cannot_but_conflict():
+def test_conicgrad_has_the_means_length_where_conflict_is_unavoidable():
   jacobian = np.array([[-1, 1], [-1, -1], [-1, 1], [-1, -1], [9, 0]])
   _, update = update_of("conicgrad", jacobian, 0.5)
   assert length(update) == pytest.approx(length(jacobian.mean(0)), rel=1e-3)

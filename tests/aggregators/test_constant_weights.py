@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 PARAMS = example_params()
 
 
-def test_constant_weights_are_the_users():
+def test_constant_weights_are_used_as_given():
   grads = grads_sequence(PARAMS, 3, 1)
   updates, state = follow(aggregators.constant_weights([0, 2, -1]), PARAMS, grads)[0]
   expected = [0, 2, -1] @ rows(grads[0])
@@ -25,12 +25,12 @@ def test_constant_weights_are_the_users():
 
 
 @pytest.mark.parametrize("weights", [[], 1.0, [[1.0]], [1.0, float("nan")]])
-def test_constant_weights_that_are_no_vector_of_numbers_are_refused(weights):
+def test_constant_weights_must_be_a_vector_of_finite_numbers(weights):
   with pytest.raises(ValueError, match="`weights` must be a vector"):
     aggregators.constant_weights(weights)
 
 
-def test_constant_weights_for_other_tasks_are_refused():
+def test_constant_weights_refuse_another_number_of_tasks():
   tx = aggregators.constant_weights([1.0, 2.0])
   with pytest.raises(ValueError, match="of 3 tasks, but the state is of 2"):
     tx.update(grads_sequence(PARAMS, 3, 1)[0], tx.init(PARAMS), PARAMS)

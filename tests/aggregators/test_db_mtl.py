@@ -12,7 +12,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5])
-def test_db_mtl_sums_averaged_gradients_of_logarithms_of_equal_length(decay, float64):
+def test_db_mtl_sums_averaged_log_loss_gradients_scaled_to_one_length(decay, float64):
   average, weights, updates = np.zeros_like(COMMON), [], []
   for step, (grads, losses) in enumerate(zip(JACOBIANS, LOSSES, strict=True), start=1):
     beta = 0.9 / step**decay
@@ -29,7 +29,7 @@ def test_db_mtl_sums_averaged_gradients_of_logarithms_of_equal_length(decay, flo
   np.testing.assert_allclose(state.memory["average"], average, rtol=1e-6)
 
 
-def test_a_negative_loss_of_db_mtl_moves_no_average():
+def test_db_mtl_keeps_a_tasks_average_where_its_loss_is_negative():
   losses = inactive.LOSSES.at[1:, 2].set(-1.0)
   masks = np.ones((inactive.NUM_STEPS, inactive.NUM_TASKS), bool)
   _, state = inactive.run(aggregators.db_mtl, masks, losses=losses)

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("gamma", [0.0, 2.0])
-def test_dtp_neglects_tasks_that_perform_well(gamma):
+def test_dtp_gives_little_weight_to_tasks_that_perform_well(gamma):
   kpis = np.random.default_rng(1).uniform(0.05, 0.95, LOSSES.shape)
   mean, expected = kpis[0], []
   for step, kpi in enumerate(kpis):

@@ -24,7 +24,7 @@ def projected(jacobian, preference):
 
 
 @given(seed=seeds, num_tasks=sizes)
-def test_dualproj_is_the_projection_of_the_mean(seed, num_tasks):
+def test_dualproj_projects_the_mean_on_the_dual_cone(seed, num_tasks):
   jacobian = task_gradients(seed, num_tasks)
   expected = projected(jacobian, np.full(num_tasks, 1 / num_tasks))
   error = relative_error(

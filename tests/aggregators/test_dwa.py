@@ -42,7 +42,7 @@ def test_dwa_compares_the_mean_losses_of_the_last_two_epochs(
 
 def test_dwa_counts_a_tasks_epochs_by_its_own_steps():
   make = functools.partial(aggregators.dwa, 2)
-  order = [0, 0, 0, 2, 0]  # which task is absent
+  order = [0, 0, 0, 2, 0]  # which task is inactive in each step
   masks = np.stack([inactive.all_but(task) for task in order])
   losses = inactive.LOSSES
   _, state = inactive.run(make, masks, losses=losses)

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 PARAMS = example_params()
 
 
-def test_equal_weights_are_the_mean():
+def test_equal_weights_give_the_mean_gradient():
   grads = grads_sequence(PARAMS, 3, 1)
   updates, _ = follow(aggregators.equal_weights(), PARAMS, grads)[0]
   np.testing.assert_allclose(

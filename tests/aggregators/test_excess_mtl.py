@@ -12,7 +12,7 @@ from tests.helpers.gradient_sequence import EQUAL, JACOBIANS, NUM_TASKS, assert_
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
-def test_excess_mtl_multiplies_weights_by_exponentials_of_the_risks(float64):
+def test_excess_mtl_multiplies_weights_by_exponentials_of_excess_risks(float64):
   w, squares, weights = EQUAL, 0, []
   for step, grads in enumerate(JACOBIANS):
     squares = squares + grads**2

@@ -21,21 +21,21 @@ def unfairness(jacobian, weights, alpha):
 
 
 @given(seed=seeds, num_tasks=sizes, alpha=st.sampled_from([0.5, 1.0, 2.0, 5.0]))
-def test_fairgrad_solves_its_equation(seed, num_tasks, alpha):
+def test_fairgrad_solves_the_alpha_fairness_equation(seed, num_tasks, alpha):
   jacobian = task_gradients(seed, num_tasks)
   weights = weigh("fairgrad", jacobian, jnp.float32(alpha))
   assert unfairness(jacobian, weights, alpha) < 1e-3
 
 
 @given(seed=seeds, num_tasks=sizes)
-def test_fairgrad_of_alpha_one_is_nash_mtl(seed, num_tasks):
+def test_fairgrad_with_alpha_one_is_nash_mtl(seed, num_tasks):
   jacobian = task_gradients(seed, num_tasks)
   expected = weigh("nash_mtl", jacobian)
   weights = weigh("fairgrad", jacobian, jnp.float32(1.0))
   np.testing.assert_allclose(weights, expected, rtol=1e-4)
 
 
-def test_fairgrad_of_a_large_alpha_is_the_solution_in_double_precision(float64):
+def test_fairgrad_in_float32_agrees_with_float64_for_a_large_alpha(float64):
   for seed in range(20):
     jacobian = task_gradients(seed, 5)
     solution = weigh("fairgrad", jacobian, 10.0, dtype=jnp.float64)

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("min_losses", [0.0, [0.01, 0.1, 2.0]])
 @pytest.mark.parametrize("measured", [True, False])
-def test_famo_learns_from_what_the_last_step_did_to_the_losses(min_losses, measured):
+def test_famo_learns_from_how_the_last_step_changed_the_losses(min_losses, measured):
   drawn = np.random.default_rng(4).normal(size=LOSSES.shape)
   after = LOSSES * np.exp(0.1 * drawn) if measured else LOSSES
   logits, last, expected = np.zeros(NUM_TASKS), None, []
@@ -35,9 +35,9 @@ def test_famo_learns_from_what_the_last_step_did_to_the_losses(min_losses, measu
   assert_weights(tx, expected, **extra_args)
 
 
-def test_famo_learns_from_those_that_were_in_the_last_step_only():
+def test_famo_updates_only_the_logits_of_tasks_active_in_the_last_step():
   make = functools.partial(aggregators.famo, optax.sgd(0.5))
-  masks = np.stack([inactive.EVERYONE, inactive.all_but(0), inactive.EVERYONE])
+  masks = np.stack([inactive.ALL_TASKS, inactive.all_but(0), inactive.ALL_TASKS])
   _, state = inactive.run(
     make, masks, losses=inactive.LOSSES, losses_after_step=inactive.AFTER
   )
@@ -54,13 +54,11 @@ def test_famo_learns_from_those_that_were_in_the_last_step_only():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_famo_learns_nothing_by_a_loss_after_a_step_that_is_not_finite(value):
+def test_famo_keeps_a_logit_where_the_loss_after_the_step_is_not_finite(value):
   make = functools.partial(aggregators.famo, optax.sgd(0.5))
   masks = np.ones((inactive.NUM_STEPS, inactive.NUM_TASKS), bool)
-  poisoned = inactive.AFTER.at[:, 2].set(value)
-  _, state = inactive.run(
-    make, masks, losses=inactive.LOSSES, losses_after_step=poisoned
-  )
+  broken = inactive.AFTER.at[:, 2].set(value)
+  _, state = inactive.run(make, masks, losses=inactive.LOSSES, losses_after_step=broken)
   logits = np.asarray(state.memory["logits"])
   np.testing.assert_array_equal(logits[:, 2], 0)
   assert np.all(np.isfinite(logits))

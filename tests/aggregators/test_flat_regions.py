@@ -31,7 +31,7 @@ AGGREGATORS = {
 
 
 @pytest.mark.parametrize("name", AGGREGATORS)
-def test_both_parts_are_aggregated_by_themselves_in_a_scan(name):
+def test_gradients_and_flat_parts_are_aggregated_separately_in_a_scan(name):
   inner = AGGREGATORS[name]
   tx = aggregators.flat_regions(inner)
   losses = jnp.asarray(np.random.default_rng(1).uniform(size=(3, 3)), jnp.float32)
@@ -55,18 +55,18 @@ def test_both_parts_are_aggregated_by_themselves_in_a_scan(name):
     assert not np.allclose(state.plain.weights, state.flat.weights)
 
 
-def test_flat_regions_without_flat_gradients_says_how_to_pass_them():
+def test_flat_regions_without_flat_grads_explains_how_to_pass_them():
   tx = aggregators.flat_regions(aggregators.mgda())
   with pytest.raises(TypeError, match=r"needs `flat_grads`.*flat_grads=flat_grads"):
     tx.update(inactive.GRADS[0], tx.init(inactive.PARAMS), inactive.PARAMS)
 
 
-def test_an_aggregator_that_is_none_is_refused():
+def test_flat_regions_refuses_a_factory_in_place_of_an_aggregator():
   with pytest.raises(TypeError, match=r"`aggregator` must be .* such as `maxgnr\(\)`"):
     aggregators.flat_regions(aggregators.mgda)
 
 
-def test_of_flat_regions_one_part_may_lose_a_task():
+def test_a_task_may_be_inactive_in_the_flat_part_alone():
   tx = aggregators.flat_regions(aggregators.equal_weights(num_tasks=inactive.NUM_TASKS))
   grads, params, others = inactive.GRADS[0], inactive.PARAMS, inactive.all_but(1)
   flat_grads = inactive.INDEPENDENT[0].at[1].set(np.nan)

@@ -27,19 +27,19 @@ def test_graddrop_keeps_one_sign_in_every_coordinate():
   assert 0.2 < np.mean(update[contested] > 0) < 0.8
 
 
-def test_graddrop_keeps_positive_values_as_often_as_their_share_says():
+def test_graddrop_keeps_the_positive_sign_with_its_share_as_probability():
   update = update_of(aggregators.graddrop(), MANY)
   assert set(update) == {3.5, -1.0}
   assert_share(update == 3.5, 0.5 * (1 + COLUMN.sum() / np.abs(COLUMN).sum()))
 
 
-def test_graddrop_that_leaks_all_is_the_sum():
+def test_graddrop_with_leak_one_is_the_sum():
   grads = task_gradients(0, 5, size=50)
   update = update_of(aggregators.graddrop(leak=1.0), jnp.asarray(grads, jnp.float32))
   np.testing.assert_allclose(update, grads.sum(0), rtol=1e-4, atol=1e-5)
 
 
-def test_graddrop_leaks_what_each_tasks_share_says():
+def test_graddrop_leaks_per_task():
   leak = np.array([0.0, 0.5, 1.0])
   update = update_of(aggregators.graddrop(leak), MANY)
   # Kept: the positive two, and half of the other; or that one, and all of the third.
@@ -47,7 +47,7 @@ def test_graddrop_leaks_what_each_tasks_share_says():
 
 
 @pytest.mark.parametrize("leak", [np.ones(1), np.ones(2), np.ones((3, 1))])
-def test_a_leak_of_other_tasks_is_refused(leak):
+def test_graddrop_refuses_a_leak_for_another_number_of_tasks(leak):
   tx = aggregators.graddrop(leak)
   with pytest.raises(
     ValueError, match=r"`leak` must be a number or one per task, \[3\]"
@@ -55,7 +55,7 @@ def test_a_leak_of_other_tasks_is_refused(leak):
     jax.eval_shape(tx.update, MANY, tx.init(MANY[0]))
 
 
-def test_graddrop_may_be_made_in_a_compiled_function():
+def test_graddrop_can_be_created_inside_a_jitted_function():
   jax.eval_shape(lambda grads: aggregators.graddrop().init(grads[0]), MANY)
 
 
@@ -71,15 +71,15 @@ LEAKS = {
 
 @pytest.mark.parametrize("leak", LEAKS)
 @pytest.mark.parametrize("value", coordinates.NOT_FINITE)
-def test_graddrop_drops_what_is_not_finite_not_unseen(leak, value):
-  grads, everyone = coordinates.gradients(5), np.ones(5, bool)
+def test_graddrop_excludes_and_counts_tasks_with_non_finite_gradients(leak, value):
+  grads, all_tasks = coordinates.gradients(5), np.ones(5, bool)
   mask = np.arange(5) != 2
   update = coordinates.update_of(LEAKS[leak], 5)
   expected, _ = update(grads, mask)
-  fewer, _ = coordinates.update_of(LEAKS[leak], 4)(grads[mask], everyone[mask])
+  fewer, _ = coordinates.update_of(LEAKS[leak], 4)(grads[mask], all_tasks[mask])
   np.testing.assert_allclose(expected, fewer, rtol=1e-5, atol=1e-6)
   for place in range(8):
-    found, state = update(grads.at[2, place].set(value), everyone)
+    found, state = update(grads.at[2, place].set(value), all_tasks)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(state.notfinite_count, ~mask)
     np.testing.assert_allclose(state.weights, mask / 4)

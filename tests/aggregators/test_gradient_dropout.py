@@ -18,7 +18,7 @@ def noise_on(grads, *args):
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])
-def test_gaussian_dropout_has_mean_one_and_the_variance_of_dropout(rate):
+def test_gaussian_noise_has_mean_one_and_the_variance_of_dropout(rate):
   factor = noise_on(MANY, rate)
   variance = rate / (1 - rate)
   assert abs(factor.mean() - 1) < 5 * np.sqrt(variance / SIZE)
@@ -28,26 +28,28 @@ def test_gaussian_dropout_has_mean_one_and_the_variance_of_dropout(rate):
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])
-def test_bernoulli_dropout_drops_or_makes_up_for_it(rate):
+def test_bernoulli_noise_is_zero_or_the_inverse_of_the_kept_share(rate):
   factor = noise_on(MANY, rate, "bernoulli")
   np.testing.assert_allclose(np.unique(factor), [0, 1 / (1 - rate)], rtol=1e-6)
   assert_share(factor == 0, rate)
 
 
-def test_dropout_draws_for_every_task():
+def test_noise_is_drawn_for_each_task_separately():
   update = update_of(aggregators.gradient_dropout(0.5, "bernoulli"), MANY)
   assert len(np.unique(update)) == 2**3
 
 
 @pytest.mark.parametrize("noise", ["gaussian", "bernoulli"])
-def test_dropout_at_rate_zero_is_the_mean(noise):
+def test_gradient_dropout_at_rate_zero_is_the_mean(noise):
   update = update_of(aggregators.gradient_dropout(0.0, noise), MANY)
   np.testing.assert_allclose(update, COLUMN.mean(), rtol=1e-6)
 
 
 @pytest.mark.parametrize("value", coordinates.NOT_FINITE)
 @pytest.mark.parametrize("noise", ["gaussian", "bernoulli"])
-def test_dropout_drops_what_is_not_finite_not_unseen(noise, value):
+def test_gradient_dropout_excludes_and_counts_tasks_with_non_finite_gradients(
+  noise, value
+):
   update = coordinates.update_of(
     functools.partial(aggregators.gradient_dropout, 0.5, noise), 3
   )

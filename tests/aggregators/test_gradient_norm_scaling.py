@@ -14,7 +14,7 @@ sizes = st.sampled_from([2, 5])  # few, because each is compiled
 
 
 @given(seed=seeds, num_tasks=sizes)
-def test_gradient_norm_scaling_makes_every_gradient_as_long_as_their_sum(
+def test_gradient_norm_scaling_gives_every_gradient_the_length_of_their_sum(
   seed, num_tasks
 ):
   jacobian = task_gradients(seed, num_tasks)

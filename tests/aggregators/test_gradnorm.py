@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("alpha", [0.0, 1.5])
 @pytest.mark.parametrize("rate", [0.01, 0.5])
-def test_gradnorm_descends_on_the_distance_to_the_wanted_norms(alpha, rate):
+def test_gradnorm_descends_on_the_distance_to_its_target_norms(alpha, rate):
   w, expected = np.ones(NUM_TASKS), []
   norms = np.linalg.norm(JACOBIANS, axis=2)
   for losses, norm in zip(LOSSES, norms, strict=True):

@@ -43,7 +43,7 @@ def gradvac_of(num_tasks, beta, seed=0):
 
 @pytest.mark.parametrize("num_tasks", [2, 4])
 @pytest.mark.parametrize("beta", [0.01, 0.5])
-def test_gradvac_vaccinates_as_its_paper_does(num_tasks, beta):
+def test_gradvac_follows_its_papers_loop(num_tasks, beta):
   init, update = gradvac_of(num_tasks, beta)
   goals = np.zeros((num_tasks, num_tasks))
   state = init(jnp.zeros(2 * num_tasks))
@@ -58,7 +58,7 @@ def test_gradvac_vaccinates_as_its_paper_does(num_tasks, beta):
 
 
 @given(angle=st.floats(0.2, 1.3), wider=st.floats(0.2, 1.5))
-def test_two_gradients_are_brought_as_near_as_their_goal(angle, wider):
+def test_gradvac_brings_the_cosine_of_two_gradients_to_their_goal(angle, wider):
   init, update = gradvac_of(2, 1.0)
 
   def at(angle):
@@ -77,13 +77,13 @@ def test_two_gradients_are_brought_as_near_as_their_goal(angle, wider):
   assert cosine == pytest.approx(goal, abs=1e-3)
 
 
-def test_goals_of_gradvac_wait_for_both_tasks():
+def test_gradvac_updates_the_goal_of_a_pair_only_while_both_tasks_are_active():
   tx = aggregators.gradvac(beta=0.5, num_tasks=4)
   grads = jnp.asarray(task_gradients(0, 4), jnp.float32)
   step = jax.jit(lambda grads, state, mask: tx.update(grads, state, task_mask=mask))
   _, before = step(grads, tx.init(grads[0]), jnp.ones(4, bool))
-  present = np.array([True, False, True, True])
-  _, after = step(grads[::-1], before, jnp.asarray(present))
-  both = present[:, None] & present[None, :] & ~np.eye(4, dtype=bool)
+  active = np.array([True, False, True, True])
+  _, after = step(grads[::-1], before, jnp.asarray(active))
+  both = active[:, None] & active[None, :] & ~np.eye(4, dtype=bool)
   moved = np.asarray(before.memory["goals"] != after.memory["goals"])
   np.testing.assert_array_equal(moved, both)

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 PARAMS = example_params()
 
 
-def test_inner_products_are_measured_where_tasks_share():
+def test_a_weighting_sees_the_gramian_of_the_trunk():
   seen = []
 
   def weighting(gramian):
@@ -32,7 +32,7 @@ def test_inner_products_are_measured_where_tasks_share():
   np.testing.assert_allclose(flat(updates), rows(grads).sum(0), rtol=1e-5, atol=1e-5)
 
 
-def test_a_weighting_of_another_length_is_refused():
+def test_a_weighting_must_return_one_weight_per_task():
   tx = aggregators.gramian_method(lambda gramian: jnp.ones(2))
   with pytest.raises(ValueError, match=r"one weight per task, shape \(3,\), got shape"):
     tx.update(grads_sequence(PARAMS, 3, 1)[0], tx.init(PARAMS), PARAMS)

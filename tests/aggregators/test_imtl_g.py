@@ -16,7 +16,7 @@ sizes = st.sampled_from([2, 3, 5, 10])
 
 
 @given(seed=seeds, num_tasks=sizes)
-def test_imtl_g_has_the_same_projection_on_every_gradient(seed, num_tasks):
+def test_imtl_g_projects_equally_on_every_gradients_direction(seed, num_tasks):
   jacobian = task_gradients(seed, num_tasks)
   weights = weigh("imtl_g", jacobian)
   update = jacobian.T @ weights

@@ -27,7 +27,9 @@ def krum(jacobian, num_byzantine, num_selected):
 @pytest.mark.parametrize(
   ("num_byzantine", "num_selected"), [(0, 1), (1, 1), (1, 2), (3, 4), (3, 6)]
 )
-def test_krum_averages_those_of_the_nearest_neighbours(num_byzantine, num_selected):
+def test_krum_averages_the_gradients_nearest_to_their_neighbours(
+  num_byzantine, num_selected
+):
   weighting = jax.jit(
     lambda gramian: aggregators.krum_weights(gramian, num_byzantine, num_selected)
   )
@@ -44,7 +46,7 @@ compiled_krum = jax.jit(lambda gramian: aggregators.krum_weights(gramian, 1, 3))
 
 
 @given(seed=seeds, outlier=st.integers(0, 4))
-def test_krum_leaves_a_large_outlier_out(seed, outlier):
+def test_krum_gives_a_large_outlier_no_weight(seed, outlier):
   jacobian = 1 + 0.1 * np.random.default_rng(seed).normal(size=(5, 10))
   jacobian[outlier] *= -1e4
   weights = compiled_krum(jnp.asarray(jacobian @ jacobian.T, jnp.float32))
@@ -53,18 +55,18 @@ def test_krum_leaves_a_large_outlier_out(seed, outlier):
 
 
 @pytest.mark.parametrize(("num_byzantine", "num_selected"), [(0, 1), (1, 2), (2, 4)])
-def test_krum_chooses_among_the_present_tasks(num_byzantine, num_selected):
+def test_krum_chooses_among_the_active_tasks_as_if_alone(num_byzantine, num_selected):
   arguments = {"num_byzantine": num_byzantine, "num_selected": num_selected}
   for seed in range(20):
-    jacobian, present = task_gradients(seed, 7, decades=1), some_tasks(seed, 7, 5)
-    weights = weigh_active("krum", jacobian, present, **arguments)
-    alone = weigh_active("krum", jacobian[present], np.ones(5, bool), **arguments)
-    np.testing.assert_array_equal(weights[present], alone)
-    np.testing.assert_array_equal(weights[~present], 0)
+    jacobian, active = task_gradients(seed, 7, decades=1), some_tasks(seed, 7, 5)
+    weights = weigh_active("krum", jacobian, active, **arguments)
+    alone = weigh_active("krum", jacobian[active], np.ones(5, bool), **arguments)
+    np.testing.assert_array_equal(weights[active], alone)
+    np.testing.assert_array_equal(weights[~active], 0)
 
 
 @pytest.mark.parametrize(
-  ("present", "num_byzantine", "num_selected", "expected"),
+  ("active", "num_byzantine", "num_selected", "expected"),
   [
     ([1, 1, 1, 1, 1], 2, 1, [0, 1, 0, 0, 0]),
     # Too few for their sum of distances: the nearest one counts.
@@ -76,12 +78,14 @@ def test_krum_chooses_among_the_present_tasks(num_byzantine, num_selected):
     ([1, 0, 0, 0, 1], 2, 3, [0.5, 0, 0, 0, 0.5]),
   ],
 )
-def test_krum_of_few_tasks(present, num_byzantine, num_selected, expected):
+def test_krum_selects_fewer_tasks_when_few_are_active(
+  active, num_byzantine, num_selected, expected
+):
   jacobian = np.array([[1.0], [2.0], [2.1], [2.3], [-50.0]])
   weights = weigh_active(
     "krum",
     jacobian,
-    np.array(present, bool),
+    np.array(active, bool),
     num_byzantine=num_byzantine,
     num_selected=num_selected,
   )
@@ -98,6 +102,6 @@ def test_krum_of_few_tasks(present, num_byzantine, num_selected, expected):
     (aggregators.krum(0, 3), "got 2 tasks with num_byzantine=0 and num_selected=3"),
   ],
 )
-def test_too_few_tasks_are_told_how_many_there_must_be(tx, needed):
+def test_too_few_tasks_raise_an_error_that_names_the_minimum(tx, needed):
   with pytest.raises(ValueError, match=needed):
     jax.eval_shape(tx.update, jnp.ones((2, 4)), tx.init(jnp.ones(4)))

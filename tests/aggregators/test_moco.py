@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
     {"beta": 0.8, "gamma": 2.0, "beta_decay": 0.0, "gamma_decay": 1.0, "rho": 0.2},
   ],
 )
-def test_moco_steps_towards_the_shortest_vector_of_the_averages(kwargs, float64):
+def test_moco_steps_towards_the_shortest_combination_of_its_averages(kwargs, float64):
   beta_decay, gamma_decay = (kwargs.get(f"{n}_decay", 0.5) for n in ("beta", "gamma"))
   average, w, weights, updates = np.zeros_like(COMMON), EQUAL, [], []
   for step, grads in enumerate(JACOBIANS, start=1):

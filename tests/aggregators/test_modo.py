@@ -18,7 +18,9 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 @pytest.mark.parametrize("second", [INDEPENDENT, None], ids=["two batches", "one"])
 @pytest.mark.parametrize(("gamma", "rho"), [(0.1, 0.1), (0.5, 0.0)])
-def test_modo_steps_by_the_products_of_two_batches(second, gamma, rho, float64):
+def test_modo_steps_along_the_inner_products_of_two_batches(
+  second, gamma, rho, float64
+):
   others = JACOBIANS if second is None else second
   w, weights = EQUAL, []
   for grads, other in zip(JACOBIANS, others, strict=True):

@@ -29,14 +29,16 @@ def test_nash_mtl_gives_every_task_a_gain_inverse_to_its_weight(seed, num_tasks)
 
 
 @given(seed=seeds, num_tasks=sizes, decades=st.integers(-5, 5))
-def test_nash_mtl_does_not_change_when_a_loss_is_scaled(seed, num_tasks, decades):
+def test_nash_mtl_update_does_not_depend_on_the_scale_of_a_loss(
+  seed, num_tasks, decades
+):
   jacobian = task_gradients(seed, num_tasks)
   scaled = jacobian * np.append(10.0**decades, np.ones(num_tasks - 1))[:, None]
   update = weigh("nash_mtl", jacobian) @ jacobian
   assert relative_error(weigh("nash_mtl", scaled) @ scaled, update) < 1e-3
 
 
-def test_nash_mtl_of_gradients_that_cancel_is_finite():
+def test_nash_mtl_weights_are_finite_when_gradients_cancel():
   # Three in a plane, of which some positive combination is zero.
   for seed in (239, 342, 357, 520, 775, 902):
     assert np.all(np.isfinite(weigh("nash_mtl", task_gradients(seed, 3, size=2))))

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.mark.parametrize("signs", [(1, -1), (-1, 1, 1)])
-def test_ngdiff_adds_unit_gradients_with_their_signs(signs):
+def test_ngdiff_adds_signed_unit_gradients(signs):
   jacobian = task_gradients(0, len(signs))
   update, _ = first_step(aggregators.ngdiff(signs), jacobian)
   units = jacobian / np.linalg.norm(jacobian, axis=1, keepdims=True)

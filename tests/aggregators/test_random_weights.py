@@ -10,7 +10,7 @@ from maxgnr_jax import aggregators
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
-def test_random_weights_are_a_softmax_of_normal_numbers():
+def test_random_weights_are_the_softmax_of_independent_normal_numbers():
   tx, steps = aggregators.random_weights(num_tasks=3), 2000
 
   def step(state, _):

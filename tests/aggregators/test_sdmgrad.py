@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.mark.parametrize("second", [INDEPENDENT, None], ids=["two batches", "one"])
-def test_sdmgrad_descends_on_the_simplex_drawn_to_the_mean(second, float64):
+def test_sdmgrad_descends_on_the_simplex_with_a_pull_to_the_mean(second, float64):
   others = JACOBIANS if second is None else second
   direction, rate, momentum, num_steps = 0.6, 0.2, 0.5, 4
   w, weights = EQUAL, []

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.mark.usefixtures("float64")
-def test_slaw_weighs_by_the_inverse_deviation_of_the_losses():
+def test_slaw_weights_are_inverse_to_the_losses_standard_deviations():
   beta, expected = 0.75, []
   for step in range(1, NUM_STEPS + 1):
     # Of the first 1 / (1 - β) steps the mean, from then on an exponential average.

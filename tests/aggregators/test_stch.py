@@ -13,7 +13,7 @@ from tests.helpers.loss_sequence import NUM_TASKS, assert_weights_are_derivative
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
-def test_stch_keeps_the_preferences_of_the_tasks_that_are_present():
+def test_stch_uses_the_preferences_and_ideals_of_the_active_tasks():
   preferences, ideal = [0.2, 0.5, 1.3, 0.7], [0.1, 0.0, -1.0, 0.2]
   mask = inactive.all_but(0)
   make = functools.partial(aggregators.stch, 0.5, preferences=preferences, ideal=ideal)
@@ -25,7 +25,7 @@ def test_stch_keeps_the_preferences_of_the_tasks_that_are_present():
 
 
 @pytest.mark.parametrize("argument", ["preferences", "ideal"])
-def test_stch_wants_one_preference_and_one_ideal_per_task(argument):
+def test_stch_requires_one_preference_and_one_ideal_per_task(argument):
   tx = aggregators.stch(**{argument: [0.5, 0.5]})
   message = rf"`{argument}` must hold one number per task, shape \(3,\), got shape \(2"
   with pytest.raises(ValueError, match=message):

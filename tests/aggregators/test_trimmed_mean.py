@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.mark.parametrize("trim", [0, 1, 2])
-def test_trimmed_mean_is_scipys(trim):
+def test_trimmed_mean_agrees_with_scipy(trim):
   jacobian = task_gradients(0, 5)
   update, _ = first_step(aggregators.trimmed_mean(trim), jacobian)
   expected = scipy.stats.trim_mean(jacobian, (trim + 0.5) / 5, axis=0)
@@ -38,7 +38,7 @@ def trimmed(grads, trim):
 
 
 @pytest.mark.parametrize(("num_tasks", "trim"), [(5, 2), (8, 1), (17, 4)])
-def test_the_trimmed_mean_is_of_those_that_are_present(num_tasks, trim):
+def test_trimmed_mean_of_the_active_tasks_agrees_with_numpy(num_tasks, trim):
   update = coordinates.update_of(
     functools.partial(aggregators.trimmed_mean, trim), num_tasks
   )
@@ -57,15 +57,15 @@ def test_the_trimmed_mean_is_of_those_that_are_present(num_tasks, trim):
 
 @pytest.mark.parametrize("value", coordinates.NOT_FINITE)
 @pytest.mark.parametrize(("num_tasks", "trim"), [(1, 0), (5, 1), (17, 4)])
-def test_the_trimmed_mean_leaves_nothing_out_unseen_that_is_not_finite(
+def test_trimmed_mean_excludes_and_counts_tasks_with_non_finite_gradients(
   num_tasks, trim, value
 ):
   update = coordinates.update_of(
     functools.partial(aggregators.trimmed_mean, trim), num_tasks
   )
-  grads, everyone = coordinates.gradients(num_tasks), np.ones(num_tasks, bool)
+  grads, all_tasks = coordinates.gradients(num_tasks), np.ones(num_tasks, bool)
   for task in {0, num_tasks // 2, num_tasks - 1}:
-    found, state = update(grads.at[task, 3].set(value), everyone)
+    found, state = update(grads.at[task, 3].set(value), all_tasks)
     others = np.arange(num_tasks) != task
     expected = trimmed(grads[others], trim) if num_tasks > 1 else 0
     np.testing.assert_allclose(
@@ -74,7 +74,7 @@ def test_the_trimmed_mean_leaves_nothing_out_unseen_that_is_not_finite(
     np.testing.assert_array_equal(state.notfinite_count, ~others)
 
 
-def test_too_few_tasks_are_told_how_many_there_must_be():
+def test_too_few_tasks_raise_an_error_that_names_the_minimum():
   tx = aggregators.trimmed_mean()
   needed = r"at least 2 `trim` \+ 1 tasks, got 2 tasks with trim=1"
   with pytest.raises(ValueError, match=needed):

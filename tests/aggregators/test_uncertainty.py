@@ -12,7 +12,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation", "float64")
 
 
 @pytest.mark.parametrize(("optimizer", "by_hand"), OPTIMIZERS, ids=["sgd", "adam"])
-def test_uncertainty_descends_on_its_log_variances(
+def test_uncertainty_follows_its_optimizer_on_the_log_variances(
   optimizer, by_hand, standard_promotion
 ):
   # ½ exp(-s) L + ½ s
@@ -21,7 +21,7 @@ def test_uncertainty_descends_on_its_log_variances(
   assert_weights(tx, [0.5 * np.exp(-s) for s in steps])
 
 
-def test_uncertainty_ends_at_the_losses_logarithm():
+def test_uncertainty_converges_to_the_losses_logarithms():
   tx = aggregators.uncertainty(optax.sgd(0.2), num_tasks=NUM_TASKS)
   losses = np.tile([0.5, 1.0, 3.0], (300, 1))
   _, _, state = scanned(tx, np.ones((300, NUM_TASKS, 1)), losses=losses)

@@ -24,7 +24,7 @@ def projected(jacobian, preference):
 
 
 @given(seed=seeds, num_tasks=sizes)
-def test_upgrad_is_the_mean_of_the_projections(seed, num_tasks):
+def test_upgrad_is_the_mean_of_the_projected_gradients(seed, num_tasks):
   jacobian = task_gradients(seed, num_tasks)
   expected = sum(projected(jacobian, p) for p in np.eye(num_tasks) / num_tasks)
   error = relative_error(jacobian.T @ weigh("upgrad", jacobian), jacobian.T @ expected)

@@ -60,21 +60,23 @@ def make(name, **kwargs):
     for value in values
   ],
 )
-def test_an_argument_out_of_range_is_refused(name, argument, value, requirement):
+def test_an_argument_out_of_range_raises_an_error_that_names_the_range(
+  name, argument, value, requirement
+):
   with pytest.raises(ValueError, match=rf"`{argument}` must be .*({requirement}).*got"):
     make(name, **{argument: value})
 
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("num_tasks", [0, -1, 2.0, "3"])
-def test_a_number_of_tasks_that_is_none_is_refused(name, num_tasks):
+def test_num_tasks_must_be_an_integer_of_at_least_one(name, num_tasks):
   with pytest.raises(ValueError, match="`num_tasks` must be an integer of at least 1"):
     make(name, num_tasks=num_tasks)
 
 
 @pytest.mark.parametrize("name", ["famo", "gradnorm", "imtl_l", "uncertainty"])
 @pytest.mark.parametrize("optimizer", [None, 0.1, optax.sgd])
-def test_an_optimizer_that_is_none_is_refused(name, optimizer):
+def test_optimizer_must_be_a_gradient_transformation(name, optimizer):
   with pytest.raises(TypeError, match=r"`optimizer` must be an `optax\.GradientTrans"):
     make(name, optimizer=optimizer)
 
@@ -83,7 +85,7 @@ def test_an_optimizer_that_is_none_is_refused(name, optimizer):
   ("name", "argument"),
   [("krum", "num_byzantine"), ("trimmed_mean", "trim")],
 )
-def test_what_fixes_shapes_may_not_be_traced(name, argument):
+def test_arguments_that_determine_shapes_must_not_be_traced(name, argument):
   tx = optax.inject_hyperparams(getattr(aggregators, name))(**{argument: 1})
   message = rf'`{argument}` must be known.*static_args=\("{argument}",\)'
   with pytest.raises(TypeError, match=message):
@@ -93,6 +95,6 @@ def test_what_fixes_shapes_may_not_be_traced(name, argument):
 @pytest.mark.parametrize(
   ("name", "argument"), [("dwa", "steps_per_epoch"), ("sdmgrad", "num_steps")]
 )
-def test_a_number_of_steps_is_an_integer(name, argument):
+def test_a_number_of_steps_must_be_an_integer(name, argument):
   with pytest.raises(ValueError, match=f"`{argument}` must be"):
     make(name, **{argument: 1.5})

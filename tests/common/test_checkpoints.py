@@ -40,12 +40,12 @@ def saved(tmp_path_factory, quick_compilation):
 
 
 @pytest.mark.parametrize("name", TRANSFORMATIONS)
-def test_training_goes_on_bit_for_bit(saved, name):
+def test_training_continues_bit_for_bit_after_a_restart(saved, name):
   folder, results = saved
   assert_same(continued(name, folder / name), results[name])
 
 
-def test_training_goes_on_bit_for_bit_in_another_process(saved):
+def test_training_continues_bit_for_bit_in_another_process(saved):
   folder, results = saved
   child = commands.run("-m", "tests.helpers.checkpoints", str(folder), timeout=300)
   assert child.returncode == 0, child.stdout + child.stderr
@@ -55,7 +55,7 @@ def test_training_goes_on_bit_for_bit_in_another_process(saved):
       assert found[number].tobytes() == leaf.tobytes(), (name, number)
 
 
-def test_states_of_all_methods_come_back(tmp_path):
+def test_states_of_all_methods_are_restored_unchanged(tmp_path):
   rng = np.random.default_rng(0)
 
   def numbers(x):  # instead of the zeros of most new states
@@ -69,13 +69,13 @@ def test_states_of_all_methods_come_back(tmp_path):
   assert_same(restore(tmp_path / "all", empty), states)
 
 
-def test_without_num_tasks_a_new_state_is_refused(tmp_path):
+def test_without_num_tasks_an_initial_state_cannot_be_saved(tmp_path):
   state = optax.chain(maxgnr(), optax.adam(0.1)).init(PARAMS)
   with pytest.raises(ValueError, match=r"zero size: .*momentum"):
     save(tmp_path / "new", state)
 
 
-def test_without_num_tasks_a_state_is_restored_by_one_that_has_them(tmp_path):
+def test_a_state_saved_without_num_tasks_is_restored_with_num_tasks(tmp_path):
   tx = maxgnr()
   _, state = follow(tx, tx.init(PARAMS), PARAMS, gradients())
   save(tmp_path / "state", state)

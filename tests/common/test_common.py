@@ -160,13 +160,13 @@ def test_bfloat16_keeps_its_dtype_and_follows_float32(tx):
   np.testing.assert_allclose(flat(updates), flat(expected), atol=0.05)
 
 
-def test_a_single_task_is_followed(method):
+def test_the_update_for_one_task_points_along_its_gradient(method):
   grads = grads_sequence(PARAMS, 1, 2)
   updates, _ = follow(make(method, 1), PARAMS, grads)[-1]
   assert_positive_multiple(flat(updates), flat(grads[-1]))
 
 
-def test_equal_gradients_are_followed(tx):
+def test_the_update_for_equal_gradients_points_along_them(tx):
   grads = [
     jax.tree.map(lambda g: jnp.repeat(g, NUM_TASKS, axis=0), one)
     for one in grads_sequence(PARAMS, 1, 2)
@@ -175,23 +175,23 @@ def test_equal_gradients_are_followed(tx):
   assert_positive_multiple(flat(updates), flat(jax.tree.map(lambda g: g[0], grads[-1])))
 
 
-def test_without_gradients_nothing_moves(tx):
+def test_zero_gradients_give_a_zero_update(tx):
   for updates, state in follow(tx, PARAMS, sequence(np.zeros(NUM_TASKS))):
     np.testing.assert_array_equal(flat(updates), 0)
     assert_no_nan(state)
 
 
-@pytest.mark.parametrize("absent", range(NUM_TASKS))
-def test_one_task_without_gradient_does_no_harm(tx, absent):
+@pytest.mark.parametrize("task", range(NUM_TASKS))
+def test_one_zero_gradient_leaves_a_finite_nonzero_update(tx, task):
   scales = np.ones(NUM_TASKS)
-  scales[absent] = 0
+  scales[task] = 0
   for updates, _ in follow(tx, PARAMS, sequence(scales)):
     assert np.all(np.isfinite(flat(updates)))
     assert np.any(flat(updates))
 
 
 @pytest.mark.parametrize("exponent", [-10, -5, 5, 10])
-def test_gradients_of_any_scale_move_the_parameters(method, tx, exponent):
+def test_gradients_of_any_scale_give_an_update_of_that_scale(method, tx, exponent):
   for updates, state in follow(tx, PARAMS, sequence([10.0**exponent] * NUM_TASKS)):
     assert np.all(np.isfinite(flat(updates)))
     scale = 10.0 ** (method.degree * exponent)
@@ -199,18 +199,18 @@ def test_gradients_of_any_scale_move_the_parameters(method, tx, exponent):
     assert_no_nan(state)
 
 
-def test_tasks_of_far_apart_scales_do_no_harm(tx):
+def test_tasks_of_very_different_scales_leave_a_finite_nonzero_update(tx):
   for updates, state in follow(tx, PARAMS, sequence([1e-10, 1, 1e10])):
     assert np.all(np.isfinite(flat(updates)))
     assert np.any(flat(updates))
     assert_no_nan(state)
 
 
-def test_absent_and_masked_leaves_pass_through(tx):
-  params = PARAMS | {"absent": None, "masked": optax.MaskedNode()}
+def test_none_and_masked_leaves_pass_through(tx):
+  params = PARAMS | {"none": None, "masked": optax.MaskedNode()}
   grads = random_grads(params, NUM_TASKS)
   updates, _ = jax.eval_shape(tx.update, grads, tx.init(params), params)
-  assert updates["absent"] is None
+  assert updates["none"] is None
   assert updates["masked"] == optax.MaskedNode()
 
 

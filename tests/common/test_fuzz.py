@@ -1,6 +1,6 @@
 """Whatever comes, nothing but the documented errors, and no NaN of finite numbers.
 
-Pytrees, shapes, dtypes, scales, masks and poisoned numbers drawn at random, over the
+Pytrees, shapes, dtypes, scales, masks and non-finite numbers drawn at random, over the
 transformation and over methods of every kind.
 """
 
@@ -64,7 +64,7 @@ def compiled(method, number, num_tasks):
 
 @st.composite
 def steps(draw):
-  """Where to begin drawing, the tasks' scales, and masks and poison of every step."""
+  """A seed, the tasks' scales, and every step's masks and non-finite numbers."""
   num_tasks = draw(st.sampled_from([1, 3]))
   per_task = {"min_size": num_tasks, "max_size": num_tasks}
   return (
@@ -86,20 +86,20 @@ def steps(draw):
 )
 @settings(max_examples=15)
 @given(drawn=steps())
-def test_anything(method, number, drawn):
-  num_tasks, seed, exponents, masks, poisons = drawn
+def test_random_steps_give_finite_updates_and_consistent_states(method, number, drawn):
+  num_tasks, seed, exponents, masks, bad_numbers = drawn
   params, tx, step = compiled(method, number, num_tasks)
   rng = np.random.default_rng(seed)
   scales = [0.0 if e is None else 10.0**e for e in exponents]
   state = tx.init(params)
   missed = np.zeros(num_tasks, int)
-  for mask, poison in zip(masks, poisons, strict=True):
-    draw = functools.partial(draw_grads, rng, scales=scales, poison=poison)
+  for mask, bad in zip(masks, bad_numbers, strict=True):
+    draw = functools.partial(draw_grads, rng, scales=scales, bad=bad)
     grads = jax.tree.map(draw, params)
     updates, state = step(grads, state, jnp.array(mask))
-    held = [p is not None for p in poison]
+    held = [p is not None for p in bad]
     missed += np.logical_and(mask, held)
-    present = np.logical_and(mask, np.logical_not(held))
+    active = np.logical_and(mask, np.logical_not(held))
     assert jax.tree.structure(updates) == jax.tree.structure(params)
     for leaf in jax.tree.leaves((updates, state)):
       if jnp.issubdtype(leaf.dtype, jnp.floating):
@@ -107,24 +107,24 @@ def test_anything(method, number, drawn):
     for leaf in jax.tree.leaves(updates):
       assert np.all(np.isfinite(leaf.astype(jnp.float32)))
     weights = np.atleast_2d(state.weights)
-    assert np.all(weights[:, ~present] == 0)
+    assert np.all(weights[:, ~active] == 0)
     if method in OF_SUM_ONE:
       assert np.all(weights >= 0)
-      np.testing.assert_allclose(weights.sum(axis=1), float(any(present)), rtol=1e-5)
-    if not any(present):
+      np.testing.assert_allclose(weights.sum(axis=1), float(any(active)), rtol=1e-5)
+    if not any(active):
       assert all(not np.any(leaf) for leaf in jax.tree.leaves(updates))
   np.testing.assert_array_equal(optax.tree.get(state, "notfinite_count"), missed)
   assert step._cache_size() == 1
 
 
-def draw_grads(rng, p, scales, poison):
+def draw_grads(rng, p, scales, bad):
   """Some whole numbers among them, so that gradients cancel, agree and vanish."""
   shape = (len(scales), *p.shape)
   drawn = rng.normal(size=shape) if rng.random() < 0.5 else rng.integers(-1, 2, shape)
   drawn = drawn * np.reshape(scales, (-1, *(1,) * p.ndim))
   flat = drawn.reshape(len(scales), -1)
   if flat.size:
-    for task, value in enumerate(poison):
+    for task, value in enumerate(bad):
       if value is not None:
         flat[task, rng.integers(flat.shape[1])] = value
   return jnp.asarray(flat.reshape(shape), p.dtype)

@@ -11,7 +11,7 @@ import pytest
 from maxgnr_jax import aggregators
 from tests.helpers.inactive import (
   AFTER,
-  EVERYONE,
+  ALL_TASKS,
   GRADS,
   INDEPENDENT,
   LOSSES,
@@ -33,14 +33,16 @@ TWO_BATCHES = {
 @pytest.mark.parametrize("value", [np.nan])
 @pytest.mark.parametrize("batch", [0, 1])
 @pytest.mark.parametrize("name", TWO_BATCHES)
-def test_either_batch_may_poison_a_task(name, batch, value):
+def test_a_task_is_inactive_if_its_gradient_on_either_batch_is_not_finite(
+  name, batch, value
+):
   batches = [GRADS, INDEPENDENT]
   masks = np.stack([all_but(step % NUM_TASKS) for step in range(NUM_STEPS)])
   for step in range(NUM_STEPS):
     batches[batch] = batches[batch].at[step, step % NUM_TASKS, 2].set(value)
   make = TWO_BATCHES[name]
-  everyone = np.ones_like(masks)
-  found = run(make, everyone, batches[0], independent_grads=batches[1])
+  all_tasks = np.ones_like(masks)
+  found = run(make, all_tasks, batches[0], independent_grads=batches[1])
   expected = run(make, masks, GRADS, independent_grads=INDEPENDENT)
   assert_same_steps(found, expected)
   np.testing.assert_array_equal(
@@ -49,7 +51,7 @@ def test_either_batch_may_poison_a_task(name, batch, value):
 
 
 @pytest.mark.parametrize("name", TWO_BATCHES)
-def test_of_two_batches_a_task_that_is_never_there_changes_nothing(name):
+def test_a_task_that_is_never_active_on_two_batches_changes_nothing(name):
   mask = all_but(1)
   updates, state = run(
     TWO_BATCHES[name], np.tile(mask, (NUM_STEPS, 1)), independent_grads=INDEPENDENT
@@ -83,7 +85,9 @@ LEARNED = {
 
 
 @pytest.mark.parametrize("name", LEARNED)
-def test_optimisers_learn_as_if_there_were_no_absent_task(name, standard_promotion):
+def test_inactive_tasks_do_not_influence_the_learned_weights_of_others(
+  name, standard_promotion
+):
   mask = all_but(1)
   updates, state = run(
     LEARNED[name],
@@ -104,8 +108,8 @@ def test_optimisers_learn_as_if_there_were_no_absent_task(name, standard_promoti
 
 
 @pytest.mark.parametrize("name", LEARNED)
-def test_what_is_learned_of_an_absent_task_stays(name, standard_promotion):
-  masks = np.stack([EVERYONE, EVERYONE, all_but(1), all_but(1)])
+def test_the_learned_values_of_an_inactive_task_stay(name, standard_promotion):
+  masks = np.stack([ALL_TASKS, ALL_TASKS, all_but(1), all_but(1)])
   _, state = run(LEARNED[name], masks, losses=LOSSES)
   moved = 0
   for leaf in jax.tree.leaves(state.memory):
@@ -122,8 +126,8 @@ SIMPLEX = {
 
 
 @pytest.mark.parametrize("name", SIMPLEX)
-def test_absent_tasks_return_to_the_share_they_had(name):
-  masks = np.stack([EVERYONE, EVERYONE, all_but(1, 2), ~EVERYONE])
+def test_a_task_that_returns_has_the_share_it_had_before(name):
+  masks = np.stack([ALL_TASKS, ALL_TASKS, all_but(1, 2), ~ALL_TASKS])
   _, state = run(SIMPLEX[name], masks)
   shares = np.asarray(state.memory["simplex_weights"])
   np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-5)
@@ -134,7 +138,7 @@ def test_absent_tasks_return_to_the_share_they_had(name):
 
 
 @pytest.mark.parametrize("name", ["modo", "moco", "sdmgrad"])
-def test_tasks_that_had_no_weight_share_it_when_the_others_are_gone(name):
+def test_tasks_without_weight_share_it_equally_when_the_others_become_inactive(name):
   make = {
     "modo": functools.partial(aggregators.modo, 1.0, 0.0),
     "moco": functools.partial(aggregators.moco, 1.0, 1.0, gamma_decay=0.0),
@@ -143,7 +147,7 @@ def test_tasks_that_had_no_weight_share_it_when_the_others_are_gone(name):
   # The shortest vector is the first, then the mean of the others, which are alike.
   grads = jnp.zeros((NUM_TASKS, SIZE)).at[0, 0].set(1.0)
   grads = jnp.stack([grads.at[1:, 0].set(9.0)] * 4)
-  masks = np.stack([EVERYONE, EVERYONE, all_but(0), all_but(0)])
+  masks = np.stack([ALL_TASKS, ALL_TASKS, all_but(0), all_but(0)])
   _, state = run(make, masks, grads)
   np.testing.assert_allclose(state.weights[1], [1, 0, 0, 0], atol=1e-6)
   np.testing.assert_allclose(state.weights[3], [0, 1 / 3, 1 / 3, 1 / 3], atol=1e-5)

@@ -1,4 +1,4 @@
-"""What holds of every transformation when tasks are absent from a step."""
+"""What holds for every transformation when tasks are inactive in a step."""
 
 import functools
 
@@ -32,7 +32,7 @@ READ_LOSSES = (
 )
 
 
-# Of the module, so that all tests of a method come together and share what is compiled.
+# Module scope keeps the tests of one method together, so that they share compilation.
 @pytest.fixture(params=METHODS, scope="module")
 def name(request):
   return request.param
@@ -81,7 +81,7 @@ def parts(state):
   return (state.plain, state.flat) if hasattr(state, "plain") else (state,)
 
 
-def test_a_task_that_is_never_there_changes_nothing(name):
+def test_a_task_that_is_never_active_changes_nothing(name):
   if name in DRAWN:
     pytest.skip("of fewer tasks it is another method")
   missing = NUM_TASKS - 1 if name in FIXED else 0
@@ -102,7 +102,7 @@ def test_a_task_that_is_never_there_changes_nothing(name):
 
 
 @pytest.mark.parametrize("value", [np.nan])
-def test_a_poisoned_task_is_like_a_masked_one(name, value):
+def test_a_task_with_a_non_finite_gradient_is_treated_like_a_masked_one(name, value):
   sequence, masks = [], []
   for step, (grads, extra) in enumerate(SEQUENCE):
     task = step % NUM_TASKS
@@ -131,21 +131,21 @@ def test_a_poisoned_task_is_like_a_masked_one(name, value):
     np.testing.assert_array_equal(part.notfinite_count, NUM_STEPS - sum(masks, 0))
 
 
-def test_what_is_remembered_of_an_absent_task_stays(name):
-  absent = 1
-  masks = [np.ones(NUM_TASKS, bool), all_but(absent)]
+def test_the_memory_of_an_inactive_task_stays(name):
+  inactive = 1
+  masks = [np.ones(NUM_TASKS, bool), all_but(inactive)]
   (_, before), (_, after) = run(name, SEQUENCE[:2], masks)
   for old, new in zip(parts(before), parts(after), strict=True):
     kept = ("momentum", "memory", "task_count")
     old, new = ([getattr(s, k, ()) for k in kept] for s in (old, new))
     for x, y in zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True):
       if x.shape[:1] == (NUM_TASKS,):
-        np.testing.assert_array_equal(x[absent], y[absent])
+        np.testing.assert_array_equal(x[inactive], y[inactive])
 
 
-def test_without_any_task_nothing_moves(name):
-  everyone = np.ones(NUM_TASKS, bool)
-  (_, before), (updates, after) = run(name, SEQUENCE[:2], [everyone, ~everyone])
+def test_without_active_tasks_nothing_changes(name):
+  all_tasks = np.ones(NUM_TASKS, bool)
+  (_, before), (updates, after) = run(name, SEQUENCE[:2], [all_tasks, ~all_tasks])
   assert_trees_close(updates, jax.tree.map(jnp.zeros_like, PARAMS))
   for old, new in zip(parts(before), parts(after), strict=True):
     np.testing.assert_array_equal(new.weights, 0)
@@ -155,15 +155,15 @@ def test_without_any_task_nothing_moves(name):
 
 
 @pytest.mark.parametrize("value", [np.inf])
-def test_a_loss_that_is_not_finite_makes_its_task_absent(name, value):
-  poisoned = [
+def test_a_non_finite_loss_makes_its_task_inactive(name, value):
+  broken = [
     (grads, extra | {"losses": extra["losses"].at[2].set(value)})
     for grads, extra in SEQUENCE
   ]
   read = name in READ_LOSSES
   mask = all_but(2) if read else np.ones(NUM_TASKS, bool)
   expected = run(name, SEQUENCE, [mask] * NUM_STEPS)
-  found = run(name, poisoned, [np.ones(NUM_TASKS, bool)] * NUM_STEPS)
+  found = run(name, broken, [np.ones(NUM_TASKS, bool)] * NUM_STEPS)
   for (updates, state), (right_updates, _) in zip(found, expected, strict=True):
     assert_trees_close(updates, right_updates, rtol=1e-5, atol=1e-6)
     for part in parts(state):

@@ -13,7 +13,7 @@ from tests.helpers.weights import some_tasks, weigh_active
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 seeds = st.integers(0, 2**32 - 1)
-# Few numbers of tasks and of those present, because each is compiled.
+# Few numbers of tasks and of those active, because each is compiled.
 sizes, numbers = st.just(6), st.sampled_from([1, 4])
 ARGUMENTS = {"cagrad": {"c": 0.5}, "conicgrad": {"c": 0.5}, "fairgrad": {"alpha": 2.0}}
 # In units of the largest weight. Aligned-MTL's depend on the smallest eigenvalue.
@@ -43,22 +43,22 @@ NAMES = (
   exponent=st.integers(-6, 6),
   zero=st.booleans(),
 )
-def test_weights_are_those_of_the_present_tasks_alone(
+def test_weights_are_those_of_the_active_tasks_alone(
   name, seed, num_tasks, number, exponent, zero
 ):
   jacobian = task_gradients(seed, num_tasks) * 10.0**exponent
-  present = some_tasks(seed, num_tasks, number)
-  if zero and name not in UNDETERMINED_BY_ZERO:  # the first task that is present
-    jacobian[np.argmax(present)] = 0
+  active = some_tasks(seed, num_tasks, number)
+  if zero and name not in UNDETERMINED_BY_ZERO:  # of the first active task
+    jacobian[np.argmax(active)] = 0
   arguments = ARGUMENTS.get(name, {})
-  weights = weigh_active(name, jacobian, present, **arguments)
-  alone = weigh_active(name, jacobian[present], np.ones(number, bool), **arguments)
-  np.testing.assert_array_equal(weights[~present], 0)
+  weights = weigh_active(name, jacobian, active, **arguments)
+  alone = weigh_active(name, jacobian[active], np.ones(number, bool), **arguments)
+  np.testing.assert_array_equal(weights[~active], 0)
   # Weights of short gradients are long, and as inexact.
-  norm = np.linalg.norm(jacobian[present], axis=1)
+  norm = np.linalg.norm(jacobian[active], axis=1)
   norm = np.where(norm > 0, norm, 1.0)
   np.testing.assert_allclose(
-    weights[present] * norm,
+    weights[active] * norm,
     alone * norm,
     rtol=0,
     atol=TOLERANCE.get(name, 1e-3) * np.abs(alone * norm).max(),
@@ -66,20 +66,20 @@ def test_weights_are_those_of_the_present_tasks_alone(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_products_of_absent_tasks_are_not_looked_at(name):
+def test_entries_of_the_gramian_for_inactive_tasks_are_ignored(name):
   jacobian = task_gradients(0, 4)
-  present = np.array([True, False, True, True])
+  active = np.array([True, False, True, True])
   arguments = ARGUMENTS.get(name, {})
-  expected = weigh_active(name, jacobian, present, **arguments)
+  expected = weigh_active(name, jacobian, active, **arguments)
   jacobian[1] = np.nan
-  found = weigh_active(name, jacobian, present, **arguments)
+  found = weigh_active(name, jacobian, active, **arguments)
   np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("make", [aggregators.pcgrad, aggregators.gradvac])
-def test_two_tasks_take_turns_in_one_order_only_and_are_as_if_alone(make):
-  present = np.array([False, True, False, True, False])
-  mask = jnp.asarray(present)
+def test_two_active_tasks_of_a_random_order_method_are_as_if_alone(make):
+  active = np.array([False, True, False, True, False])
+  mask = jnp.asarray(active)
   some, two = make(num_tasks=5), make(num_tasks=2)
   step = jax.jit(lambda grads, state: some.update(grads, state, task_mask=mask))
   right_step = jax.jit(lambda grads, state: two.update(grads, state))

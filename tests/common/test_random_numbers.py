@@ -33,7 +33,7 @@ def followed(name, seed):
 
 
 @pytest.mark.parametrize("name", SEEDED)
-def test_what_is_drawn_differs_from_step_to_step_and_from_seed_to_seed(name):
+def test_random_numbers_differ_between_steps_and_between_seeds(name):
   one, two, three = followed(name, 7)
   assert not np.array_equal(one, two)
   assert not np.array_equal(two, three)
@@ -41,5 +41,5 @@ def test_what_is_drawn_differs_from_step_to_step_and_from_seed_to_seed(name):
 
 
 @pytest.mark.parametrize("name", SEEDED)
-def test_a_key_draws_what_the_integer_does_that_it_was_made_of(name):
+def test_a_key_draws_the_same_numbers_as_its_integer_seed(name):
   np.testing.assert_array_equal(followed(name, jax.random.key(7)), followed(name, 7))

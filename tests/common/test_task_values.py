@@ -69,7 +69,7 @@ def test_losses_may_be_a_vector_or_a_pytree_of_scalars(losses):
 
 
 @pytest.mark.parametrize("name", [*OF_LOSSES, *OF_KPIS])
-def test_a_method_without_its_numbers_says_how_to_pass_them(name):
+def test_a_method_without_its_losses_or_kpis_explains_how_to_pass_them(name):
   needed = "losses" if name in OF_LOSSES else "kpis"
   tx = (OF_LOSSES | OF_KPIS)[name]()
   message = (
@@ -94,7 +94,7 @@ def test_a_method_without_its_numbers_says_how_to_pass_them(name):
   ids=["two", "matrix", "number", "dict of two", "a vector among them", "none"],
 )
 @pytest.mark.parametrize("name", ["losses", "losses_after_step", "kpis"])
-def test_other_numbers_than_one_per_task_are_refused(name, wrong):
+def test_losses_and_kpis_must_be_one_value_per_task(name, wrong):
   tx = aggregators.dtp() if name == "kpis" else aggregators.famo(SGD)
   right = {"losses": LOSSES, "losses_after_step": LOSSES, "kpis": LOSSES}
   with pytest.raises(
@@ -105,7 +105,7 @@ def test_other_numbers_than_one_per_task_are_refused(name, wrong):
 
 @pytest.mark.parametrize("name", ["modo", "sdmgrad", "flat_regions"])
 @pytest.mark.parametrize("others", [GRADS[:2], GRADS[:, :1], {"w": GRADS}])
-def test_a_second_gradient_of_other_shapes_is_refused(name, others):
+def test_second_gradients_must_have_the_shapes_of_the_first(name, others):
   if name == "flat_regions":
     tx, argument = aggregators.flat_regions(aggregators.mgda()), "flat_grads"
   else:
@@ -118,7 +118,7 @@ def test_a_second_gradient_of_other_shapes_is_refused(name, others):
 
 @pytest.mark.parametrize("step", [0, 2])
 @pytest.mark.parametrize("name", [*OF_LOSSES, *OF_KPIS])
-def test_numbers_that_are_not_finite_leave_no_trace(name, step):
+def test_non_finite_losses_and_kpis_leave_the_state_finite(name, step):
   tx = (OF_LOSSES | OF_KPIS)[name](num_tasks=NUM_TASKS)
   values = np.random.default_rng(0).uniform(0.2, 0.9, (6, NUM_TASKS))
   values[step] = [0.5, np.nan, np.inf]

@@ -24,7 +24,7 @@ SHARED = {
 
 
 @pytest.mark.parametrize("name", SHARED)
-def test_what_is_shared_is_measured_and_the_rest_gets_the_weighted_gradient(name):
+def test_the_trunk_is_measured_and_the_heads_get_the_weighted_gradient(name):
   def split(jacobian):
     return {
       "trunk": jnp.asarray(jacobian, jnp.float32),

@@ -18,7 +18,7 @@ sizes = st.sampled_from([2, 3, 5, 10])
 
 @given(seed=seeds, num_tasks=sizes)
 @pytest.mark.parametrize("name", ["upgrad", "dualproj", "mgda"])
-def test_the_update_conflicts_with_no_task(name, seed, num_tasks):
+def test_the_update_conflicts_with_no_gradient(name, seed, num_tasks):
   jacobian = task_gradients(seed, num_tasks)
   update = jacobian.T @ weigh(name, jacobian)
   lengths = np.linalg.norm(jacobian, axis=1) * np.linalg.norm(update)
@@ -26,6 +26,6 @@ def test_the_update_conflicts_with_no_task(name, seed, num_tasks):
 
 
 @pytest.mark.parametrize("name", ["cagrad", "conicgrad"])
-def test_opposite_gradients_of_the_same_length_give_no_nan(name):
+def test_opposite_gradients_of_equal_length_give_a_zero_update(name):
   _, update = update_of(name, np.array([[3.0, 1.0], [-3.0, -1.0]]), 0.5)
   np.testing.assert_allclose(update, 0, atol=1e-2)

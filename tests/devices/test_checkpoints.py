@@ -52,12 +52,12 @@ def interrupted(name, before, after, path):
 
 
 @pytest.mark.parametrize("name", ["graddrop"])
-def test_from_one_device_to_eight_and_back(name, tmp_path):
+def test_a_state_moves_from_one_device_to_eight_and_back(name, tmp_path):
   interrupted(name, None, make_mesh(), tmp_path / "to_eight")
   interrupted(name, make_mesh(), None, tmp_path / "to_one")
 
 
-def test_between_meshes_the_momentum_is_sharded_as_asked(tmp_path):
+def test_a_state_restored_on_another_mesh_has_the_requested_sharding(tmp_path):
   explicit = make_mesh(AxisType.Explicit)
   state = interrupted("maxgnr", make_mesh(), explicit, tmp_path / "state")[0]
   for name in ("both", "rows", "vector"):

@@ -48,7 +48,7 @@ def compare(tx, num_tasks, mesh, rtol=1e-4, atol=1e-5):
 
 
 @pytest.mark.parametrize("name", ["graddrop", "moco"])
-def test_baselines_are_the_same_on_a_mesh(name):
+def test_aggregators_are_the_same_on_a_mesh(name):
   compare(make(METHODS[name], 3), 3, make_mesh())
 
 
@@ -64,7 +64,7 @@ def test_maxgnr_is_the_same_on_a_mesh_and_keeps_shardings(num_tasks, kind):
 
 
 @KINDS
-def test_momentum_begins_sharded_as_its_parameter(kind):
+def test_the_initial_momentum_has_the_sharding_of_its_parameter(kind):
   state = maxgnr(num_tasks=3).init(put(PARAMS, SPECS, make_mesh(kind)))
   for name in ("both", "rows", "vector"):
     assert state.momentum[name].sharding.spec == STACKED[name]
@@ -104,7 +104,7 @@ def test_a_data_parallel_step_equals_one_device():
 
 
 @pytest.mark.parametrize("name", ["maxgnr", "mgda", "equal_weights"])
-def test_inside_shard_map_with_axis_name(name):
+def test_a_method_inside_shard_map_with_axis_name_equals_one_device(name):
   tx = METHODS[name].make(num_tasks=3)
   extra = {"losses": jnp.array([1.0, 2.0, 3.0])}
 
@@ -137,11 +137,11 @@ def update_with(axis_name, **kwargs):
   return jax.jit(sharded)(PARAMS, random_grads(PARAMS, 3))
 
 
-def test_a_wrong_axis_name_is_told_which_there_are():
+def test_a_wrong_axis_name_raises_an_error_that_lists_the_axes():
   with pytest.raises(ValueError, match=r"'rows' where there are .*data"):
     update_with("rows")
 
 
-def test_without_types_sharded_parameters_cannot_be_told():
+def test_shard_map_without_check_vma_is_refused():
   with pytest.raises(ValueError, match=r"leave `check_vma` of `jax\.shard_map` on"):
     update_with("data", check_vma=False)

@@ -92,7 +92,9 @@ def assert_agrees(case, dtype, tolerance):
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_the_source_agrees_in_float64(case, float64, standard_promotion):
+def test_updates_and_weights_agree_with_other_libraries_in_float64(
+  case, float64, standard_promotion
+):
   tolerance = TOLERANCES.get(case["method"], 1e-6)
   assert_agrees(case, jnp.float64, max(tolerance, case.get("tolerance", 0)))
 
@@ -101,11 +103,13 @@ ONE_EACH = {case["method"]: case for case in CASES.values()}
 
 
 @pytest.mark.parametrize("case", ONE_EACH.values(), ids=ONE_EACH)
-def test_the_source_agrees_in_float32(case, standard_promotion):
+def test_updates_and_weights_agree_with_other_libraries_in_float32(
+  case, standard_promotion
+):
   assert_agrees(case, jnp.float32, max(3e-4, case.get("tolerance", 0)))
 
 
-def test_the_sources_are_named_with_their_versions():
+def test_golden_values_name_their_sources_and_versions():
   versions = GOLDEN["versions"]
   assert {"torchjd", "torch"} <= versions.keys()
   assert len(bytes.fromhex(versions["LibMTL"])) == 20  # a commit

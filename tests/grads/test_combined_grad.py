@@ -107,7 +107,7 @@ def test_weights_are_those_of_the_last_refresh(seed, refresh_every, method):
 
 
 @pytest.mark.parametrize("num_tasks", [NUM_TASKS, None])
-def test_a_refresh_in_every_step_is_the_plain_chain_exactly(
+def test_a_refresh_in_every_step_equals_the_plain_chain_exactly(
   num_tasks, standard_promotion, usual_compilation
 ):
   aggregator, adam = maxgnr(num_tasks=num_tasks), optax.adam(1e-2)
@@ -138,7 +138,7 @@ def test_a_refresh_in_every_step_is_the_plain_chain_exactly(
   jax.tree.map(np.testing.assert_array_equal, states, tuple(plain[1]))
 
 
-def test_a_step_between_takes_a_single_backward_pass():
+def test_a_step_between_refreshes_takes_one_backward_pass():
   forward, backward = [], []
 
   @jax.custom_vjp
@@ -184,7 +184,7 @@ def test_steps_are_not_traced_again(num_tasks, num_traces):
   assert (state.count, state.aggregator.count) == (NUM_STEPS, -(-NUM_STEPS // 2))
 
 
-def test_the_caller_may_say_which_steps_refresh():
+def test_the_caller_may_choose_which_steps_refresh():
   aggregator = maxgnr(num_tasks=NUM_TASKS)
   by_count = value_and_combined_grad(losses, aggregator, refresh_every=3)
   step = jax.jit(by_count.value_and_grad, static_argnames="refresh")
@@ -214,7 +214,7 @@ NO_WEIGHTED_SUM = {
 
 
 @pytest.mark.parametrize("name", [*sorted(NO_WEIGHTED_SUM), "maxgnr", "mgda", "imtl_l"])
-def test_which_updates_are_weighted_sums(name):
+def test_updates_are_weighted_sums_except_for_the_listed_methods(name):
   tx, params = methods.transformation(name), methods.PARAMS
   state, update = tx.init(params), jax.jit(tx.update)
   for seed in range(3):  # the second and third depend on the one before
@@ -228,13 +228,13 @@ def test_which_updates_are_weighted_sums(name):
   assert all(close) == (name not in NO_WEIGHTED_SUM)
 
 
-def test_the_documentation_names_the_methods_without_weighted_sum():
+def test_the_docstring_lists_the_methods_without_a_weighted_sum():
   for name in NO_WEIGHTED_SUM:
     assert f":func:`aggregators.{name}`" in value_and_combined_grad.__doc__
 
 
 @pytest.mark.parametrize("name", ["dtp", "famo", "krum", "maxgnr", "mgda", "pcgrad"])
-def test_every_other_method_steps_under_cond(name):
+def test_methods_of_every_kind_step_inside_cond(name):
   aggregator = methods.METHODS[name].make(num_tasks=NUM_TASKS)
   combined = value_and_combined_grad(losses, aggregator, refresh_every=2)
   kpis = jnp.full((NUM_TASKS,), 0.5)
@@ -248,7 +248,7 @@ def test_every_other_method_steps_under_cond(name):
   assert shapes[0] == shapes[1]
 
 
-def test_auxiliary_data_microbatches_and_other_positions():
+def test_combined_grad_takes_auxiliary_data_microbatches_and_argument_positions():
   def fun(x, params, mode):
     assert mode == "sum"
     rows = jax.vmap(vector, (None, 0))(params, x)
@@ -273,7 +273,7 @@ def test_auxiliary_data_microbatches_and_other_positions():
   assert_trees_close(history[2], history[None], rtol=1e-3, atol=1e-5)
 
 
-def test_the_aggregator_gets_losses_and_extra_arguments_and_parameters():
+def test_the_aggregator_gets_losses_extra_arguments_and_parameters():
   seen = {}
   inner = maxgnr(num_tasks=NUM_TASKS)
 
@@ -293,14 +293,14 @@ def test_the_aggregator_gets_losses_and_extra_arguments_and_parameters():
 
 
 @pytest.mark.parametrize("as_dict", [False, True])
-def test_an_absent_task_counts_for_nothing_between_refreshes(as_dict):
+def test_an_inactive_task_has_no_weight_between_refreshes(as_dict):
   mask = {name: jnp.asarray(name != "task 1") for name in losses(PARAMS, batches(0)[0])}
-  present = mask if as_dict else jnp.stack([*mask.values()])
+  active = mask if as_dict else jnp.stack([*mask.values()])
   combined = value_and_combined_grad(
     losses, aggregators.constant_weights([0.2, 0.3, 0.5]), refresh_every=2
   )
   _, grad, state = combined.value_and_grad(
-    combined.init(PARAMS), PARAMS, batches(0)[0], task_mask=present, refresh=False
+    combined.init(PARAMS), PARAMS, batches(0)[0], task_mask=active, refresh=False
   )
   assert state.aggregator.count == 0
   rows = jax.jacrev(vector)(PARAMS, batches(0)[0])
@@ -310,7 +310,7 @@ def test_an_absent_task_counts_for_nothing_between_refreshes(as_dict):
     np.testing.assert_allclose(grad[name], expected, rtol=1e-5)
 
 
-def test_a_loss_of_weight_zero_may_be_nan_where_its_derivative_is_not():
+def test_a_nan_loss_of_weight_zero_leaves_the_gradient_finite():
   def fun(w, labelled):
     error = jnp.where(labelled, (w - 1.0) ** 2, 0.0)
     total = jnp.sum(error) / jnp.maximum(jnp.sum(labelled, dtype=jnp.float32), 1.0)
@@ -362,7 +362,7 @@ def test_vmap_over_seeds_equals_a_loop():
   ],
   ids=["chain", "flat_regions", "groups", "adam"],
 )
-def test_a_state_without_weights_of_its_own_is_refused(aggregator):
+def test_an_aggregator_without_weights_in_its_state_is_refused(aggregator):
   combined = value_and_combined_grad(losses, aggregator, refresh_every=2)
   with pytest.raises(
     TypeError, match=r"keeps the weights \[K\].*pass the aggregator al"
@@ -371,19 +371,19 @@ def test_a_state_without_weights_of_its_own_is_refused(aggregator):
 
 
 @pytest.mark.parametrize("value", [0, 2.5, None])
-def test_refresh_every_is_an_integer_of_at_least_one(value):
+def test_refresh_every_must_be_an_integer_of_at_least_one(value):
   with pytest.raises(
     ValueError, match="`refresh_every` must be an integer of at least"
   ):
     value_and_combined_grad(losses, maxgnr(), refresh_every=value)
 
 
-def test_what_is_no_aggregator_is_refused():
+def test_aggregator_must_be_a_gradient_transformation():
   with pytest.raises(TypeError, match="`aggregator` must be an `optax"):
     value_and_combined_grad(losses, maxgnr, refresh_every=2)
 
 
-def test_whether_to_refresh_must_be_known_when_traced():
+def test_refresh_must_not_be_traced():
   combined = value_and_combined_grad(losses, maxgnr(num_tasks=3), refresh_every=2)
   step = jax.jit(
     lambda refresh: combined.value_and_grad(
@@ -394,7 +394,7 @@ def test_whether_to_refresh_must_be_known_when_traced():
     step(True)
 
 
-def test_the_state_of_an_aggregator_alone_is_refused():
+def test_the_state_of_the_aggregator_alone_is_refused():
   combined = value_and_combined_grad(losses, maxgnr(num_tasks=3), refresh_every=2)
   state = combined.init(PARAMS)
   assert isinstance(state, CombinedGradState)

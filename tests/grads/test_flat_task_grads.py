@@ -81,7 +81,7 @@ def test_each_task_is_differentiated_at_its_own_point(adaptive, shared, groups):
   assert_trees_close(flat_grads, by_grad, rtol=1e-3, atol=1e-4)
 
 
-def test_on_a_quadratic_loss_the_flat_part_is_the_curvature_along_the_gradient():
+def test_the_flat_part_of_a_quadratic_loss_is_the_curvature_along_the_gradient():
   rng = np.random.default_rng(0)
   matrices = rng.normal(size=(3, 4, 4))
   matrices = matrices @ np.swapaxes(matrices, -1, -2)
@@ -102,7 +102,7 @@ def test_on_a_quadratic_loss_the_flat_part_is_the_curvature_along_the_gradient()
   np.testing.assert_allclose(flat_grads, curvature, rtol=1e-3, atol=1e-3)
 
 
-def test_a_task_without_gradient_stays_where_it_is():
+def test_the_flat_part_of_a_task_with_zero_gradient_is_zero():
   def fun(params):
     return jnp.sum(params**2), 0.0 * jnp.sum(params), jnp.sum(params**4)
 
@@ -114,7 +114,7 @@ def test_a_task_without_gradient_stays_where_it_is():
 
 
 @pytest.mark.parametrize("tasks_at_once", [1, 2])
-def test_any_number_of_tasks_at_once_gives_the_same_with_aux_and_arguments(
+def test_tasks_at_once_changes_no_flat_gradients_with_aux_and_arguments(
   tasks_at_once,
 ):
   def fun(x, params, *, scale):
@@ -134,7 +134,7 @@ def test_any_number_of_tasks_at_once_gives_the_same_with_aux_and_arguments(
 
 
 @pytest.mark.parametrize("radius", [0, -0.1, float("nan"), "1", None])
-def test_a_radius_that_is_not_positive_is_refused(radius):
+def test_radius_must_be_positive(radius):
   with pytest.raises(ValueError, match="`radius` must be positive, got"):
     value_and_flat_task_grads(losses, radius)
 
@@ -147,7 +147,7 @@ def test_tasks_at_once_must_be_an_integer_of_at_least_one(tasks_at_once):
     value_and_flat_task_grads(losses, tasks_at_once=tasks_at_once)
 
 
-def test_losses_that_are_no_scalars_are_refused():
+def test_losses_must_be_scalars():
   with pytest.raises(TypeError, match="scalar"):
     value_and_flat_task_grads(lambda p: jnp.ones((2, 2)) * p[0])(jnp.ones(3))
 

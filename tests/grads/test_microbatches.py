@@ -49,7 +49,9 @@ def compiled(microbatches, tasks_at_once=None):
 @given(
   st.integers(0, 2**16), st.sampled_from([1, 2, 3, 4, 6, 12]), st.sampled_from([1, 3])
 )
-def test_the_mean_over_microbatches_is_that_of_the_batch(seed, microbatches, at_once):
+def test_the_mean_over_microbatches_equals_the_mean_over_the_batch(
+  seed, microbatches, at_once
+):
   rng = np.random.default_rng(seed)
   params = jax.tree.map(lambda p: p * jnp.float32(rng.normal()), PARAMS)
   batch = make_batch(seed)
@@ -62,7 +64,7 @@ def test_the_mean_over_microbatches_is_that_of_the_batch(seed, microbatches, at_
     np.testing.assert_allclose(grads[name], expected, rtol=1e-5, atol=1e-5 * size)
 
 
-def test_the_aggregator_sees_the_mean_and_not_the_parts():
+def test_the_aggregator_sees_the_mean_over_microbatches_once():
   tx, batch = maxgnr(num_tasks=NUM_TASKS), make_batch(0)
   history = []
   for microbatches in (None, 4):
@@ -72,7 +74,7 @@ def test_the_aggregator_sees_the_mean_and_not_the_parts():
   assert history[1][1].count == 1
 
 
-def test_there_are_activations_of_one_microbatch_only(usual_compilation):
+def test_only_the_activations_of_one_microbatch_are_held(usual_compilation):
   rows, width = 4096, 64
   params = {"in": jnp.ones((2, width)), "out": jnp.ones((width, 2))}
 
@@ -108,7 +110,7 @@ def test_narrow_gradients_and_losses_are_added_up_in_float32(dtype):
   np.testing.assert_array_equal(np.float32(grads), [1, 3])
 
 
-def test_double_precision_stays(float64):
+def test_microbatches_keep_float64(float64):
   batch = jax.tree.map(lambda x: np.asarray(x, np.float64), make_batch(0))
   params = jax.tree.map(lambda p: jnp.asarray(p, jnp.float64), PARAMS)
   values, grads = value_and_task_grads(losses, microbatches=3)(params, batch)
@@ -118,7 +120,7 @@ def test_double_precision_stays(float64):
     np.testing.assert_allclose(grads[name], expected, rtol=1e-13, atol=1e-13)
 
 
-def test_parts_take_every_nth_row_and_auxiliary_data_are_stacked():
+def test_microbatches_take_every_nth_row_and_stack_auxiliary_data():
   def fun(w, x, y):
     return (jnp.mean(x) * w, jnp.mean(y) * w), {"x": x, "size": y.size}
 
@@ -131,7 +133,7 @@ def test_parts_take_every_nth_row_and_auxiliary_data_are_stacked():
   np.testing.assert_allclose(grads, [2.5, 4.0])
 
 
-def test_every_part_may_have_a_key_of_its_own():
+def test_each_microbatch_may_have_its_own_random_key():
   def fun(w, x, keys):
     noise = jax.random.normal(keys[0], x.shape)
     return (jnp.sum(w * x * noise), jnp.sum(w)), noise
@@ -143,7 +145,7 @@ def test_every_part_may_have_a_key_of_its_own():
   np.testing.assert_array_equal(noise, expected)
 
 
-def test_dicts_several_arguments_and_other_arguments_are_as_without():
+def test_microbatches_work_with_dicts_several_arguments_and_keywords():
   def fun(first, batch, second, mode, *, scale):
     assert mode == "sum"
     errors = scale * (batch["x"] @ first) * second["w"] - batch["y"]
@@ -175,18 +177,18 @@ def test_microbatches_in_a_scan_with_an_aggregator_and_donated_state():
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, "4"])
-def test_the_number_of_microbatches_is_an_integer_of_at_least_one(value):
+def test_microbatches_must_be_an_integer_of_at_least_one(value):
   with pytest.raises(ValueError, match="`microbatches` must be an integer of at least"):
     value_and_task_grads(losses, microbatches=value)
 
 
-def test_a_batch_that_does_not_divide_is_named_with_its_shape():
+def test_a_batch_that_does_not_divide_raises_an_error_with_its_shape():
   message = r"divide into 5 microbatches .* the leaf argument 1/x of shape \(12, 3\)"
   with pytest.raises(ValueError, match=message):
     jax.eval_shape(compiled(5), PARAMS, make_batch(0))
 
 
-def test_an_array_without_rows_is_named_with_its_shape():
+def test_a_scalar_in_a_batch_raises_an_error_with_its_shape():
   batch = make_batch(0) | {"scale": 2.0}
   message = r"argument 1/scale of shape \(\).* has no rows .*`batch_argnums`"
   with pytest.raises(ValueError, match=message):
@@ -194,7 +196,7 @@ def test_an_array_without_rows_is_named_with_its_shape():
 
 
 @pytest.mark.parametrize("batch_argnums", [2, (1, 2), 0, -2, ()])
-def test_a_batch_must_be_another_positional_argument(batch_argnums):
+def test_batch_argnums_must_name_other_positional_arguments(batch_argnums):
   grads = value_and_task_grads(losses, microbatches=4, batch_argnums=batch_argnums)
   with pytest.raises(TypeError, match="`batch_argnums` must name the positional"):
     jax.eval_shape(grads, PARAMS, make_batch(0))

@@ -31,7 +31,7 @@ def whole_batches():
 
 
 @pytest.mark.parametrize("aggregator", [maxgnr, aggregators.uncertainty])
-def test_averaging_over_calls_is_one_step_of_microbatches(aggregator):
+def test_averaging_over_calls_equals_one_step_with_microbatches(aggregator):
   tools = recipe()
   tx = tools["aggregating"].process(
     optax.with_extra_args_support(optax.identity()),

@@ -112,7 +112,7 @@ def test_a_single_scalar_loss_is_one_task():
 
 @pytest.mark.parametrize("tasks_at_once", [1, 2, 3, 7])
 @pytest.mark.parametrize("has_aux", [False, True])
-def test_any_number_of_tasks_at_once_gives_the_same(tasks_at_once, has_aux):
+def test_tasks_at_once_changes_no_gradients(tasks_at_once, has_aux):
   def fun(params):
     losses = {"a": near(params), "b": middle(params), "c": far(params)}
     return (losses, features(params)) if has_aux else losses
@@ -125,7 +125,7 @@ def test_any_number_of_tasks_at_once_gives_the_same(tasks_at_once, has_aux):
 
 
 @pytest.mark.parametrize("num_tasks", [16, 17])
-def test_more_tasks_than_are_written_out(num_tasks):
+def test_sixteen_or_more_tasks_give_the_right_gradients(num_tasks):
   def fun(w):
     return jnp.stack([jnp.sum(w**2) / (k + 1) for k in range(num_tasks)])
 
@@ -135,7 +135,7 @@ def test_more_tasks_than_are_written_out(num_tasks):
   np.testing.assert_allclose(grads, expected, rtol=1e-6)
 
 
-def test_aux_is_returned_beside_the_losses():
+def test_auxiliary_data_is_returned_beside_the_losses():
   def fun(params):
     return vector_of_losses(params), {"features": features(params), "step": 3}
 
@@ -147,7 +147,7 @@ def test_aux_is_returned_beside_the_losses():
 
 
 @pytest.mark.parametrize("argnums", [1, -1, (1,), (0, 1), (1, 0), (-1, 0)])
-def test_argnums_are_as_in_jacrev(argnums):
+def test_argnums_select_arguments_as_in_jacrev(argnums):
   def fun(x, params):
     return vector_of_losses(params, x)
 
@@ -205,7 +205,7 @@ def test_there_is_one_forward_pass_and_one_backward_pass_per_task(tasks_at_once)
   assert len(backward) == 3
 
 
-def test_one_at_a_time_holds_no_activation_gradient_of_all_tasks():
+def test_one_task_at_a_time_holds_no_activation_gradients_of_all_tasks():
   batch = 1000
   weights = jnp.ones((2, 2))
 

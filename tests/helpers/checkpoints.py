@@ -21,7 +21,7 @@ from tests.helpers.examples import bits, example_params, grads_sequence
 NUM_TASKS, BEFORE, AFTER = 3, 2, 2
 PARAMS = example_params()
 
-# Momenta, moments and counts; PRNG keys; K×D numbers in the memory of a baseline.
+# Momenta, moments and counts; PRNG keys; K×D numbers in the memory of a method.
 TRANSFORMATIONS = {
   "maxgnr": lambda: optax.chain(maxgnr(num_tasks=NUM_TASKS), optax.adam(0.1)),
   "maxgnr_bfloat16": lambda: maxgnr(num_tasks=NUM_TASKS, momentum_dtype=jnp.bfloat16),

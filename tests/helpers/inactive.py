@@ -8,7 +8,7 @@ from tests.helpers.examples import assert_trees_close, task_gradients
 
 NUM_TASKS, NUM_STEPS, SIZE = 4, 5, 6
 PARAMS = jnp.zeros(SIZE)
-EVERYONE = np.ones(NUM_TASKS, bool)
+ALL_TASKS = np.ones(NUM_TASKS, bool)
 
 
 def jacobians(seed, num_steps=NUM_STEPS):
@@ -27,7 +27,7 @@ def all_but(*tasks):
 
 
 # Task 0 becomes active in the third of four steps.
-LATE = np.stack([all_but(0), all_but(0), EVERYONE, EVERYONE])
+LATE = np.stack([all_but(0), all_but(0), ALL_TASKS, ALL_TASKS])
 
 
 def run(make, masks, grads=GRADS, **extra_args):

@@ -29,14 +29,23 @@ class Method(NamedTuple):
   degree: float = 1.0
 
 
-FOLLOWED = ("test_a_single_task_is_followed", "test_equal_gradients_are_followed")
+FOLLOWED = (
+  "test_the_update_for_one_task_points_along_its_gradient",
+  "test_the_update_for_equal_gradients_points_along_them",
+)
 AVERAGE = dict.fromkeys(FOLLOWED, "its update is an average over steps")
 RANDOM = dict.fromkeys(FOLLOWED, "coordinates are dropped at random")
 FIXED = {"test_steps_are_not_traced_again": "its arguments say how many tasks"}
 SGD = optax.sgd(0.1)  # `optax.adam` needs JAX's default promotion of dtypes
-TOO_FEW = {"test_a_single_task_is_followed": "needs three tasks"}
-NEAREST = {"test_one_task_without_gradient_does_no_harm": "zero is nearest to all"}
-ZERO = {"test_one_task_without_gradient_does_no_harm": "zero is the shortest vector"}
+TOO_FEW = {
+  "test_the_update_for_one_task_points_along_its_gradient": "needs three tasks"
+}
+NEAREST = {
+  "test_one_zero_gradient_leaves_a_finite_nonzero_update": "zero is nearest to all"
+}
+ZERO = {
+  "test_one_zero_gradient_leaves_a_finite_nonzero_update": "zero is the shortest vector"
+}
 
 
 def constant_weights(num_tasks=3):

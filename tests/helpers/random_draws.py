@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 SIZE = 20_000
-# Per task one number, the same for all parameters: each of these is drawn for anew.
+# One number per task, repeated for all parameters; each repetition is drawn separately.
 COLUMN = np.array([3.0, -1.0, 0.5])
 MANY = jnp.asarray(np.tile(COLUMN[:, None], SIZE), jnp.float32)
 

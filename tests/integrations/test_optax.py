@@ -69,7 +69,7 @@ def train_step(tx):
   return step
 
 
-def test_chain_with_adam_in_a_jitted_step_equals_the_written_out_loop():
+def test_a_chain_with_adam_in_a_jitted_step_equals_the_written_out_loop():
   tx = optax.chain(maxgnr(gamma=0.9), optax.adam(1e-2))
   step = jax.jit(train_step(tx))
   params, opt_state = PARAMS, tx.init(PARAMS)
@@ -80,7 +80,7 @@ def test_chain_with_adam_in_a_jitted_step_equals_the_written_out_loop():
   assert np.max(np.abs(flat(params) - flat(PARAMS))) > 0.01
 
 
-def test_chain_with_adam_in_a_scan_equals_the_written_out_loop():
+def test_a_chain_with_adam_in_a_scan_equals_the_written_out_loop():
   tx = optax.chain(maxgnr(gamma=0.9, num_tasks=3), optax.adam(1e-2))
   step = train_step(tx)
 
@@ -103,7 +103,7 @@ def test_a_step_compiled_ahead_of_time_serves_every_step():
 
 
 @pytest.mark.parametrize("static_args", [("num_tasks",), ()])
-def test_a_schedule_of_gamma_decays_the_momentum_as_it_says(static_args):
+def test_a_schedule_of_gamma_decays_the_momentum(static_args):
   gammas = jnp.array([0.9, 0.5, 0.0, 0.7])
   tx = optax.inject_hyperparams(maxgnr, static_args=static_args)(
     gamma=lambda step: gammas[step], num_tasks=NUM_TASKS
@@ -131,13 +131,13 @@ def test_an_injected_gamma_can_be_set_from_outside():
   )
 
 
-def test_num_tasks_traced_at_init_says_to_make_it_static():
+def test_a_traced_num_tasks_raises_an_error_that_says_to_make_it_static():
   tx = optax.inject_hyperparams(maxgnr)(gamma=0.9, num_tasks=NUM_TASKS)
   with pytest.raises(TypeError, match=r'`num_tasks`.*static_args=\("num_tasks",\)'):
     jax.jit(tx.init)(PARAMS)
 
 
-def test_masked_aggregates_the_selected_leaves_alone():
+def test_optax_masked_aggregates_only_the_selected_leaves():
   mask = {"head": False, "trunk": True}
   history = follow(optax.masked(maxgnr(num_tasks=3), mask), PARAMS, sequence())
   expected = algorithm1([grads["trunk"] for grads in sequence()])
@@ -148,7 +148,7 @@ def test_masked_aggregates_the_selected_leaves_alone():
     assert_trees_close(updates["head"], grads["head"], rtol=0)
 
 
-def test_masked_with_shared_measures_on_the_selected_and_shared_leaves():
+def test_optax_masked_with_shared_measures_the_selected_trunk():
   mask = {"head": False, "trunk": True}
   shared = {"head": optax.MaskedNode(), "trunk": (True, False)}
   tx = optax.masked(maxgnr(shared=shared), mask)
@@ -158,7 +158,7 @@ def test_masked_with_shared_measures_on_the_selected_and_shared_leaves():
   assert updates["trunk"][1].shape == PARAMS["trunk"][1].shape
 
 
-def test_partition_weights_every_label_on_its_own():
+def test_optax_partition_weights_each_label_separately():
   transforms = {
     label: optax.chain(maxgnr(num_tasks=NUM_TASKS), optax.scale(factor))
     for label, factor in (("trunk", -1.0), ("head", -10.0), ("unused", -100.0))
@@ -171,7 +171,7 @@ def test_partition_weights_every_label_on_its_own():
       assert_close(updates[part], factor * step.update)
 
 
-def test_partition_freezes_what_another_label_freezes():
+def test_optax_partition_freezes_parameters_beside_maxgnr():
   tx = optax.partition(
     {"train": maxgnr(num_tasks=NUM_TASKS), "freeze": frozen()},
     {"head": "freeze", "trunk": "train"},
@@ -182,7 +182,7 @@ def test_partition_freezes_what_another_label_freezes():
   assert_close(updates["trunk"], expected.update)
 
 
-def test_aggregating_process_equals_the_chain():
+def test_optax_aggregating_process_equals_the_chain():
   aggregating = pytest.importorskip("optax.experimental").aggregating
   clip = optax.stateless(lambda grads, _: jax.tree.map(lambda g: g.clip(-1, 1), grads))
   tx = aggregating.process(clip, maxgnr(num_tasks=NUM_TASKS), optax.adam(1e-2))
@@ -195,7 +195,7 @@ def test_aggregating_process_equals_the_chain():
     assert_trees_close(updates, expected_updates, rtol=1e-3, atol=1e-6)
 
 
-def test_what_comes_after_may_accumulate_steps():
+def test_transformations_after_maxgnr_may_accumulate_steps():
   tx = optax.chain(
     maxgnr(num_tasks=NUM_TASKS),
     optax.MultiSteps(optax.sgd(1.0), every_k_schedule=2).gradient_transformation(),

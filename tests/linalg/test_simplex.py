@@ -18,7 +18,7 @@ project = jax.jit(project_on_simplex)
   st.lists(st.floats(-1, 1, width=32), min_size=5, max_size=5),
   st.sampled_from([0.1, 1.0, 10.0, 1e6]),
 )
-def test_no_point_of_the_simplex_is_nearer_than_the_projection(entries, scale):
+def test_the_projection_is_the_nearest_point_of_the_simplex(entries, scale):
   vector = np.float32(scale) * np.array(entries, np.float32)
   weights = np.asarray(project(vector), np.float64)
   assert weights.min() >= 0
@@ -29,7 +29,7 @@ def test_no_point_of_the_simplex_is_nearer_than_the_projection(entries, scale):
   assert np.max(away - weights @ away) <= 1e-5 * max(1.0, np.ptp(vector))
 
 
-def test_the_projection_does_not_lose_weights_beside_a_large_common_part():
+def test_the_projection_is_exact_beside_a_large_common_offset():
   for offset in (0.0, 1e4, -1e10):
     vector = jnp.float32([0.25, 0.5, 0.0]) + jnp.float32(offset)
     expected = projected(np.asarray(vector - vector.max(), np.float64))

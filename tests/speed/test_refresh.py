@@ -16,21 +16,21 @@ def flax(standard_promotion, quick_compilation):
   """Flax promotes dtypes itself."""
 
 
-def test_one_compiled_step_and_two_step_alike():
+def test_one_compiled_step_with_cond_equals_two_compiled_steps():
   problem = make_problem("MLP", tasks=3, batch_size=3)
   chosen = refresh.refreshed(problem, every=2)
-  anew, keep = (refresh.refreshed(problem, 16, said) for said in (True, False))
-  called = refresh._cycle(anew, keep, 2)
+  choose, keep = (refresh.refreshed(problem, 16, said) for said in (True, False))
+  called = refresh._cycle(choose, keep, 2)
   for run in (refresh._cycle(chosen), called):
     assert run() > 0
-  assert chosen.state[1].count == anew.state[1].count == refresh.CYCLE
-  counts = [run.state[1].aggregator.count for run in (chosen, anew)]
+  assert chosen.state[1].count == choose.state[1].count == refresh.CYCLE
+  counts = [run.state[1].aggregator.count for run in (chosen, choose)]
   assert counts == [refresh.CYCLE // 2] * 2
-  weights = [run.state[1].aggregator.weights for run in (chosen, anew)]
+  weights = [run.state[1].aggregator.weights for run in (chosen, choose)]
   np.testing.assert_allclose(*weights, rtol=0.05)
 
 
-def test_command_writes_table_and_results(tmp_path):
+def test_the_command_writes_its_table_and_results(tmp_path):
   options = ["--rounds", "1", "--models", "MLP", "--tasks", "2", "--batch-sizes", "4"]
   options += ["--out", str(tmp_path)]
   done = commands.run("-m", "benchmarks.speed.refresh", *options)

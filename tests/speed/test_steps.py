@@ -24,7 +24,7 @@ def assert_close(actual, expected):
 
 
 @pytest.mark.parametrize("model", ["MLP"])
-def test_all_ways_lead_to_the_same_losses_and_gradients(model):
+def test_all_timed_variants_compute_the_same_losses_and_gradients(model):
   problem = make_problem(model, tasks=4, batch_size=3)
   runs = steps.task_grads(problem)
   assert set(runs) == set(report.TASK_GRADS)
@@ -40,7 +40,7 @@ def test_all_ways_lead_to_the_same_losses_and_gradients(model):
     assert_close(momenta[way], momenta["written_out"])
 
 
-def test_equal_weights_step_like_the_mean_loss():
+def test_a_step_with_equal_weights_equals_a_step_on_the_mean_loss():
   runs = steps.train_steps(make_problem("MLP", tasks=3, batch_size=3))
   assert set(runs) == set(report.STEPS)
   for run in runs.values():
@@ -52,7 +52,7 @@ def test_equal_weights_step_like_the_mean_loss():
   assert_close(first_moments["equal_weights"], first_moments["single"])
 
 
-def test_command_writes_tables_figure_and_results(tmp_path):
+def test_the_command_writes_its_tables_figure_and_results(tmp_path):
   options = ["--rounds", "1", "--models", "MLP", "--batch-sizes", "4"]
   options += ["--out", str(tmp_path)]
   done = commands.run("-m", "benchmarks.speed.steps", *options)

@@ -37,7 +37,7 @@ def of_group(tree, name):
 
 
 @pytest.mark.parametrize("noise_decay", [None, 0.5])
-def test_each_group_is_what_it_would_be_alone(noise_decay):
+def test_each_group_gets_the_update_it_would_get_alone(noise_decay):
   sequence = grads_sequence(PARAMS, 3, 3)
   tx = maxgnr(0.5, num_tasks=3, groups=NAMES, noise_decay=noise_decay)
   history = follow(tx, PARAMS, sequence)
@@ -54,7 +54,7 @@ def test_each_group_is_what_it_would_be_alone(noise_decay):
         np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
-def test_a_single_group_is_no_group():
+def test_one_group_of_all_parameters_equals_no_groups():
   sequence = grads_sequence(PARAMS, 2, 3)
   grouped = follow(maxgnr(num_tasks=2, groups=lambda _: "all"), PARAMS, sequence)
   plain = follow(maxgnr(num_tasks=2), PARAMS, sequence)
@@ -71,7 +71,7 @@ def test_a_single_group_is_no_group():
     ({"head": "z", "trunk": "y"}, ["y", "z"]),
   ],
 )
-def test_groups_by_name(groups, names):
+def test_groups_can_be_layers_parameters_or_labels(groups, names):
   assert group_names(groups, PARAMS) == names
   tx = maxgnr(groups=groups)
   state = tx.init(PARAMS)
@@ -86,7 +86,7 @@ def test_groups_by_name(groups, names):
   assert all(jnp.shape(value) == () for value in logged.values())
 
 
-def test_parameters_that_are_not_shared_take_their_groups_weights():
+def test_parameters_outside_the_trunk_use_their_groups_weights():
   shared = {"head": False, "trunk": True}
   groups = {"head": "b", "trunk": ("a", "b")}
   tx = maxgnr(num_tasks=2, shared=shared, groups=groups)
@@ -97,13 +97,13 @@ def test_parameters_that_are_not_shared_take_their_groups_weights():
 
 
 @settings(max_examples=4)
-@given(present=st.lists(st.booleans(), min_size=3, max_size=3))
-def test_an_absent_task_is_absent_from_all_groups(present):
-  mask = jnp.array(present)
+@given(active=st.lists(st.booleans(), min_size=3, max_size=3))
+def test_an_inactive_task_has_no_weight_in_any_group(active):
+  mask = jnp.array(active)
   tx = maxgnr(num_tasks=3, groups="layer")
   grads = grads_sequence(PARAMS, 3, 1)[0]
   _, state = tx.update(grads, tx.init(PARAMS), PARAMS, task_mask=mask)
-  np.testing.assert_array_equal(state.weights > 0, [present] * 2)
+  np.testing.assert_array_equal(state.weights > 0, [active] * 2)
 
 
 @pytest.mark.parametrize(
@@ -114,18 +114,20 @@ def test_an_absent_task_is_absent_from_all_groups(present):
     ({"head": "x"}, ValueError, "a pytree of labels like the parameters"),
   ],
 )
-def test_wrong_groups_are_told_what_they_must_be(groups, error, message):
+def test_invalid_groups_raise_an_error_that_says_what_they_must_be(
+  groups, error, message
+):
   with pytest.raises(error, match=message):
     maxgnr(groups=groups).init(PARAMS)
 
 
-def test_a_group_without_shared_parameters_is_an_error():
+def test_a_group_without_trunk_parameters_is_refused():
   tx = maxgnr(groups="layer", shared={"head": False, "trunk": True})
   with pytest.raises(ValueError, match="'head', of which `shared` selects none"):
     tx.init(PARAMS)
 
 
-def test_a_chain_with_groups_trains():
+def test_training_with_groups_moves_every_parameter_towards_the_optima():
   params = {"a": jnp.array([3.0, 1.0]), "b": jnp.array([-2.0])}
 
   def loss(params, k):

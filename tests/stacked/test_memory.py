@@ -29,7 +29,7 @@ def temporary_share(tx, num_tasks, shapes, dtype):
   ],
   ids=["large", "many", "tasks", "odd"],
 )
-def test_a_step_keeps_no_copies(num_tasks, shapes, dtype):
+def test_a_step_of_maxgnr_keeps_no_copies_of_the_gradients(num_tasks, shapes, dtype):
   if dtype == "bfloat16" and jax.__version_info__ < (0, 10):
     pytest.skip("Older versions of XLA widen narrow arrays in memory.")
   tx = maxgnr(num_tasks=num_tasks)
@@ -40,6 +40,6 @@ def test_a_step_keeps_no_copies(num_tasks, shapes, dtype):
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="Measured on CPUs.")
 @pytest.mark.parametrize("method", ["mgda", "imtl_g", "upgrad"])
-def test_a_gramian_method_keeps_no_copies(method):
+def test_a_gramian_method_keeps_no_copies_of_the_gradients(method):
   tx = getattr(aggregators, method)(num_tasks=10)
   assert temporary_share(tx, 10, [(406, 1024)] * 12, "float32") < 0.01

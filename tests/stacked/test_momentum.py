@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-def test_momentum_dtype_is_kept_over_steps_and_changes_little(dtype):
+def test_momentum_dtype_is_kept_over_steps_and_changes_results_little(dtype):
   params = example_params()
   sequence = grads_sequence(params, 3, 5)
   tx = maxgnr(num_tasks=3, momentum_dtype=dtype)
@@ -40,7 +40,7 @@ def test_a_wider_momentum_than_the_gradients_keeps_small_changes():
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-def test_the_first_step_has_no_noise_in_a_narrow_momentum_either(dtype):
+def test_the_first_step_has_no_noise_with_a_narrow_momentum(dtype):
   params, grads = example_params(), random_grads(example_params(), 3)
   _, state = follow(maxgnr(num_tasks=3, momentum_dtype=dtype), params, [grads])[-1]
   np.testing.assert_array_equal(state.stats.noise_norm, 0)

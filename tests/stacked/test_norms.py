@@ -30,7 +30,7 @@ def in_float64(x, y):
   seed=st.integers(0, 9),
 )
 @settings(max_examples=12)
-def test_products_and_norms_agree_with_float64(num_tasks, sizes, dtype, seed):
+def test_inner_products_and_norms_agree_with_float64(num_tasks, sizes, dtype, seed):
   rng = np.random.default_rng(seed)
 
   def draw():

@@ -20,7 +20,9 @@ SEED = jnp.uint32(7)
   dtype=st.sampled_from(["bfloat16", "float16"]),
   seed=st.integers(0, 2**32 - 1),
 )
-def test_it_is_one_of_the_neighbours_and_right_on_average(value, sign, dtype, seed):
+def test_stochastic_rounding_gives_a_neighbour_and_is_right_on_average(
+  value, sign, dtype, seed
+):
   value = sign * float(np.float32(value))
   x = jnp.full((4096,), value, jnp.float32)
   rounded = stochastically_rounded(x, jnp.dtype(dtype), jnp.uint32(seed), 0)
@@ -32,7 +34,7 @@ def test_it_is_one_of_the_neighbours_and_right_on_average(value, sign, dtype, se
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_what_fits_stays_and_what_is_not_finite_too(dtype):
+def test_representable_and_non_finite_numbers_are_not_changed_by_rounding(dtype):
   x = jnp.array([0.0, 1.0, -2.5, jnp.inf, -jnp.inf, jnp.nan], jnp.float32)
   rounded = stochastically_rounded(x, jnp.dtype(dtype), SEED, 0)
   np.testing.assert_array_equal(rounded.astype(jnp.float32), x)
@@ -40,7 +42,7 @@ def test_what_fits_stays_and_what_is_not_finite_too(dtype):
   np.testing.assert_array_equal(same, x)
 
 
-def test_draws_differ_between_places_arrays_and_steps():
+def test_rounding_draws_differ_between_positions_arrays_and_steps():
   x = jnp.full((16, 1024), 1.001, jnp.float32)
   draws = [
     np.asarray(stochastically_rounded(x, jnp.dtype("bfloat16"), jnp.uint32(s), n) > 1)
@@ -70,7 +72,7 @@ def momentum_after(steps, **kwargs):
   return np.asarray(jax.jit(lambda s: jax.lax.scan(step, s, noise))(state)[1])
 
 
-def test_a_narrow_momentum_stands_still_unless_it_is_rounded_stochastically():
+def test_a_narrow_momentum_stalls_unless_it_is_rounded_stochastically():
   exact = momentum_after(300)
   nearest = momentum_after(300, momentum_dtype=jnp.bfloat16)
   stochastic = momentum_after(
@@ -80,6 +82,6 @@ def test_a_narrow_momentum_stands_still_unless_it_is_rounded_stochastically():
   assert abs(stochastic[-1] - exact[-1]) < 0.005
 
 
-def test_a_wrong_rounding_is_told_what_it_must_be():
+def test_an_unknown_rounding_raises_an_error_that_lists_the_choices():
   with pytest.raises(ValueError, match='must be "nearest" or "stochastic"'):
     maxgnr(momentum_rounding="up")

@@ -23,7 +23,7 @@ def in_float64(x, y):
 
 @pytest.mark.parametrize("num_tasks", [3, 7, 10])
 @pytest.mark.parametrize("leaves", [1, 100])
-def test_sums_of_millions_of_positive_numbers_lose_nothing(num_tasks, leaves):
+def test_sums_of_millions_of_positive_numbers_agree_with_float64(num_tasks, leaves):
   rng = np.random.default_rng(0)
   shape = (num_tasks, 3_000_000 // leaves)
   grads = [rng.random(shape, np.float32) + 0.5 for _ in range(leaves)]

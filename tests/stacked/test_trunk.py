@@ -30,7 +30,7 @@ SHARED_TRUNK = {
 
 
 @pytest.mark.parametrize("shared", SHARED_TRUNK.values(), ids=SHARED_TRUNK)
-def test_weights_are_measured_on_the_shared_part_and_updates_hold_all(shared):
+def test_weights_are_measured_on_the_trunk_and_updates_hold_all_parameters(shared):
   params = example_params()
   sequence = grads_sequence(params, 3, 3)
   head = flat(params["head"]).size
@@ -42,7 +42,7 @@ def test_weights_are_measured_on_the_shared_part_and_updates_hold_all(shared):
 
 
 @pytest.mark.parametrize("num_tasks", [None, 3])
-def test_momentum_is_kept_for_the_shared_part_only(num_tasks):
+def test_momentum_is_kept_for_the_trunk_only(num_tasks):
   params = example_params()
   shared = {"head": {"bias": False, "gain": False}, "trunk": (True, False)}
   tx = maxgnr(shared=shared, num_tasks=num_tasks)
@@ -54,7 +54,7 @@ def test_momentum_is_kept_for_the_shared_part_only(num_tasks):
   assert jax.tree.structure(tx.init(params)) == jax.tree.structure(state)
 
 
-def test_sharing_everything_is_the_default():
+def test_the_default_trunk_is_all_parameters():
   params = example_params()
   sequence = grads_sequence(params, 3, 3)
   expected = follow(default_maxgnr(3), params, sequence)
@@ -63,7 +63,7 @@ def test_sharing_everything_is_the_default():
   )
 
 
-def test_a_task_without_gradient_on_the_shared_part_moves_nothing():
+def test_a_task_without_gradient_on_the_trunk_has_no_weight():
   params = example_params()
   grads = random_grads(params, 2)
   grads["trunk"] = jax.tree.map(lambda g: g.at[1].set(0.0), grads["trunk"])
