@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,7 +62,7 @@ def test_diagnostics_hold_the_noise_cosine_of_every_pair_once():
 def test_diagnostics_hold_only_the_documented_scalars():
   logged = diagnostics(state_after_steps(), NAMES)
   assert len(logged) == len(FIELDS) * 3 + 3
-  assert all(jnp.shape(value) == () for value in logged.values())
+  chex.assert_shape([*logged.values()], ())
 
 
 def test_tasks_without_names_are_numbered():

@@ -8,12 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maxgnr_jax import maxgnr
-from tests.helpers.examples import (
-  assert_trees_close,
-  example_params,
-  follow,
-  grads_sequence,
-)
+from tests.helpers.examples import example_params, follow, grads_sequence
+from tests.helpers.trees import assert_trees_close
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,12 +12,12 @@ import pytest
 from maxgnr_jax import aggregators, maxgnr
 from tests.helpers.examples import (
   algorithm1,
-  assert_trees_close,
   default_maxgnr,
   flat,
   follow,
   grads_sequence,
 )
+from tests.helpers.trees import assert_trees_close
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -45,8 +46,7 @@ def test_any_pytree_of_parameters_follows_algorithm_1(params):
   sequence = grads_sequence(params, 3, 3)
   history = follow(default_maxgnr(3), params, sequence)
   for (updates, state), step in zip(history, algorithm1(sequence), strict=True):
-    assert jax.tree.structure(updates) == jax.tree.structure(params)
-    assert jax.tree.structure(state.momentum) == jax.tree.structure(params)
+    chex.assert_trees_all_equal_structs(updates, state.momentum, params)
     np.testing.assert_allclose(state.weights, step.weights, rtol=1e-2, atol=1e-5)
     np.testing.assert_allclose(flat(updates), step.update, rtol=1e-2, atol=1e-4)
 

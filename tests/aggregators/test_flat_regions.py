@@ -9,9 +9,7 @@ from maxgnr_jax import (
   aggregators,
 )
 from tests.helpers import inactive
-from tests.helpers.examples import (
-  assert_trees_close,
-)
+from tests.helpers.trees import assert_trees_close
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

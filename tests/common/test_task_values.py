@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import flax.linen
 import jax
 import jax.numpy as jnp
@@ -126,9 +127,7 @@ def test_non_finite_losses_and_kpis_leave_the_state_finite(name, step):
   weights, updates, state = scanned(
     tx, jnp.stack([GRADS] * 6), losses=values, kpis=values
   )
-  assert np.all(np.isfinite(weights))
-  assert np.all(np.isfinite(updates))
-  assert np.all(np.isfinite(flat(state)))
+  chex.assert_tree_all_finite((weights, updates, state))
   assert np.all(weights[-1] > 0)
 
 
@@ -147,7 +146,7 @@ def test_the_number_of_tasks_may_come_from_the_first_gradients(name):
 
   # The steps after have a state of the same shapes.
   actual, expected = jax.jit(lambda: (first_step(None), first_step(NUM_TASKS)))()
-  assert jax.tree.map(jnp.shape, actual) == jax.tree.map(jnp.shape, expected)
+  chex.assert_trees_all_equal_shapes(actual, expected)
   np.testing.assert_allclose(numbers(actual), numbers(expected), rtol=1e-5, atol=1e-6)
 
 

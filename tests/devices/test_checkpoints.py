@@ -1,7 +1,6 @@
 """What was saved on one device is restored on eight, sharded as asked, and back."""
 
 import jax
-import numpy as np
 import pytest
 from jax.sharding import AxisType
 
@@ -16,7 +15,8 @@ from tests.helpers.checkpoints import (
   restore,
   save,
 )
-from tests.helpers.examples import bits, grads_sequence
+from tests.helpers.examples import grads_sequence
+from tests.helpers.trees import assert_trees_close
 
 pytestmark = pytest.mark.usefixtures("standard_promotion", "quick_compilation")
 SEQUENCE = grads_sequence(PARAMS, NUM_TASKS, BEFORE + AFTER)
@@ -45,9 +45,7 @@ def interrupted(name, before, after, path):
   for x, wanted in zip(jax.tree.leaves(restored), jax.tree.leaves(target), strict=True):
     assert x.sharding.is_equivalent_to(wanted.sharding, x.ndim)
   found = follow(tx, restored, params, sequence[BEFORE:])
-  for x, y in zip(bits(found), bits(expected), strict=True):
-    a, e = (np.asarray(z, np.float64) for z in (x, y))
-    np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-5)
+  assert_trees_close(found, expected, rtol=1e-4, atol=1e-5)
   return restored
 
 

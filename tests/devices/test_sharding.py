@@ -12,8 +12,9 @@ from jax.sharding import PartitionSpec as P
 
 from maxgnr_jax import maxgnr, value_and_task_grads
 from tests.devices.meshes import PARAMS, SHAPES, SPECS, STACKED, make_mesh, put
-from tests.helpers.examples import assert_trees_close, random_grads
+from tests.helpers.examples import random_grads
 from tests.helpers.methods import METHODS, make
+from tests.helpers.trees import assert_trees_close
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 STEPS = 2
@@ -29,21 +30,12 @@ def run(tx, params, sequence):
   return updates, state
 
 
-def on_one_device(tree):
-  return jax.tree.map(
-    lambda x: (
-      x if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else np.asarray(x)
-    ),
-    tree,
-  )
-
-
 def compare(tx, num_tasks, mesh, rtol=1e-4, atol=1e-5):
   sequence = [random_grads(PARAMS, num_tasks, seed) for seed in range(STEPS)]
   expected = run(tx, PARAMS, sequence)
   sharded = [put(grads, STACKED, mesh) for grads in sequence]
   found = run(tx, put(PARAMS, SPECS, mesh), sharded)
-  assert_trees_close(*map(on_one_device, (found, expected)), rtol=rtol, atol=atol)
+  assert_trees_close(found, expected, rtol=rtol, atol=atol)
   return found
 
 
@@ -100,7 +92,7 @@ def test_a_data_parallel_step_equals_one_device():
   batch = put({"x": x}, {"x": P("data")}, mesh)["x"]
   for specs in (SPECS, dict.fromkeys(SHAPES, P())):
     found = train(put(PARAMS, specs, mesh), batch)
-    assert_trees_close(*map(on_one_device, (found, expected)), rtol=1e-3, atol=1e-5)
+    assert_trees_close(found, expected, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["maxgnr", "mgda", "equal_weights"])
@@ -123,7 +115,7 @@ def test_a_method_inside_shard_map_with_axis_name_equals_one_device(name):
   )
   found = jax.jit(sharded)(PARAMS, *sequence)
   expected = jax.jit(steps)(PARAMS, *sequence)
-  assert_trees_close(*map(on_one_device, (found, expected)), rtol=1e-4, atol=1e-5)
+  assert_trees_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def update_with(axis_name, **kwargs):

@@ -19,7 +19,6 @@ from benchmarks.experiments.model import Model
 from benchmarks.experiments.problems.fashion import problem as fashion
 from benchmarks.experiments.report import Report, report, settings_of
 from benchmarks.experiments.step import Trainer
-from tests.helpers.examples import assert_same
 from tests.helpers.experiments import (
   TASKS,
   TinyRun,
@@ -27,6 +26,7 @@ from tests.helpers.experiments import (
   tiny_sweep,
   write_images,
 )
+from tests.helpers.trees import assert_same
 
 SIGNS = {"ink": -1, "left": 1}
 METHODS = ("equal-weights", "maxgnr-0.9")

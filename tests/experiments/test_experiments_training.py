@@ -25,7 +25,6 @@ from benchmarks.experiments.problems.fashion.problem import (
   make_problem,
 )
 from benchmarks.experiments.step import Trainer
-from tests.helpers.examples import assert_same
 from tests.helpers.experiments import (
   ROOT,
   STEPS,
@@ -35,6 +34,7 @@ from tests.helpers.experiments import (
   tiny_sweep,
   write_images,
 )
+from tests.helpers.trees import assert_same
 
 pytestmark = pytest.mark.usefixtures("quick_experiments")
 

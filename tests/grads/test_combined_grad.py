@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +21,9 @@ from maxgnr_jax import (
   value_and_task_grads,
 )
 from tests.helpers import methods
-from tests.helpers.examples import assert_trees_close, random_grads
+from tests.helpers.examples import random_grads
+from tests.helpers.traces import jit_with_max_traces
+from tests.helpers.trees import assert_trees_close, assert_trees_equal
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 NUM_TASKS, NUM_STEPS, SIZE = 3, 7, 4
@@ -132,10 +135,10 @@ def test_a_refresh_in_every_step_equals_the_plain_chain_exactly(
   for x in batches(0):
     *plain, plain_values = plain_step(*plain, x)
     *ours, our_values = combined_step(*ours, x)
-    jax.tree.map(np.testing.assert_array_equal, our_values, plain_values)
-    jax.tree.map(np.testing.assert_array_equal, ours[0], plain[0])
+    assert_trees_equal(our_values, plain_values)
+    assert_trees_equal(ours[0], plain[0])
   states = (ours[1][0].aggregator, ours[1][1])
-  jax.tree.map(np.testing.assert_array_equal, states, tuple(plain[1]))
+  assert_trees_equal(states, tuple(plain[1]))
 
 
 def test_a_step_between_refreshes_takes_one_backward_pass():
@@ -176,11 +179,10 @@ def test_steps_are_not_traced_again(num_tasks, num_traces):
   combined = value_and_combined_grad(
     losses, maxgnr(num_tasks=num_tasks), refresh_every=2
   )
-  step = jax.jit(combined.value_and_grad)
+  step = jit_with_max_traces(combined.value_and_grad, num_traces)
   state = combined.init(PARAMS)
   for x in batches(0):
     _, _, state = step(state, PARAMS, x)
-  assert step._cache_size() == num_traces
   assert (state.count, state.aggregator.count) == (NUM_STEPS, -(-NUM_STEPS // 2))
 
 
@@ -242,10 +244,9 @@ def test_methods_of_every_kind_step_inside_cond(name):
   state = jax.eval_shape(combined.init, PARAMS)
   step = functools.partial(combined.value_and_grad, **extra_args)
   values, grad, after = jax.eval_shape(step, state, PARAMS, batches(0)[0])
-  assert jax.tree.map(jnp.shape, grad) == jax.tree.map(jnp.shape, PARAMS)
+  chex.assert_trees_all_equal_shapes(grad, PARAMS)
   assert set(values) == set(task_names(values))
-  shapes = [jax.tree.map(lambda x: (x.shape, x.dtype), s) for s in (state, after)]
-  assert shapes[0] == shapes[1]
+  chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
 
 
 def test_combined_grad_takes_auxiliary_data_microbatches_and_argument_positions():

@@ -13,7 +13,8 @@ from maxgnr_jax import (
   value_and_flat_task_grads,
   value_and_task_grads,
 )
-from tests.helpers.examples import assert_trees_close, flat, rows
+from tests.helpers.examples import flat, rows
+from tests.helpers.trees import assert_trees_close
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 PARAMS = {

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maxgnr_jax import maxgnr, value_and_task_grads
-from tests.helpers.examples import assert_trees_close
+from tests.helpers.trees import assert_trees_close
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 ROWS, SIZE, NUM_TASKS = 12, 3, 3

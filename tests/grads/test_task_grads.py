@@ -3,6 +3,7 @@
 import dataclasses
 from typing import NamedTuple
 
+import chex
 import flax.core
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from maxgnr_jax import task_names, value_and_task_grads
-from tests.helpers.examples import assert_trees_close
+from tests.helpers.trees import assert_trees_close
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 PARAMS = {"w": jnp.array([[0.5, -1.0], [2.0, 0.1]]), "b": jnp.array([0.3, -0.2])}
@@ -57,12 +58,13 @@ def expected_grads(tasks=TASKS, params=PARAMS, x=X):
   return jax.tree.map(lambda *g: jnp.stack(g), *grads)
 
 
-@pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
-def test_a_vector_of_losses_gives_the_jacobian_and_each_tasks_gradient(transform):
-  losses, grads = transform(value_and_task_grads(vector_of_losses))(PARAMS)
-  np.testing.assert_allclose(losses, [task(PARAMS) for task in TASKS], rtol=1e-6)
-  assert_trees_close(grads, expected_grads(), rtol=1e-5)
-  assert_trees_close(grads, jax.jacrev(vector_of_losses)(PARAMS), rtol=1e-5)
+class TestWithAndWithoutJit(chex.TestCase):
+  @chex.variants(with_jit=True, without_jit=True)
+  def test_a_vector_of_losses_gives_the_jacobian_and_each_tasks_gradient(self):
+    losses, grads = self.variant(value_and_task_grads(vector_of_losses))(PARAMS)
+    np.testing.assert_allclose(losses, [task(PARAMS) for task in TASKS], rtol=1e-6)
+    assert_trees_close(grads, expected_grads(), rtol=1e-5)
+    assert_trees_close(grads, jax.jacrev(vector_of_losses)(PARAMS), rtol=1e-5)
 
 
 PYTREES_OF_LOSSES = {

@@ -16,7 +16,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from maxgnr_jax import aggregators, maxgnr
-from tests.helpers.examples import bits, example_params, grads_sequence
+from tests.helpers.examples import example_params, grads_sequence
+from tests.helpers.trees import as_bytes
 
 NUM_TASKS, BEFORE, AFTER = 3, 2, 2
 PARAMS = example_params()
@@ -75,9 +76,7 @@ def continued(name, path):
 
 def main(folder):
   for name in TRANSFORMATIONS:
-    leaves = bits(continued(name, folder / name))
-    numbers = [np.frombuffer(x.tobytes(), np.uint8) for x in leaves]
-    np.savez(folder / f"{name}.npz", *numbers)
+    np.savez(folder / f"{name}.npz", *as_bytes(continued(name, folder / name)))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """Steps in which some tasks are inactive, and everything that methods read in them."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tests.helpers.examples import assert_trees_close, task_gradients
+from tests.helpers.examples import task_gradients
+from tests.helpers.trees import assert_trees_close
 
 NUM_TASKS, NUM_STEPS, SIZE = 4, 5, 6
 PARAMS = jnp.zeros(SIZE)
@@ -56,4 +58,4 @@ def assert_same_steps(actual, expected):
   assert_trees_close(
     state._replace(**without), right_state._replace(**without), rtol=1e-5, atol=1e-6
   )
-  assert np.all(np.isfinite(updates))
+  chex.assert_tree_all_finite(updates)

@@ -1,5 +1,6 @@
 """Methods that stay near the mean gradient: their updates and gains, in float64."""
 
+import chex
 import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ full_rank = st.sampled_from([(2, 4), (5, 10)])
 def update_of(name, jacobian, c):
   """The weights and the update that the method chooses; all must be finite."""
   weights = weigh(name, jacobian, jnp.float32(c))
-  assert np.all(np.isfinite(weights))
+  chex.assert_tree_all_finite(weights)
   return weights, weights @ jacobian
 
 

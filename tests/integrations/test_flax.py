@@ -10,7 +10,8 @@ from flax import nnx
 from flax.training.train_state import TrainState
 
 from maxgnr_jax import diagnostics, maxgnr, value_and_task_grads
-from tests.helpers.examples import assert_trees_close, flat, rows
+from tests.helpers.examples import flat, rows
+from tests.helpers.trees import assert_trees_close
 
 pytestmark = pytest.mark.usefixtures("standard_promotion", "quick_compilation")
 INPUTS = jnp.asarray(np.random.default_rng(0).normal(size=(5, 8, 3)), jnp.float32)

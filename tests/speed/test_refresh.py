@@ -2,7 +2,7 @@
 
 import json
 
-import jax
+import chex
 import numpy as np
 import pytest
 
@@ -42,4 +42,4 @@ def test_the_command_writes_its_table_and_results(tmp_path):
   (entry,) = results["steps"]
   assert set(entry["runs"]) > {"single", "every 1", "cond 16", "two 2"}
   assert entry["runs"]["single"]["to_single"] == 1
-  assert jax.tree.all(jax.tree.map(np.isfinite, entry["runs"]))
+  chex.assert_tree_all_finite(entry["runs"])

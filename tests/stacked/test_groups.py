@@ -1,5 +1,6 @@
 """Task weights for each group of parameters."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,12 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maxgnr_jax import diagnostics, group_names, maxgnr
-from tests.helpers.examples import (
-  assert_trees_close,
-  example_params,
-  follow,
-  grads_sequence,
-)
+from tests.helpers.examples import example_params, follow, grads_sequence
+from tests.helpers.trees import assert_trees_close
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -79,11 +76,11 @@ def test_groups_can_be_layers_parameters_or_labels(groups, names):
     updates, state = jax.jit(tx.update)(grads, state, PARAMS)
   assert state.weights.shape == (len(names), 2)
   np.testing.assert_allclose(jnp.sum(state.weights, axis=1), 1, rtol=1e-6)
-  assert jax.tree.structure(updates) == jax.tree.structure(PARAMS)
+  chex.assert_trees_all_equal_structs(updates, PARAMS)
   logged = diagnostics(state, ["x", "y"], groups=names)
   assert logged[f"weights/{names[0]}/x"] == state.weights[0, 0]
   assert logged[f"noise_cosine/{names[1]}/x,y"] == state.stats.noise_cosine[1, 0, 1]
-  assert all(jnp.shape(value) == () for value in logged.values())
+  chex.assert_shape([*logged.values()], ())
 
 
 def test_parameters_outside_the_trunk_use_their_groups_weights():

@@ -1,5 +1,6 @@
 """The parameters that `shared` selects: weights are measured on this trunk."""
 
+import chex
 import jax
 import numpy as np
 import optax
@@ -8,7 +9,6 @@ import pytest
 from maxgnr_jax import maxgnr
 from tests.helpers.examples import (
   algorithm1,
-  assert_trees_close,
   default_maxgnr,
   example_params,
   flat,
@@ -16,6 +16,7 @@ from tests.helpers.examples import (
   grads_sequence,
   random_grads,
 )
+from tests.helpers.trees import assert_trees_equal
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 SHARED_TRUNK = {
@@ -51,15 +52,15 @@ def test_momentum_is_kept_for_the_trunk_only(num_tasks):
     assert momentum["head"]["bias"] == optax.MaskedNode()
     assert momentum["trunk"][1] == optax.MaskedNode()
     assert len(jax.tree.leaves(momentum)) == 1
-  assert jax.tree.structure(tx.init(params)) == jax.tree.structure(state)
+  chex.assert_trees_all_equal_structs(tx.init(params), state)
 
 
 def test_the_default_trunk_is_all_parameters():
   params = example_params()
   sequence = grads_sequence(params, 3, 3)
   expected = follow(default_maxgnr(3), params, sequence)
-  assert_trees_close(
-    follow(maxgnr(shared=True, num_tasks=3), params, sequence), expected, rtol=0
+  assert_trees_equal(
+    follow(maxgnr(shared=True, num_tasks=3), params, sequence), expected
   )
 
 
