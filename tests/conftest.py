@@ -78,7 +78,7 @@ def usual_compilation(quick_compilation):
 
 @pytest.fixture(scope="module")
 def quick_experiments(strict_promotion, quick_compilation):
-  """Likewise for experiments, whose optimiser needs JAX's default promotion."""
+  """The same for experiments, whose optimiser needs JAX's default promotion."""
   from benchmarks.experiments import model
 
   options = model.CPU_OPTIONS

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +10,7 @@ import optax
 import pytest
 
 from maxgnr_jax import aggregators, diagnostics, maxgnr, task_names
-from tests.examples import example_params, follow, grads_sequence
+from tests.helpers.examples import example_params, follow, grads_sequence
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 NAMES = ["depth", "edges", "normals"]
@@ -30,7 +31,7 @@ def state_after_steps(tx=maxgnr(0.5)):  # noqa: B008
   return follow(tx, params, grads_sequence(params, 3, 3))[-1][1]
 
 
-def test_every_task_has_its_numbers_under_its_name():
+def test_diagnostics_hold_every_tasks_numbers_under_its_name():
   state = state_after_steps()
   logged = diagnostics(state, NAMES)
   for task, name in enumerate(NAMES):
@@ -43,7 +44,7 @@ def test_every_task_has_its_numbers_under_its_name():
     assert logged[f"notfinite_count/{name}"] == state.notfinite_count[task]
 
 
-def test_every_pair_of_tasks_has_the_cosine_of_its_noises_once():
+def test_diagnostics_hold_the_noise_cosine_of_every_pair_once():
   state = state_after_steps()
   pairs = {
     key: value
@@ -58,10 +59,10 @@ def test_every_pair_of_tasks_has_the_cosine_of_its_noises_once():
   }
 
 
-def test_there_is_nothing_else_and_all_are_scalars():
+def test_diagnostics_hold_only_the_documented_scalars():
   logged = diagnostics(state_after_steps(), NAMES)
   assert len(logged) == len(FIELDS) * 3 + 3
-  assert all(jnp.shape(value) == () for value in logged.values())
+  chex.assert_shape([*logged.values()], ())
 
 
 def test_tasks_without_names_are_numbered():
@@ -79,13 +80,13 @@ def test_the_state_is_found_inside_a_chain():
   assert diagnostics(state_after_steps(chained), NAMES) == expected
 
 
-def test_it_can_be_traced_and_logged_from_inside_a_step():
+def test_diagnostics_can_be_traced_inside_a_step():
   state = state_after_steps()
   traced = jax.jit(lambda s: diagnostics(s, NAMES))(state)
   np.testing.assert_equal(traced, diagnostics(state, NAMES))
 
 
-def test_before_the_first_step_there_are_tasks_only_with_num_tasks():
+def test_before_the_first_step_diagnostics_need_num_tasks():
   params = example_params()
   assert diagnostics(maxgnr().init(params)) == {}
   logged = diagnostics(maxgnr(num_tasks=3).init(params), NAMES)
@@ -93,12 +94,12 @@ def test_before_the_first_step_there_are_tasks_only_with_num_tasks():
 
 
 @pytest.mark.parametrize("names", [["a"], [], ["a", "b", "c", "d"]])
-def test_names_of_another_number_of_tasks_are_refused(names):
+def test_names_must_be_one_per_task(names):
   with pytest.raises(ValueError, match=rf"one per task, 3 here, got {len(names)}"):
     diagnostics(state_after_steps(), names)
 
 
-def test_names_given_too_early_say_so():
+def test_names_before_the_first_step_raise_an_error_that_recommends_num_tasks():
   state = maxgnr().init(example_params())
   with pytest.raises(ValueError, match=r"Before the first step .* `num_tasks`"):
     diagnostics(state, NAMES)
@@ -115,14 +116,14 @@ def test_a_state_without_maxgnr_is_refused():
     diagnostics(state)
 
 
-def test_a_state_with_two_is_refused():
+def test_a_state_with_two_aggregators_is_refused():
   params = example_params()
   state = (maxgnr().init(params), maxgnr().init(params))
   with pytest.raises(KeyError, match="part of the state that holds one"):
     diagnostics(state)
 
 
-def test_of_a_baseline_it_holds_every_number_per_task():
+def test_diagnostics_of_an_aggregator_hold_every_number_per_task():
   tx = optax.chain(aggregators.slaw(num_tasks=2), optax.sgd(0.1))
   state = tx.init(jnp.zeros(3))
   losses = {"depth": jnp.ones(()), "edges": jnp.zeros(())}

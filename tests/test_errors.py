@@ -13,7 +13,7 @@ from maxgnr_jax import (
   steepest_descent,
   value_and_task_grads,
 )
-from tests.examples import default_maxgnr, example_params, random_grads
+from tests.helpers.examples import default_maxgnr, example_params, random_grads
 
 PARAMS = example_params()
 
@@ -30,7 +30,7 @@ def with_leaf(tree, leaf):
   return tree | {"trunk": (tree["trunk"][0], leaf)}
 
 
-def test_leaves_of_different_numbers_of_tasks_are_named_with_their_shapes():
+def test_leaves_with_different_numbers_of_tasks_raise_an_error_with_their_shapes():
   grads = with_leaf(random_grads(PARAMS, 3), jnp.ones((4, 2)))
   message = (
     r"share one leading axis, the K tasks, got the leaf \['head'\]\['bias'\] of shape "
@@ -41,7 +41,7 @@ def test_leaves_of_different_numbers_of_tasks_are_named_with_their_shapes():
 
 
 @pytest.mark.parametrize("shape", [(2,), (3, 1), (3, 2, 1)])
-def test_a_leaf_of_another_shape_is_named_with_what_it_must_be(shape):
+def test_a_leaf_of_another_shape_raises_an_error_with_the_required_shape(shape):
   grads = with_leaf(random_grads(PARAMS, 3), jnp.ones(shape))
   message = (
     r"must be of shape \[K, \*param.shape\], got the leaf \['trunk'\]\[1\] of shape "
@@ -51,7 +51,7 @@ def test_a_leaf_of_another_shape_is_named_with_what_it_must_be(shape):
     trace_update(grads)
 
 
-def test_an_unshared_leaf_of_another_shape_is_named_too():
+def test_a_leaf_of_another_shape_outside_the_trunk_raises_an_error():
   tx = maxgnr(shared={"head": True, "trunk": False})
   grads = with_leaf(random_grads(PARAMS, 3), jnp.ones((3, 1)))
   message = (
@@ -62,7 +62,7 @@ def test_an_unshared_leaf_of_another_shape_is_named_too():
 
 
 @pytest.mark.parametrize("num_tasks", [None, 3])
-def test_gradients_that_are_not_stacked_are_told_how_to(num_tasks):
+def test_unstacked_gradients_raise_an_error_that_explains_how_to_stack(num_tasks):
   with pytest.raises(ValueError, match="are not stacked") as error:
     trace_update(PARAMS, default_maxgnr(num_tasks))
   message = str(error.value)
@@ -71,23 +71,23 @@ def test_gradients_that_are_not_stacked_are_told_how_to(num_tasks):
     assert remedy in message
 
 
-def test_a_single_array_that_is_not_stacked_is_named_as_the_root():
+def test_an_unstacked_array_without_a_tree_is_called_the_root():
   tx = default_maxgnr()
   with pytest.raises(ValueError, match=r"not stacked.*at the root of shape \(7,\)"):
     jax.eval_shape(tx.update, jnp.ones(7), tx.init(jnp.ones(7)))
 
 
-def test_gradients_of_no_task_are_refused():
+def test_gradients_of_zero_tasks_are_refused():
   with pytest.raises(ValueError, match=r"at least one task, got .* of shape \(0, 5\)"):
     trace_update(random_grads(PARAMS, 0))
 
 
-def test_another_number_of_tasks_than_num_tasks_names_both():
+def test_a_number_of_tasks_unlike_num_tasks_raises_an_error_with_both():
   with pytest.raises(ValueError, match="are of 2 tasks, but the state is of 3"):
     trace_update(random_grads(PARAMS, 2), default_maxgnr(3))
 
 
-def test_another_number_of_tasks_than_before_names_both():
+def test_a_changed_number_of_tasks_raises_an_error_with_both():
   tx = default_maxgnr()
   grads = random_grads(PARAMS, 3)
   _, state = jax.eval_shape(tx.update, grads, tx.init(PARAMS), PARAMS)
@@ -96,7 +96,7 @@ def test_another_number_of_tasks_than_before_names_both():
 
 
 @pytest.mark.parametrize("dtype", [jnp.int32, jnp.complex64, jnp.bool_])
-def test_gradients_that_are_not_real_floats_are_named_with_their_dtype(dtype):
+def test_gradients_that_are_not_real_floats_raise_an_error_with_their_dtype(dtype):
   grads = with_leaf(random_grads(PARAMS, 3), jnp.ones((3, 2), dtype))
   message = (
     r"Gradients must be real floating-point arrays, got the leaf \['trunk'\]\[1\] of "
@@ -107,7 +107,7 @@ def test_gradients_that_are_not_real_floats_are_named_with_their_dtype(dtype):
 
 
 @pytest.mark.parametrize("dtype", [jnp.int32, jnp.complex64, jnp.bool_])
-def test_parameters_that_are_not_real_floats_are_named_with_their_dtype(dtype):
+def test_parameters_that_are_not_real_floats_raise_an_error_with_their_dtype(dtype):
   params = with_leaf(PARAMS, jnp.ones(2, dtype))
   message = rf"Parameters must .*\['trunk'\]\[1\] of dtype {jnp.dtype(dtype)}"
   with pytest.raises(TypeError, match=message):
@@ -125,20 +125,20 @@ def test_parameters_that_are_not_real_floats_are_named_with_their_dtype(dtype):
   ],
 )
 @pytest.mark.parametrize("num_tasks", [None, 3])
-def test_the_state_of_another_tree_is_refused(other, num_tasks):
+def test_a_state_for_another_tree_is_refused(other, num_tasks):
   tx = default_maxgnr(num_tasks)
   with pytest.raises(ValueError, match=r"gradients must be a pytree like .*`init`"):
     trace_update(random_grads(PARAMS, 3), tx, tx.init(other))
 
 
-def test_the_state_of_the_same_tree_with_other_shapes_is_refused():
+def test_a_state_for_other_shapes_is_refused():
   other = with_leaf(PARAMS, jnp.ones(6))
   tx = default_maxgnr(3)
   with pytest.raises(ValueError, match=r"\(3, 2\) for param.shape \(6,\) of the state"):
     trace_update(random_grads(PARAMS, 3), tx, tx.init(other))
 
 
-def test_params_of_another_tree_than_the_gradients_are_refused():
+def test_params_with_another_tree_than_the_gradients_are_refused():
   with pytest.raises(ValueError, match="pytree like that of the parameters"):
     trace_update(random_grads(PARAMS, 3), params=PARAMS["head"])
 
@@ -161,13 +161,13 @@ def test_gamma_inside_its_range_is_accepted(gamma):
   trace_update(random_grads(PARAMS, 2), maxgnr(gamma))
 
 
-def test_a_schedule_as_gamma_is_told_about_inject_hyperparams():
+def test_a_schedule_as_gamma_raises_an_error_that_recommends_inject_hyperparams():
   with pytest.raises(TypeError, match=r"optax.inject_hyperparams\(maxgnr\)\(gamma="):
     maxgnr(optax.constant_schedule(0.9))
 
 
 @pytest.mark.parametrize("gamma", ["0.9", None, [0.9]])
-def test_gamma_that_is_no_number_is_refused_by_name(gamma):
+def test_gamma_must_be_a_number(gamma):
   with pytest.raises((TypeError, ValueError), match="`gamma`"):
     maxgnr(gamma)
 
@@ -185,7 +185,7 @@ NOT_A_COUNT = [0, -3, 2.0, 1.5, "2", float("nan")]
     ("tasks_at_once", lambda n: value_and_task_grads(abs, tasks_at_once=n)),
   ],
 )
-def test_counts_below_one_or_no_integers_are_refused(name, make, value):
+def test_counts_must_be_integers_of_at_least_one(name, make, value):
   with pytest.raises(ValueError, match=rf"`{name}` must be an integer of at least 1"):
     make(value)
 
@@ -196,18 +196,18 @@ def test_integers_of_any_kind_are_accepted_as_num_tasks(value):
 
 
 @pytest.mark.parametrize("rate", [0, 0.0, -1e-3, float("nan")])
-def test_learning_rates_that_are_not_positive_are_refused(rate):
+def test_learning_rate_must_be_positive(rate):
   with pytest.raises(ValueError, match="`learning_rate` must be positive, got"):
     steepest_descent(learning_rate=rate)
 
 
-def test_shared_that_selects_nothing_is_refused():
+def test_shared_must_select_at_least_one_parameter():
   with pytest.raises(ValueError, match="`shared` must select at least one parameter"):
     maxgnr(shared=lambda params: jax.tree.map(lambda _: False, params)).init(PARAMS)
 
 
 @pytest.mark.parametrize("keep", [1, "trunk", jnp.bool_(True), np.ones(1, bool)])
-def test_shared_that_holds_no_bools_is_refused(keep):
+def test_shared_must_hold_bools(keep):
   with pytest.raises(TypeError, match="`shared` must hold bools, got"):
     maxgnr(shared={"head": False, "trunk": keep}).init(PARAMS)
 
@@ -215,7 +215,7 @@ def test_shared_that_holds_no_bools_is_refused(keep):
 @pytest.mark.parametrize(
   "shared", [{"trunk": True}, {"head": True, "trunk": (True,)}, [True, False]]
 )
-def test_shared_of_another_structure_is_refused(shared):
+def test_shared_must_have_the_structure_of_the_parameters(shared):
   with pytest.raises(ValueError, match="`shared` must be a pytree of bools like"):
     maxgnr(shared=shared).init(PARAMS)
 
@@ -230,13 +230,13 @@ NOT_K_LOSSES = [
 
 
 @pytest.mark.parametrize("fun", NOT_K_LOSSES)
-def test_a_function_that_does_not_return_k_losses_is_refused(fun):
+def test_the_differentiated_function_must_return_k_losses(fun):
   with pytest.raises(TypeError, match=r"must return K losses.*got"):
     jax.eval_shape(value_and_task_grads(fun), jnp.ones(3))
 
 
 @pytest.mark.parametrize("dtype", [jnp.int32, jnp.complex64])
-def test_losses_that_are_not_real_floats_are_refused(dtype):
+def test_losses_must_be_real_floats(dtype):
   def fun(w):
     return {"a": w[0], "b": w[1].astype(dtype)}
 
@@ -245,7 +245,7 @@ def test_losses_that_are_not_real_floats_are_refused(dtype):
 
 
 @pytest.mark.parametrize("dtype", [jnp.int32, jnp.complex64])
-def test_arguments_that_cannot_be_differentiated_are_refused(dtype):
+def test_differentiated_arguments_must_be_real_floats(dtype):
   params = {"w": jnp.ones(3), "step": jnp.ones((), dtype)}
   message = f"Only real floating-point arrays.*got dtype {dtype.dtype}"
   with pytest.raises(TypeError, match=message):
@@ -253,38 +253,38 @@ def test_arguments_that_cannot_be_differentiated_are_refused(dtype):
 
 
 @pytest.mark.parametrize("argnums", [1, -2, (0, 1)])
-def test_argnums_beyond_the_arguments_are_refused(argnums):
+def test_argnums_must_name_positional_arguments(argnums):
   with pytest.raises(TypeError, match="`argnums` must name positional arguments"):
     value_and_task_grads(lambda w: w, argnums)(jnp.ones(3))
 
 
 @pytest.mark.parametrize("dtype", [jnp.int32, jnp.complex64, bool])
-def test_a_momentum_dtype_that_is_not_real_floating_point_is_refused(dtype):
+def test_momentum_dtype_must_be_real_floating_point(dtype):
   with pytest.raises(TypeError, match="`momentum_dtype` must be a real floating-point"):
     maxgnr(momentum_dtype=dtype)
 
 
 @pytest.mark.parametrize("solver", [projected_gradient, lambda stats: stats, None])
-def test_a_solver_that_is_none_is_refused(solver):
+def test_solver_must_be_a_solver(solver):
   with pytest.raises(TypeError, match="`solver` must be a `Solver`"):
     maxgnr(solver=solver)
 
 
-def test_weights_of_another_length_are_refused():
+def test_a_solver_must_return_one_weight_per_task():
   tx = maxgnr(solver=Solver(lambda stats: jnp.ones(3)))
   params = jnp.ones(4)
   with pytest.raises(ValueError, match=r"one weight per task, shape \(2,\), got shape"):
     jax.eval_shape(tx.update, jnp.ones((2, 4)), tx.init(params))
 
 
-def test_the_state_of_a_chain_is_refused():
+def test_the_state_of_a_whole_chain_is_refused():
   params = jnp.ones(4)
   state = optax.chain(maxgnr(), optax.sgd(0.1)).init(params)
   with pytest.raises(TypeError, match=r"must be the MaxGNRState.*got tuple"):
     maxgnr().update(jnp.ones((2, 4)), state)
 
 
-def test_gradients_in_a_pytree_of_tasks_are_told_how_to_stack():
+def test_gradients_in_a_list_or_dict_of_tasks_are_refused():
   params = {"w": jnp.ones(3)}
   tx = maxgnr()
   for grads in ([params, params], {"depth": params, "edges": params}):

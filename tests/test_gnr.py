@@ -21,7 +21,7 @@ def random_problem(seed, num_tasks=4):
 
 
 @given(seed=seeds)
-def test_task_gnr_is_the_ratio_of_the_raw_vectors(seed):
+def test_task_gnr_agrees_with_the_raw_vectors(seed):
   problem = random_problem(seed)
   weights = np.random.default_rng(seed).dirichlet(np.ones(4))
   np.testing.assert_allclose(
@@ -42,7 +42,7 @@ def test_task_gnr_takes_weights_of_any_sign():
 
 
 @given(seed=seeds, exponent=st.integers(-15, 15))
-def test_task_gnr_depends_on_the_weights_direction_only(seed, exponent):
+def test_task_gnr_depends_only_on_the_direction_of_the_weights(seed, exponent):
   stats = gradient_stats(random_problem(seed))
   weights = np.random.default_rng(seed).dirichlet(np.ones(4))
   np.testing.assert_allclose(
@@ -51,7 +51,9 @@ def test_task_gnr_depends_on_the_weights_direction_only(seed, exponent):
 
 
 @given(seed=seeds, exponent=st.integers(-15, 15))
-def test_gnrs_depend_on_the_ratio_of_the_scales_only(seed, exponent):
+def test_the_gnr_does_not_depend_on_a_common_scale_of_gradient_and_noise(
+  seed, exponent
+):
   problem = random_problem(seed)
   scaled = gradient_stats(Problem(*(10.0**exponent * x for x in problem)))
   stats, weights = gradient_stats(problem), jnp.full(4, 1 / 4)
@@ -62,13 +64,13 @@ def test_gnrs_depend_on_the_ratio_of_the_scales_only(seed, exponent):
 
 
 @given(seed=seeds)
-def test_single_task_gnr_is_task_gnr_with_all_weight_on_that_task(seed):
+def test_single_task_gnr_is_task_gnr_with_all_weight_on_one_task(seed):
   problem = random_problem(seed)
   alone = [reference.task_gnr(np.eye(4)[k], *problem)[k] for k in range(4)]
   np.testing.assert_allclose(single_task_gnr(gradient_stats(problem)), alone, rtol=1e-4)
 
 
-def test_a_task_without_noise_has_an_infinite_gnr_alone_and_one_without_gradient_0():
+def test_single_task_gnr_is_infinite_without_noise_and_zero_without_gradient():
   stats = GradientStats(
     jnp.array([2.0, 0.0, 0.0, 3.0]),
     jnp.array([0.0, 1.0, 0.0, 2.0]),
@@ -77,7 +79,7 @@ def test_a_task_without_noise_has_an_infinite_gnr_alone_and_one_without_gradient
   np.testing.assert_allclose(single_task_gnr(stats), [np.inf, 0, 0, 2.25])
 
 
-def test_task_gnr_is_infinite_where_noises_cancel_and_0_without_weight_or_gradient():
+def test_task_gnr_is_infinite_where_noises_cancel_and_zero_without_weight_or_gradient():
   opposite = GradientStats(
     jnp.array([1.0, 1.0, 0.0]),
     jnp.array([1.0, 2.0, 0.0]),
@@ -90,7 +92,7 @@ def test_task_gnr_is_infinite_where_noises_cancel_and_0_without_weight_or_gradie
   np.testing.assert_allclose(task_gnr(jnp.zeros(3), opposite), 0)
 
 
-def test_gram_matrix_is_that_of_the_noises():
+def test_the_gramian_of_the_noise_agrees_with_the_raw_vectors():
   problem = random_problem(1)
   np.testing.assert_allclose(
     gradient_stats(problem).noise_gram, problem.noise @ problem.noise.T, rtol=1e-4
@@ -98,7 +100,7 @@ def test_gram_matrix_is_that_of_the_noises():
 
 
 @pytest.mark.parametrize("weights", [np.ones(3), np.ones((4, 1)), 1.0])
-def test_weights_of_another_number_of_tasks_are_refused(weights):
+def test_task_gnr_requires_one_weight_per_task(weights):
   stats = gradient_stats(random_problem(0))
   with pytest.raises(ValueError, match=r"one number per task, shape \(4,\), got shape"):
     task_gnr(weights, stats)

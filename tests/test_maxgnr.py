@@ -1,5 +1,6 @@
 """What holds of every step of `maxgnr`."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maxgnr_jax import MaxGNRState, maxgnr, value_and_task_grads
-from tests.examples import (
-  assert_trees_close,
+from tests.helpers.examples import (
   default_maxgnr,
   example_params,
   flat,
@@ -19,6 +19,7 @@ from tests.examples import (
   random_grads,
   rows,
 )
+from tests.helpers.trees import assert_trees_close, assert_trees_equal
 
 DEFAULT = default_maxgnr()
 seeds = st.integers(0, 2**32 - 1)
@@ -36,7 +37,7 @@ def scaled(sequence, factors):
   return [jax.tree.map(leaf, grads) for grads in sequence]
 
 
-def test_the_first_step_has_no_noise_and_weights_inverse_to_the_gradients():
+def test_the_first_step_has_no_noise_and_weights_inverse_to_the_gradient_norms():
   params, grads = example_params(), random_grads(example_params(), 3, 0, [1, 10, 1e-3])
   updates, state = last(DEFAULT, params, [grads])
   inverse = 1 / np.linalg.norm(rows(grads), axis=1)
@@ -46,7 +47,7 @@ def test_the_first_step_has_no_noise_and_weights_inverse_to_the_gradients():
   np.testing.assert_array_equal(state.gnr, np.inf)
   np.testing.assert_array_equal(state.single_task_gnr, np.inf)
   np.testing.assert_array_equal(state.stats.noise_norm, 0)
-  assert_trees_close(state.momentum, grads, rtol=0)
+  assert_trees_equal(state.momentum, grads)
   assert state.count == 1
 
 
@@ -78,19 +79,19 @@ def test_one_task_gets_its_own_gradient():
     sequence, follow(DEFAULT, params, sequence), strict=True
   ):
     np.testing.assert_array_equal(state.weights, [1])
-    assert_trees_close(updates, jax.tree.map(lambda g: g[0], grads), rtol=0)
+    assert_trees_equal(updates, jax.tree.map(lambda g: g[0], grads))
 
 
-def test_128_tasks_are_weighted():
+def test_weights_for_128_tasks_are_finite_and_sum_to_one():
   params = example_params()
   updates, state = last(DEFAULT, params, grads_sequence(params, 128, 2))
   assert state.weights.shape == (128,)
   np.testing.assert_allclose(np.sum(state.weights), 1, rtol=1e-5)
-  assert np.all(np.isfinite(flat(updates)))
+  chex.assert_tree_all_finite(updates)
 
 
 @given(seed=seeds, exponent=st.integers(-15, 15))
-def test_multiplying_a_tasks_loss_leaves_the_direction_of_the_update(seed, exponent):
+def test_multiplying_one_loss_does_not_change_the_updates_direction(seed, exponent):
   params = example_params()
   sequence = [random_grads(params, 3, [seed, step]) for step in range(3)]
   expected, _ = last(DEFAULT, params, sequence)
@@ -102,7 +103,7 @@ def test_multiplying_a_tasks_loss_leaves_the_direction_of_the_update(seed, expon
 
 
 @given(seed=seeds, exponent=st.integers(-15, 15))
-def test_multiplying_all_losses_leaves_the_weights(seed, exponent):
+def test_multiplying_all_losses_does_not_change_the_weights(seed, exponent):
   params = example_params()
   sequence = [random_grads(params, 3, [seed, step]) for step in range(3)]
   expected_updates, expected = last(DEFAULT, params, sequence)
@@ -115,7 +116,7 @@ def test_multiplying_all_losses_leaves_the_weights(seed, exponent):
 
 
 @given(seed=seeds, order=st.permutations(range(3)))
-def test_permuting_tasks_permutes_the_weights_and_leaves_the_update(seed, order):
+def test_permuting_tasks_permutes_the_weights_and_not_the_update(seed, order):
   params = example_params()
   sequence = [random_grads(params, 3, [seed, step]) for step in range(3)]
   permuted = jax.tree.map(lambda x: x[np.array(order)], sequence)
@@ -127,20 +128,20 @@ def test_permuting_tasks_permutes_the_weights_and_leaves_the_update(seed, order)
   np.testing.assert_allclose(flat(updates), flat(expected_updates), atol=1e-3)
 
 
-@pytest.mark.parametrize("absent", range(3))
-def test_a_task_without_gradient_gets_nothing_and_the_rest_the_same(absent):
+@pytest.mark.parametrize("task", range(3))
+def test_a_task_without_gradient_gets_no_weight_and_changes_no_other_weight(task):
   params = example_params()
   sequence = grads_sequence(params, 3, 4)
   factors = np.ones(3)
-  factors[absent] = 0
+  factors[task] = 0
   rest = np.flatnonzero(factors)
   expected_updates, expected = last(
     DEFAULT, params, jax.tree.map(lambda x: x[rest], sequence)
   )
   updates, state = last(DEFAULT, params, scaled(sequence, factors))
-  assert state.weights[absent] == 0
-  assert state.gnr[absent] == 0
-  assert state.single_task_gnr[absent] == 0
+  assert state.weights[task] == 0
+  assert state.gnr[task] == 0
+  assert state.single_task_gnr[task] == 0
   np.testing.assert_allclose(state.weights[rest], expected.weights, rtol=1e-4)
   np.testing.assert_allclose(state.gnr[rest], expected.gnr, rtol=1e-4)
   assert_trees_close(updates, expected_updates, rtol=1e-3, atol=1e-6)
@@ -159,8 +160,8 @@ def test_a_task_that_starts_late_is_weighted_from_then_on():
   params = example_params()
   sequence = grads_sequence(params, 3, 4)
   late = scaled(sequence[:2], [1, 1, 0]) + sequence[2:]
-  present = [bool(state.weights[2] > 0) for _, state in follow(DEFAULT, params, late)]
-  assert present == [False, False, True, True]
+  weighted = [bool(state.weights[2] > 0) for _, state in follow(DEFAULT, params, late)]
+  assert weighted == [False, False, True, True]
 
 
 @pytest.mark.parametrize("num_tasks", [None, 3])
@@ -171,15 +172,14 @@ def test_fields_have_the_documented_shapes_and_dtypes(num_tasks):
   _, state = last(tx, params, [random_grads(params, 3)])
   for s, k in ((initial, num_tasks or 0), (state, 3)):
     assert isinstance(s, MaxGNRState)
-    assert (s.count.shape, s.count.dtype) == ((), jnp.int32)
-    k_sized = s.weights, s.gnr, s.single_task_gnr, s.stats[0], s.stats[1]
-    assert all((x.shape, x.dtype) == ((k,), jnp.float32) for x in k_sized)
-    assert s.stats.noise_cosine.shape == (k, k)
-    for momentum, param in zip(
-      *map(jax.tree.leaves, (s.momentum, params)), strict=True
-    ):
-      assert (momentum.shape, momentum.dtype) == ((k, *param.shape), param.dtype)
-  assert jax.tree.structure(initial) == jax.tree.structure(state)
+    k_sized = s.weights, s.gnr, s.single_task_gnr, *s.stats[:2]
+    momentum = jax.tree.map(lambda p, k=k: jnp.zeros((k, *p.shape), p.dtype), params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(
+      (s.count, k_sized, s.momentum),
+      (jnp.zeros((), jnp.int32), (jnp.zeros(k, jnp.float32),) * 5, momentum),
+    )
+    chex.assert_shape(s.stats.noise_cosine, (k, k))
+  chex.assert_trees_all_equal_structs(initial, state)
 
 
 def test_before_the_first_step_weights_are_equal_and_measurements_zero():
@@ -193,16 +193,15 @@ def test_with_num_tasks_shapes_and_dtypes_never_change():
   params = example_params()
   tx = default_maxgnr(3)
   history = follow(tx, params, grads_sequence(params, 3, 3))
-  expected = jax.tree.map(lambda x: (x.shape, x.dtype), tx.init(params))
   for _, state in history:
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == expected
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, tx.init(params))
 
 
 def test_num_tasks_changes_no_result():
   params = example_params()
   sequence = grads_sequence(params, 3, 4)
   given_k = follow(default_maxgnr(3), params, sequence)
-  assert_trees_close(given_k, follow(DEFAULT, params, sequence), rtol=0)
+  assert_trees_equal(given_k, follow(DEFAULT, params, sequence))
 
 
 def test_fields_are_read_by_name_from_a_chain():
@@ -234,7 +233,7 @@ def test_updates_without_params_are_those_with_params():
   grads = random_grads(params, 3)
   expected, _ = jax.jit(tx.update)(grads, tx.init(params), params)
   updates, _ = jax.jit(tx.update)(grads, tx.init(params))
-  assert_trees_close(updates, expected, rtol=0)
+  assert_trees_equal(updates, expected)
 
 
 def test_all_sources_of_task_gradients_give_the_same_updates():
@@ -257,7 +256,7 @@ def test_all_sources_of_task_gradients_give_the_same_updates():
   assert_trees_close(results[2], results[0])
 
 
-def test_what_rounding_leaves_of_a_constant_gradient_is_no_noise():
+def test_the_rounding_error_of_a_constant_gradient_does_not_count_as_noise():
   rng = np.random.default_rng(0)
   constant = rng.normal(size=200)
   tx = default_maxgnr()
@@ -277,11 +276,11 @@ def test_what_rounding_leaves_of_a_constant_gradient_is_no_noise():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_task_recovers_from_one_step_that_was_not_finite(bad):
+def test_a_task_recovers_after_one_non_finite_step(bad):
   params = example_params()
   sequence = grads_sequence(params, 3, 4)
   sequence[1] = jax.tree.map(lambda g: g.at[1].set(bad), sequence[1])
   history = follow(default_maxgnr(), params, sequence)
   for updates, state in history[2:]:
-    assert np.all(np.isfinite(flat(updates)))
+    chex.assert_tree_all_finite(updates)
     assert np.all(np.asarray(state.weights) > 0)

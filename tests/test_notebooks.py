@@ -6,7 +6,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from tests import commands
+from tests.helpers import commands
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 
@@ -17,7 +17,7 @@ def test_there_are_notebooks():
 
 @pytest.mark.filterwarnings("default")  # of Jupyter's own packages
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_runs(path, monkeypatch):
+def test_each_notebook_runs_and_shows_a_picture(path, monkeypatch):
   for name, value in commands.quick_environment().items():
     monkeypatch.setenv(name, value)
   notebook = nbformat.read(path, as_version=4)

@@ -22,7 +22,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 
 @pytest.mark.filterwarnings("default")  # those of flax are not ours to mend
-def test_python_blocks_run_in_order(standard_promotion, quick_compilation):
+def test_the_readmes_python_blocks_run_in_order(standard_promotion, quick_compilation):
   blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
   assert len(blocks) >= 2
   namespace = {"__name__": "readme"}
@@ -42,7 +42,7 @@ def test_python_blocks_run_in_order(standard_promotion, quick_compilation):
     ("speed", speed_report),
   ],
 )
-def test_tables_are_the_committed_results(name, module):
+def test_the_readmes_tables_are_the_committed_results(name, module):
   summary = json.loads((RESULTS / name / "results.json").read_text())
   table = module.table(summary)
   assert (RESULTS / name / "table.md").read_text() == table + "\n"
@@ -55,7 +55,7 @@ def test_tables_are_the_committed_results(name, module):
   ("name", "reference"),
   [("scenes", paper.TABLE_2), ("fashion", None), ("scm20d", None)],
 )
-def test_tables_of_experiments_are_the_committed_results(name, reference):
+def test_the_readmes_tables_of_experiments_are_the_committed_results(name, reference):
   folder = RESULTS / name
   summary = json.loads((folder / "results.json").read_text())
   assert (folder / "table.md").read_text() == tables.whole(summary, reference) + "\n"
@@ -69,7 +69,7 @@ def test_tables_of_experiments_are_the_committed_results(name, reference):
   assert summary["machine"]["processor"]
 
 
-def test_batch_sizes_are_the_committed_results():
+def test_the_readmes_batch_sizes_are_the_committed_results():
   summary = json.loads((RESULTS / "batch_size" / "results.json").read_text())
   table = batch_size.table(summary)
   assert (RESULTS / "batch_size" / "table.md").read_text() == table + "\n"
@@ -77,7 +77,7 @@ def test_batch_sizes_are_the_committed_results():
   assert summary["data"] == "Fashion-MNIST"
 
 
-def test_train_steps_are_the_committed_results():
+def test_the_readmes_times_of_train_steps_are_the_committed_results():
   folder = RESULTS / "speed-steps"
   summary = json.loads((folder / "results.json").read_text())
   for name in ("steps", "task_grads"):
@@ -92,7 +92,7 @@ def test_train_steps_are_the_committed_results():
   assert f"a loop (`tasks_at_once=1`) {min(loop):.1f} to {max(loop):.0f} times" in text
 
 
-def test_steps_that_keep_their_weights_are_the_committed_results():
+def test_the_readmes_times_between_refreshes_are_the_committed_results():
   folder = RESULTS / "speed-refresh"
   summary = json.loads((folder / "results.json").read_text())
   table = speed_report.refresh(summary)
@@ -123,7 +123,7 @@ def test_the_default_number_of_steps_is_enough_by_the_committed_results():
   assert f"takes {took[3]:.0f} µs at K = 3 and {took[100]:.0f} µs at K = 100" in README
 
 
-def test_linked_files_exist():
+def test_files_linked_from_the_readme_exist():
   links = re.findall(r"\]\(([^)#]+)\)", README)
   files = [link for link in links if not link.startswith("https://")]
   assert files
@@ -131,7 +131,7 @@ def test_linked_files_exist():
     assert (ROOT / file).exists(), file
 
 
-def test_every_baseline_is_in_the_table_of_methods():
+def test_every_aggregator_is_in_the_readmes_table_of_methods():
   listed = set(re.findall(r"^\| `(\w+)\(", README, re.MULTILINE))
   exported = {name for name in dir(aggregators) if not name.startswith("_")}
   factories = {

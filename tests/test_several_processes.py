@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tests import commands
+from tests.helpers import commands
 
 EXAMPLE = commands.ROOT / "examples" / "several_processes.py"
 
@@ -17,7 +17,7 @@ def trained(out, *options):
   return np.load(out)
 
 
-def test_two_processes_train_as_one_does(tmp_path):
+def test_training_on_two_processes_equals_training_on_one(tmp_path):
   one = trained(tmp_path / "one.npz", "--processes", "1")
   for options in ([], ["--shard-params"]):
     two = trained(tmp_path / "two.npz", "--processes", "2", *options)

@@ -42,7 +42,9 @@ def test_projected_gradient_reaches_the_optimum_on_the_battery(num_tasks):
 
 
 @pytest.mark.parametrize(("num_tasks", "seed"), [(40, 41), (64, 360)])
-def test_projected_gradient_reaches_the_optimum_on_the_hardest_known(num_tasks, seed):
+def test_projected_gradient_reaches_the_optimum_on_the_hardest_known_problems(
+  num_tasks, seed
+):
   # The worst of a thousand draws each.
   problem = solver_battery.problem(
     solver_battery.one_common_noise, num_tasks, 1000, 1, seed
@@ -53,7 +55,9 @@ def test_projected_gradient_reaches_the_optimum_on_the_hardest_known(num_tasks, 
 
 @pytest.mark.parametrize("kind", solver_battery.KINDS[1:])
 @pytest.mark.parametrize("condition_number", solver_battery.CONDITION_NUMBERS)
-def test_the_battery_is_as_hard_as_it_says(kind, condition_number):
+def test_battery_problems_have_the_requested_condition_number_and_scales(
+  kind, condition_number
+):
   problem = solver_battery.problem(kind, 20, condition_number, 6, 0)
   norms = np.linalg.norm(problem.noise, axis=1)
   cosine = problem.noise @ problem.noise.T / np.outer(norms, norms)
@@ -65,7 +69,7 @@ def test_the_battery_is_as_hard_as_it_says(kind, condition_number):
 
 @pytest.mark.parametrize("num_tasks", [2, 10, 64])
 @pytest.mark.parametrize("kind", solver_battery.KINDS)
-def test_nothing_the_solver_finds_beats_the_reference(kind, num_tasks):
+def test_no_solution_is_better_than_the_reference_optimum(kind, num_tasks):
   ratios = solver_battery.ratios_to_optimum(
     projected_gradient(), kind, num_tasks, 1000, 6
   )
@@ -74,7 +78,7 @@ def test_nothing_the_solver_finds_beats_the_reference(kind, num_tasks):
 
 @pytest.mark.parametrize("kind", solver_battery.KINDS)
 @pytest.mark.parametrize("seed", range(3))
-def test_no_noise_points_against_the_combination_unless_at_its_bound(kind, seed):
+def test_solutions_satisfy_the_karush_kuhn_tucker_conditions(kind, seed):
   # The conditions of Karush, Kuhn and Tucker, as angles: at the optimum a task's
   # noise has no component against the combined noise, else more of it would cancel,
   # and none along it either where the task got more than w ∝ 1/‖m‖ asks.
@@ -91,7 +95,7 @@ def test_no_noise_points_against_the_combination_unless_at_its_bound(kind, seed)
 
 @every_solver
 @given(seed=seeds)
-def test_result_is_on_the_simplex_and_no_worse_than_equal_weights(solver, seed):
+def test_weights_are_on_the_simplex_and_no_worse_than_equal_weights(solver, seed):
   problem = random_problem(seed)
   weights = solve(problem, solver)
   assert_on_simplex(weights)
@@ -123,7 +127,7 @@ def test_permuting_tasks_permutes_the_weights(seed, data):
 
 
 @given(seed=seeds, exponents=st.tuples(*[st.sampled_from([-15, 0, 15])] * 5))
-def test_rescaling_tasks_leaves_the_direction_of_the_update(seed, exponents):
+def test_rescaling_tasks_does_not_change_the_updates_direction(seed, exponents):
   problem = random_problem(seed)
   scale = 10.0 ** np.array(exponents)
   rescaled = Problem(scale * problem.momentum_norm, scale[:, None] * problem.noise)
@@ -134,7 +138,7 @@ def test_rescaling_tasks_leaves_the_direction_of_the_update(seed, exponents):
 
 
 @given(seed=seeds, exponent=st.integers(-15, 15))
-def test_rescaling_all_tasks_leaves_the_weights(seed, exponent):
+def test_rescaling_all_tasks_does_not_change_the_weights(seed, exponent):
   problem = random_problem(seed)
   rescaled = Problem(*(10.0**exponent * x for x in problem))
   for solver in DETERMINATE.values():
@@ -157,12 +161,12 @@ def test_without_noise_the_weights_are_inverse_to_the_gradients():
   assert_proportional(weights, 1 / momentum_norm)
 
 
-def test_without_noise_the_papers_solver_stays_at_equal_weights():
+def test_without_noise_steepest_descent_stays_at_equal_weights():
   problem = Problem(np.array([1.0, 10.0, 0.1]), np.zeros((3, 4)))
   np.testing.assert_allclose(solve(problem, SOLVERS["paper"]), 1 / 3, rtol=1e-6)
 
 
-def test_one_task_without_noise_leaves_the_optimum_for_all():
+def test_one_task_without_noise_leaves_the_optimum_reachable():
   problem = random_problem(0)
   problem.noise[2] = 0.0
   np.testing.assert_allclose(
@@ -173,7 +177,7 @@ def test_one_task_without_noise_leaves_the_optimum_for_all():
 
 @every_solver
 @pytest.mark.parametrize("num_tasks", [1, 128])
-def test_any_number_of_tasks_gets_weights(solver, num_tasks):
+def test_one_and_128_tasks_get_weights_on_the_simplex(solver, num_tasks):
   weights = solve(random_problem(1, num_tasks), solver)
   assert weights.shape == (num_tasks,)
   assert_on_simplex(weights)
@@ -185,7 +189,7 @@ def test_a_single_task_gets_all_the_weight(solver):
     assert solve(Problem(np.array([3.0]), np.array(noise)), solver) == 1
 
 
-def test_tasks_of_the_same_noise_are_weighted_as_if_uncorrelated():
+def test_tasks_with_the_same_noise_are_weighted_as_if_uncorrelated():
   momentum_norm = np.array([1.0, 2.0, 4.0])
   weights = solve(Problem(momentum_norm, np.ones((3, 1)) * [[1.0, 2.0]]))
   assert_proportional(weights, 1 / momentum_norm)
@@ -207,7 +211,7 @@ def test_opposite_noises_of_equal_size_leave_finite_weights(solver):
 
 @every_solver
 @pytest.mark.parametrize("seed", range(20))
-def test_noises_that_cancel_at_equal_weights_leave_nothing_to_gain(solver, seed):
+def test_noises_that_cancel_at_equal_weights_give_a_very_large_gnr(solver, seed):
   rng = np.random.default_rng(seed)
   noise = rng.normal(size=(3, 8))
   noise[2] = -noise[0] - noise[1]
@@ -216,7 +220,7 @@ def test_noises_that_cancel_at_equal_weights_leave_nothing_to_gain(solver, seed)
 
 
 @every_solver
-def test_a_task_without_gradient_gets_nothing_and_the_rest_the_same(solver):
+def test_a_task_without_gradient_gets_no_weight_and_changes_no_other_weight(solver):
   problem = random_problem(2)
   rest = Problem(problem.momentum_norm[1:], problem.noise[1:])
   # Neither its noise nor its cosines may matter.
@@ -228,7 +232,7 @@ def test_a_task_without_gradient_gets_nothing_and_the_rest_the_same(solver):
 
 @every_solver
 @pytest.mark.parametrize("noise", [0.0, 1.0])
-def test_without_any_gradient_the_weights_are_equal(solver, noise):
+def test_without_any_gradient_a_solver_gives_equal_weights(solver, noise):
   problem = Problem(np.zeros(4), noise * np.eye(4))
   np.testing.assert_allclose(solve(problem, solver), 1 / 4, rtol=1e-6)
 
@@ -249,7 +253,9 @@ def test_solvers_run_batched_and_inside_a_scan(solver):
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("learning_rate", [1e-3, 3e-2])
 @pytest.mark.parametrize("num_steps", [1, 7, 100])
-def test_steepest_descent_follows_an_independent_one(learning_rate, num_steps):
+def test_steepest_descent_follows_an_independent_implementation(
+  learning_rate, num_steps
+):
   rng = np.random.default_rng(0)
   momentum_norm, noise = np.array([1.0, 2.0, 4.5, 3.0]), rng.normal(size=(4, 6))
   noise_norm = np.linalg.norm(noise, axis=1)

@@ -1,7 +1,13 @@
 """These tests need eight devices: ``tests/test_devices.py`` runs them."""
 
+import os
+
+import chex
 import jax
 import pytest
+
+if "NUM_CPU_DEVICES" in os.environ:
+  chex.set_n_cpu_devices(int(os.environ["NUM_CPU_DEVICES"]))
 
 
 def pytest_collection_modifyitems(config, items):

@@ -1,11 +1,11 @@
 """What was saved on one device is restored on eight, sharded as asked, and back."""
 
 import jax
-import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from tests.checkpoints import (
+from tests.devices.meshes import PARAMS, SPECS, STACKED, make_mesh, put
+from tests.helpers.checkpoints import (
   AFTER,
   BEFORE,
   NUM_TASKS,
@@ -15,8 +15,8 @@ from tests.checkpoints import (
   restore,
   save,
 )
-from tests.devices.meshes import PARAMS, SPECS, STACKED, make_mesh, put
-from tests.examples import bits, grads_sequence
+from tests.helpers.examples import grads_sequence
+from tests.helpers.trees import assert_trees_close
 
 pytestmark = pytest.mark.usefixtures("standard_promotion", "quick_compilation")
 SEQUENCE = grads_sequence(PARAMS, NUM_TASKS, BEFORE + AFTER)
@@ -45,19 +45,17 @@ def interrupted(name, before, after, path):
   for x, wanted in zip(jax.tree.leaves(restored), jax.tree.leaves(target), strict=True):
     assert x.sharding.is_equivalent_to(wanted.sharding, x.ndim)
   found = follow(tx, restored, params, sequence[BEFORE:])
-  for x, y in zip(bits(found), bits(expected), strict=True):
-    a, e = (np.asarray(z, np.float64) for z in (x, y))
-    np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-5)
+  assert_trees_close(found, expected, rtol=1e-4, atol=1e-5)
   return restored
 
 
 @pytest.mark.parametrize("name", ["graddrop"])
-def test_from_one_device_to_eight_and_back(name, tmp_path):
+def test_a_state_moves_from_one_device_to_eight_and_back(name, tmp_path):
   interrupted(name, None, make_mesh(), tmp_path / "to_eight")
   interrupted(name, make_mesh(), None, tmp_path / "to_one")
 
 
-def test_between_meshes_the_momentum_is_sharded_as_asked(tmp_path):
+def test_a_state_restored_on_another_mesh_has_the_requested_sharding(tmp_path):
   explicit = make_mesh(AxisType.Explicit)
   state = interrupted("maxgnr", make_mesh(), explicit, tmp_path / "state")[0]
   for name in ("both", "rows", "vector"):

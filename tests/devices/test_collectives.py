@@ -6,33 +6,33 @@ from jax.sharding import AxisType
 
 from maxgnr_jax import maxgnr
 from tests.devices.meshes import PARAMS, SPECS, STACKED, collectives, make_mesh, put
-from tests.examples import random_grads
-from tests.test_common import METHODS, make
+from tests.helpers.examples import random_grads
+from tests.helpers.methods import METHODS, make
 
 
 @pytest.mark.parametrize(
   ("num_tasks", "dtype", "kind"),
-  [  # every two of them together
+  [  # every pair of these values
     (3, "float32", AxisType.Auto),
     (3, "bfloat16", AxisType.Explicit),
     (17, "float32", AxisType.Explicit),
     (17, "bfloat16", AxisType.Auto),
   ],
 )
-def test_only_sums_travel(num_tasks, dtype, kind):
+def test_the_only_collectives_of_maxgnr_are_sums_of_few_numbers(num_tasks, dtype, kind):
   mesh = make_mesh(kind)
   params = {k: x.astype(dtype) for k, x in PARAMS.items()}
   grads = put(random_grads(params, num_tasks), STACKED, mesh)
   params = put(params, SPECS, mesh)
   tx = maxgnr(num_tasks=num_tasks)
   compiled = jax.jit(tx.update).lower(grads, tx.init(params), params).compile()
-  # The largest magnitudes; the Gram matrix and the squared norms.
+  # The largest magnitudes; the Gramian and the squared norms.
   sums = num_tasks**2 + num_tasks
   assert collectives(compiled) == [("all-reduce", num_tasks), ("all-reduce", sums)]
 
 
 @pytest.mark.parametrize("name", ["equal_weights", "mgda"])
-def test_baselines_gather_nothing(name):
+def test_aggregators_gather_no_gradients(name):
   mesh, tx = make_mesh(), make(METHODS[name], 3)
   grads = put(random_grads(PARAMS, 3), STACKED, mesh)
   params = put(PARAMS, SPECS, mesh)

@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 
 from maxgnr_jax import maxgnr, value_and_task_grads
 from tests.devices.meshes import make_mesh
-from tests.examples import assert_trees_close
+from tests.helpers.trees import assert_trees_close
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 SPECS = {"trunk": P(None, "model"), "head": P("model")}
@@ -49,4 +49,4 @@ def test_a_step_inside_shard_map_equals_one_device():
   specs = {"in_specs": (SPECS, P("data")), "out_specs": SPECS}
   found = jax.jit(jax.shard_map(on_a_mesh, mesh=make_mesh(), **specs))(params, x)
   expected = jax.jit(train)(params, x)
-  assert_trees_close(*jax.device_get((found, expected)), rtol=1e-4, atol=1e-5)
+  assert_trees_close(found, expected, rtol=1e-4, atol=1e-5)

@@ -13,7 +13,7 @@ from benchmarks.experiments.problems.fashion.data import fixed_pairs, load
 from benchmarks.experiments.problems.fashion.problem import make_problem
 from benchmarks.experiments.step import Trainer
 from benchmarks.experiments.train import make_trainer, train
-from tests.experiments import of_two_tasks, tiny_run, write_images
+from tests.helpers.experiments import of_two_tasks, tiny_run, write_images
 
 pytestmark = pytest.mark.usefixtures("quick_experiments")
 NAME = "maxgnr-0.9"
@@ -56,7 +56,7 @@ def test_steps_are_the_same_on_one_device_and_on_eight(trainers):
       assert len(leaf.sharding.device_set) == number
 
 
-def test_batches_are_split(trainers):
+def test_each_device_gets_its_part_of_a_batch(trainers):
   model = trainers[0].model
   batch = model.problem.train_batches(16, 0)[0]
   for name, array in model.on_devices(batch).items():
@@ -68,7 +68,7 @@ def test_batches_are_split(trainers):
     )
 
 
-def test_batches_that_cannot_be_shared(trainers):
+def test_batches_that_do_not_divide_over_the_devices_are_refused(trainers):
   model = trainers[0].model
   with pytest.raises(ValueError, match=r"8 devices must share .* got a batch of 12"):
     Trainer(model, NAME, None, 12)
@@ -78,7 +78,7 @@ def test_batches_that_cannot_be_shared(trainers):
   Trainer(trainers[1].model, NAME, None, 12)
 
 
-def test_the_last_batch_of_an_evaluation_is_whole_everywhere(trainers, run):
+def test_the_last_batch_of_an_evaluation_is_replicated(trainers, run):
   _, images = load(run.data)
   pairs = fixed_pairs(images, run.pool, 20)
   found = []
@@ -95,7 +95,7 @@ class Interruption(Exception):
   pass
 
 
-def test_a_run_goes_on_on_other_devices(trainers, run, tmp_path):
+def test_a_run_continues_on_other_devices(trainers, run, tmp_path):
   undisturbed = dataclasses.replace(run, out=tmp_path / "undisturbed")
   expected = train(trainers[0], undisturbed)
   run = dataclasses.replace(run, out=tmp_path / "moved", checkpoint_seconds=0)

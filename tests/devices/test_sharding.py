@@ -12,8 +12,9 @@ from jax.sharding import PartitionSpec as P
 
 from maxgnr_jax import maxgnr, value_and_task_grads
 from tests.devices.meshes import PARAMS, SHAPES, SPECS, STACKED, make_mesh, put
-from tests.examples import assert_trees_close, random_grads
-from tests.test_common import METHODS, make
+from tests.helpers.examples import random_grads
+from tests.helpers.methods import METHODS, make
+from tests.helpers.trees import assert_trees_close
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 STEPS = 2
@@ -29,26 +30,17 @@ def run(tx, params, sequence):
   return updates, state
 
 
-def on_one_device(tree):
-  return jax.tree.map(
-    lambda x: (
-      x if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else np.asarray(x)
-    ),
-    tree,
-  )
-
-
 def compare(tx, num_tasks, mesh, rtol=1e-4, atol=1e-5):
   sequence = [random_grads(PARAMS, num_tasks, seed) for seed in range(STEPS)]
   expected = run(tx, PARAMS, sequence)
   sharded = [put(grads, STACKED, mesh) for grads in sequence]
   found = run(tx, put(PARAMS, SPECS, mesh), sharded)
-  assert_trees_close(*map(on_one_device, (found, expected)), rtol=rtol, atol=atol)
+  assert_trees_close(found, expected, rtol=rtol, atol=atol)
   return found
 
 
 @pytest.mark.parametrize("name", ["graddrop", "moco"])
-def test_baselines_are_the_same_on_a_mesh(name):
+def test_aggregators_are_the_same_on_a_mesh(name):
   compare(make(METHODS[name], 3), 3, make_mesh())
 
 
@@ -64,7 +56,7 @@ def test_maxgnr_is_the_same_on_a_mesh_and_keeps_shardings(num_tasks, kind):
 
 
 @KINDS
-def test_momentum_begins_sharded_as_its_parameter(kind):
+def test_the_initial_momentum_has_the_sharding_of_its_parameter(kind):
   state = maxgnr(num_tasks=3).init(put(PARAMS, SPECS, make_mesh(kind)))
   for name in ("both", "rows", "vector"):
     assert state.momentum[name].sharding.spec == STACKED[name]
@@ -100,11 +92,11 @@ def test_a_data_parallel_step_equals_one_device():
   batch = put({"x": x}, {"x": P("data")}, mesh)["x"]
   for specs in (SPECS, dict.fromkeys(SHAPES, P())):
     found = train(put(PARAMS, specs, mesh), batch)
-    assert_trees_close(*map(on_one_device, (found, expected)), rtol=1e-3, atol=1e-5)
+    assert_trees_close(found, expected, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["maxgnr", "mgda", "equal_weights"])
-def test_inside_shard_map_with_axis_name(name):
+def test_a_method_inside_shard_map_with_axis_name_equals_one_device(name):
   tx = METHODS[name].make(num_tasks=3)
   extra = {"losses": jnp.array([1.0, 2.0, 3.0])}
 
@@ -123,7 +115,7 @@ def test_inside_shard_map_with_axis_name(name):
   )
   found = jax.jit(sharded)(PARAMS, *sequence)
   expected = jax.jit(steps)(PARAMS, *sequence)
-  assert_trees_close(*map(on_one_device, (found, expected)), rtol=1e-4, atol=1e-5)
+  assert_trees_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def update_with(axis_name, **kwargs):
@@ -137,11 +129,11 @@ def update_with(axis_name, **kwargs):
   return jax.jit(sharded)(PARAMS, random_grads(PARAMS, 3))
 
 
-def test_a_wrong_axis_name_is_told_which_there_are():
+def test_a_wrong_axis_name_raises_an_error_that_lists_the_axes():
   with pytest.raises(ValueError, match=r"'rows' where there are .*data"):
     update_with("rows")
 
 
-def test_without_types_sharded_parameters_cannot_be_told():
+def test_shard_map_without_check_vma_is_refused():
   with pytest.raises(ValueError, match=r"leave `check_vma` of `jax\.shard_map` on"):
     update_with("data", check_vma=False)

@@ -1,0 +1,428 @@
+"""Sweeps: what is chosen, summed up and reported, against NumPy and by hand."""
+
+import dataclasses
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import rankdata
+
+from benchmarks.experiments import sweep as sweeps
+from benchmarks.experiments import tables
+from benchmarks.experiments.checkpoint import Best, load_model
+from benchmarks.experiments.metric import Metric, delta_m, mean_ranks
+from benchmarks.experiments.model import Model
+from benchmarks.experiments.problems.fashion import problem as fashion
+from benchmarks.experiments.report import Report, report, settings_of
+from benchmarks.experiments.step import Trainer
+from tests.helpers.experiments import (
+  TASKS,
+  TinyRun,
+  of_two_tasks,
+  tiny_sweep,
+  write_images,
+)
+from tests.helpers.trees import assert_same
+
+SIGNS = {"ink": -1, "left": 1}
+METHODS = ("equal-weights", "maxgnr-0.9")
+RATES = (0.03, 0.001)
+ERROR, ACCURACY = (
+  Metric("error", "one", "error", -1, 2),
+  Metric("accuracy", "two", "accuracy", 1, 1),
+)
+UNUSED = Metric("unused", "two", "unused", 1, 1, in_delta_m=False)
+
+
+def test_delta_m_by_hand():
+  base = {"error": -2.0, "accuracy": 50.0, "unused": 1.0}
+  values = {"error": -2.5, "accuracy": 40.0, "unused": 9.0}
+  # 25 % less of what is better if smaller, 20 % less of what is better if larger.
+  assert delta_m(values, base, [ERROR, ACCURACY, UNUSED]) == pytest.approx(2.5)
+  assert delta_m(base, base, [ERROR, ACCURACY]) == 0
+
+
+# Few values, so that there are ties.
+value = st.sampled_from([-1.0, 0.0, 0.5, 2.0, float("nan")])
+
+
+@given(st.lists(st.tuples(value, value), min_size=1, max_size=7))
+def test_mean_ranks_are_those_of_scipy(rows):
+  rows = [{"error": e, "accuracy": a, "unused": 0.0} for e, a in rows]
+  ranks = [
+    rankdata([np.nan_to_num(-m.sign * row[m.name], nan=np.inf) for row in rows])
+    for m in (ERROR, ACCURACY)
+  ]
+  found = mean_ranks(rows, [ERROR, ACCURACY, UNUSED])
+  np.testing.assert_allclose(found, np.mean(ranks, axis=0))
+
+
+def test_what_diverged_is_last():
+  rows = [{"error": x} for x in (float("nan"), 1e30, 2.0)]
+  assert mean_ranks(rows, [ERROR]) == [3, 2, 1]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+  return write_images(tmp_path_factory.mktemp("data"))
+
+
+def make_settings(data, out, **options):
+  chosen = {"methods": METHODS, "learning_rates": RATES, "seeds": 2, "jobs": 2}
+  return tiny_sweep(data, out, validation=0.25, **chosen | options)
+
+
+@pytest.fixture(scope="module")
+def model(data, tmp_path_factory, quick_experiments):
+  settings = make_settings(data, tmp_path_factory.mktemp("unused"))
+  return Model(of_two_tasks(fashion.make_problem(settings)))
+
+
+@pytest.fixture(scope="module")
+def trainers(model):
+  """By method and task: all sweeps here share them, for they take long to compile."""
+  made = {}
+  make = sweeps.make_trainer
+
+  def make_once(model, run):
+    key = run.method_name, run.task
+    if key not in made:
+      made[key] = make(model, run)
+    return made[key]
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(sweeps, "make_trainer", make_once)
+    yield made
+
+
+@pytest.fixture(scope="module")
+def done(model, data, trainers, tmp_path_factory):
+  """A sweep: its settings and its summary."""
+  settings = make_settings(data, tmp_path_factory.mktemp("sweep") / "out")
+  return settings, sweeps.sweep(model, settings, TinyRun)
+
+
+def results_of(out):
+  """(row, learning rate, seed) -> result."""
+  found = {}
+  for path in (out / "runs").glob("*/*/*/result.json"):
+    row, rate, seed = path.parts[-4:-1]
+    rate, seed = float(rate.removeprefix("lr-")), int(seed.removeprefix("seed-"))
+    found[row, rate, seed] = json.loads(path.read_text())
+  return found
+
+
+def test_rates_are_chosen_on_validation_data(done):
+  settings, summary = done
+  results = results_of(settings.out)
+  base = {}
+  chosen = {}
+  for task in TASKS:
+    row = f"single-task-{task}"
+    values = [results[row, rate, 0]["last"]["validation"][task] for rate in RATES]
+    best = int(np.argmax([SIGNS[task] * x for x in values]))
+    base[task], chosen[row] = values[best], RATES[best]
+    assert summary["rows"]["single-task"]["learning_rates"][task] == RATES[best]
+  for row in METHODS:
+    scores = []
+    for rate in RATES:
+      values = results[row, rate, 0]["last"]["validation"]
+      changes = [SIGNS[t] * (values[t] - base[t]) / base[t] for t in TASKS]
+      scores.append(100 * sum(changes) / 2)
+    chosen[row] = RATES[int(np.argmax(scores))]
+    assert summary["rows"][row]["learning_rate"] == chosen[row]
+    expected = {f"{rate:g}": x for rate, x in zip(RATES, scores, strict=True)}
+    assert summary["rows"][row]["validation"] == pytest.approx(expected)
+  # Both rates with the first seed; the other seeds with the chosen one only.
+  runs = {(row, rate, 0) for row in chosen for rate in RATES}
+  assert set(results) == runs | {(row, rate, 1) for row, rate in chosen.items()}
+
+
+@pytest.mark.parametrize("judged", ["last", "best"])
+def test_the_summary_holds_the_test_set_by_seed(judged, done):
+  settings, summary = done
+  results = results_of(settings.out)
+  rows = summary["rows"]
+
+  def values(row, rate, task):
+    return [results[row, rate, seed][judged]["test"][task] for seed in (0, 1)]
+
+  rates = rows["single-task"]["learning_rates"]
+  single = {t: values(f"single-task-{t}", rates[t], t) for t in TASKS}
+  found = {"single-task": single} | {
+    method: {t: values(method, rows[method]["learning_rate"], t) for t in TASKS}
+    for method in METHODS
+  }
+  means = {t: np.mean(single[t]) for t in TASKS}
+  for name, expected in found.items():
+    assert rows[name]["test"][judged] == expected
+    changes = [SIGNS[t] * (np.array(expected[t]) / means[t] - 1) for t in TASKS]
+    np.testing.assert_allclose(
+      rows[name]["delta_m"][judged], 100 * np.mean(changes, axis=0), atol=1e-9
+    )
+  ranks = [
+    rankdata([-SIGNS[t] * np.mean(of_row[t]) for of_row in found.values()])
+    for t in TASKS
+  ]
+  np.testing.assert_allclose(
+    [row["mean_rank"][judged] for row in rows.values()], np.mean(ranks, axis=0)
+  )
+
+
+def test_a_single_task_is_trained_by_its_own_loss(done, trainers):
+  settings, summary = done
+  for task, other in (TASKS, TASKS[::-1]):
+    rate = summary["rows"]["single-task"]["learning_rates"][task]
+    folder = settings.out / "runs" / f"single-task-{task}" / f"lr-{rate:g}"
+    initial = trainers["equal-weights", task].init(1, rate)
+    like = Best(np.array(0.0), np.array(0), initial.params, initial.rest)
+    heads = load_model(folder / "seed-1" / "model", like).params["heads"]
+    # Whatever the other task's loss put into the trunk, its head would have moved.
+    assert_same(heads[other], initial.params["heads"][other])
+    moved = heads[task]["kernel"][...] != initial.params["heads"][task]["kernel"][...]
+    assert moved.any()
+
+
+def test_a_finished_sweep_trains_nothing(done, model, monkeypatch):
+  settings, summary = done
+  written = (settings.out / "results.json").read_text()
+  monkeypatch.setattr(Trainer, "step", None)
+  assert sweeps.sweep(model, settings, TinyRun) == summary
+  assert (settings.out / "results.json").read_text() == written
+
+
+class Interruption(Exception):
+  pass
+
+
+def test_a_sweep_that_was_stopped_goes_on(done, model, tmp_path, monkeypatch):
+  settings, summary = done
+  out = tmp_path / "out"
+  shutil.copytree(settings.out, out)
+  written = (out / "results.json").read_text()
+  (out / "results.json").unlink()
+  for rate in RATES:
+    shutil.rmtree(out / "runs" / "maxgnr-0.9" / f"lr-{rate:g}" / "seed-0")
+  settings = dataclasses.replace(settings, out=out, jobs=1)
+  step, steps = Trainer.step, []
+
+  def step_or_stop(self, *args):
+    steps.append(self)
+    if len(steps) == 5:
+      raise Interruption
+    return step(self, *args)
+
+  monkeypatch.setattr(Trainer, "step", step_or_stop)
+  stopped = dataclasses.replace(settings, checkpoint_seconds=0)
+  with pytest.raises(Interruption):
+    sweeps.sweep(model, stopped, TinyRun)
+  assert not (out / "results.json").exists()
+  sweeps.sweep(model, settings, TinyRun)
+  # Two runs of 12 steps; the step that was stopped was tried twice.
+  assert len(steps) == 2 * 12 + 1
+  assert json.loads(written) == summary
+  assert (out / "results.json").read_text() == written
+
+
+def test_neither_the_test_set_nor_what_diverged_decides(
+  model, data, tmp_path, monkeypatch
+):
+  # Error at each rate, by data: on the test set the order is another.
+  errors = {0.1: (3.0, 1.0), 0.2: (2.0, 2.0), 0.3: (np.nan, 0.5), 0.4: (4.0, 0.1)}
+
+  def pretend(trainer, run, progress=None):
+    splits = {
+      split: {"ink": error + run.seed, "left": 1 / (error + run.seed)}
+      for split, error in zip(
+        ("validation", "test"), errors[run.learning_rate], strict=True
+      )
+    }
+    return {"last": splits, "best": splits}
+
+  monkeypatch.setattr(sweeps, "train", pretend)
+  settings = make_settings(
+    data, tmp_path, learning_rates=tuple(errors), seeds=3, tuning_seeds=2
+  )
+  rows = sweeps.sweep(model, settings, TinyRun)["rows"]
+  assert rows["single-task"]["learning_rates"] == {"ink": 0.2, "left": 0.2}
+  for method in METHODS:
+    assert rows[method]["learning_rate"] == 0.2
+    assert rows[method]["test"]["last"]["ink"] == [2.0, 3.0, 4.0]
+    assert np.isnan(rows[method]["validation"]["0.3"])
+
+
+@pytest.fixture(scope="module")
+def reported(done, model, tmp_path_factory):
+  """A report: its folder and the summary."""
+  settings, _ = done
+  to = tmp_path_factory.mktemp("report")
+  published = tables.Reference("paper, far_away", {"dwa": {"ink": 0.12345}})
+  options = Report(data=settings.data, out=settings.out, to=to)
+  return to, report(model, options, published)
+
+
+def test_a_report_is_complete(reported, done):
+  to, summary = reported
+  names = {"table.md", "table_last.tex", "table_best.tex", "results.json"}
+  pictures = {"weights", "gradient_norms", "gnr", "delta_m_last", "delta_m_best"}
+  assert {path.name for path in to.iterdir()} == names | {f"{p}.png" for p in pictures}
+  for picture in pictures:
+    assert (to / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
+  assert json.loads((to / "results.json").read_text()) == summary
+  noise = summary.pop("gradient_noise")
+  assert summary == done[1]
+  assert set(noise) == set(METHODS)
+  for numbers in noise.values():
+    assert {"weight", "median_norm", "gnr_single", "gnr_multi"} == set(numbers)
+    assert all(set(of_task) == set(TASKS) for of_task in numbers.values())
+  assert noise["equal-weights"]["weight"] == pytest.approx({"ink": 0.5, "left": 0.5})
+
+
+def cells(line):
+  return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_the_table_has_means_and_standard_errors(at, reported):
+  to, summary = reported
+  judged = ("last", "best")[at]
+  parts = (to / "table.md").read_text().split("\n\n")
+  assert summary["problem"] in parts[2 * at]
+  header, _, *lines = parts[2 * at + 1].strip().splitlines()
+  assert cells(header) == [
+    "method",
+    "ink RMSE ↓",
+    "left accuracy ↑",
+    "Δm % ↑",
+    "mean rank ↓",
+    "learning rate",
+  ]
+  expected = []
+  for row in summary["rows"].values():
+    values = [row["test"][judged][t] for t in TASKS] + [row["delta_m"][judged]]
+    expected.append([*values, [row["mean_rank"][judged]]])
+  for name, line, columns in zip(summary["rows"], lines, expected, strict=False):
+    found = cells(line)
+    assert found[0] == name
+    for index, (values, places) in enumerate(
+      zip(columns, (4, 1, 1, 1), strict=True), start=1
+    ):
+      text = f"{np.mean(values):.{places}f}"
+      if len(values) > 1:
+        error = np.sqrt(np.var(values, ddof=1) / len(values))
+        text += f" ± {error:.{places}f}"
+      assert found[index].strip("*") == text
+      # Of three rows all but the worst; none is, if two tie for it.
+      sign = (-1, 1, 1, -1)[index - 1]
+      scores = [sign * np.mean(other[index - 1]) for other in expected]
+      is_bold = sign * np.mean(values) >= sorted(scores)[-2]
+      assert (found[index] == f"**{text}**") == is_bold
+  assert cells(lines[-1]) == ["paper, far_away: dwa", "0.1235", "", "", "", ""]
+  assert len(lines) == 4
+
+
+def test_latex_of_a_report(reported):
+  text = (reported[0] / "table_last.tex").read_text()
+  lines = text.splitlines()
+  rules = [r"\toprule", r"\midrule", r"\bottomrule"]
+  assert [line for line in lines if line in rules] == rules
+  assert r"\hline" not in text
+  assert r"paper, far\_away: dwa" in text
+  assert r"\textbf{" in text
+  rows = [line for line in lines if line.rstrip().endswith(r"\\")]
+  assert len(rows) == 1 + 3 + 1
+  assert all(row.count("&") == 5 for row in rows)
+
+
+def made_up(metrics, values):
+  """A summary of rows by name: metric's name -> values by seed."""
+  return {
+    "problem": "made up",
+    "metrics": [metric._asdict() for metric in metrics],
+    "rows": {
+      name: {
+        "test": {"last": row},
+        "delta_m": {"last": [1.0] * len(next(iter(row.values())))},
+        "mean_rank": {"last": rank},
+        "learning_rate": 1e-4,
+      }
+      for rank, (name, row) in enumerate(values.items(), start=1)
+    },
+  }
+
+
+def test_every_special_character_is_escaped_in_latex():
+  metric = Metric("x", "some_task", "mIoU %", 1, 2)
+  summary = made_up([metric], {"a_b": {"x": [1.0, 2.0]}})
+  text = tables.latex(summary, "last")
+  assert r"some\_task mIoU \%" in text
+  assert r"a\_b" in text
+  assert r"1.50 $\pm$ 0.50" in text
+  assert r"$\Delta_m$ \% $\uparrow$" in text
+  assert not re.search(r"(?<!\\)[%_]", text.replace(r"\Delta_m", ""))
+
+
+@pytest.mark.parametrize(("sign", "worst"), [(-1, "8.00"), (1, "0.00")])
+def test_many_metrics_of_a_kind_become_mean_and_worst(sign, worst):
+  metrics = [Metric(f"m{i}", f"t{i}", "RRMSE %", sign, 2) for i in range(9)]
+  values = {f"m{i}": [float(i), float(i)] for i in range(9)}
+  summary = made_up(metrics, {"dwa": values})
+  header, _, line = tables.markdown(summary, "last").splitlines()
+  arrow = "↑" if sign > 0 else "↓"
+  assert cells(header)[:3] == [
+    "method",
+    f"mean RRMSE % {arrow}",
+    f"worst RRMSE % {arrow}",
+  ]
+  assert cells(line)[:3] == ["dwa", "4.00 ± 0.00", f"{worst} ± 0.00"]
+  # Few, or of several kinds: one column each.
+  kinds = [metrics[0]._replace(label="other"), *metrics[1:]]
+  for shown in (metrics[:8], kinds):
+    table = tables.markdown(made_up(shown, {"dwa": values}), "last")
+    assert len(cells(table.splitlines()[0])) == len(shown) + 4
+
+
+def test_metrics_that_are_not_shown_have_no_column():
+  metrics = [ERROR, ACCURACY, UNUSED._replace(shown=False)]
+  row = {"error": [1.0], "accuracy": [2.0], "unused": [3.0]}
+  header, _, line = tables.markdown(made_up(metrics, {"dwa": row}), "last").splitlines()
+  assert len(cells(header)) == 6
+  assert cells(line) == ["dwa", "1.00", "2.0", "1.0", "1.0", "0.0001"]
+
+
+def test_the_best_two_are_bold_and_so_is_what_ties():
+  values = {name: {"error": [x]} for name, x in zip("abcd", (3, 1, 2, 2), strict=True)}
+  table = tables.markdown(made_up([ERROR], values), "last").splitlines()
+  assert [cells(line)[1] for line in table[2:]] == [
+    "3.00",
+    "**1.00**",
+    "**2.00**",
+    "**2.00**",
+  ]
+  values["a"] = {"error": [float("nan")]}
+  table = tables.markdown(made_up([ERROR], values), "last").splitlines()
+  assert cells(table[2])[1] == "nan"
+
+
+def test_a_report_takes_the_settings_of_its_sweep(done):
+  settings, _ = done
+  options = Report(data=settings.data, out=settings.out)
+  found = settings_of(fashion.FashionSettings, options)
+  for field in dataclasses.fields(found):
+    if field.name not in ("checkpoint_seconds", "tensorboard"):
+      assert getattr(found, field.name) == getattr(settings, field.name)
+
+
+def test_reports_of_nothing_or_of_something_else(done, model, tmp_path):
+  settings, _ = done
+  nothing = Report(data=settings.data, out=tmp_path)
+  for function, first in ((report, model), (settings_of, fashion.FashionSettings)):
+    with pytest.raises(ValueError, match="run `sweep --out"):
+      function(first, nothing)
+  other = Model(dataclasses.replace(model.problem, title="another"))
+  with pytest.raises(ValueError, match="not of 'another': give the data of the sweep"):
+    report(other, Report(data=settings.data, out=settings.out))

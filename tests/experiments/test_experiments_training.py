@@ -1,0 +1,417 @@
+"""A run: interrupted at any moment it goes on to the same result; what it leaves."""
+
+import csv
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks.experiments import cli, train
+from benchmarks.experiments.checkpoint import Best, load_model
+from benchmarks.experiments.loading import in_order
+from benchmarks.experiments.model import Model
+from benchmarks.experiments.problems.fashion.data import fixed_pairs, load
+from benchmarks.experiments.problems.fashion.problem import (
+  FashionSettings,
+  make_problem,
+)
+from benchmarks.experiments.step import Trainer
+from tests.helpers.experiments import (
+  ROOT,
+  STEPS,
+  STEPS_PER_EPOCH,
+  flags,
+  tiny_run,
+  tiny_sweep,
+  write_images,
+)
+from tests.helpers.trees import assert_same
+
+pytestmark = pytest.mark.usefixtures("quick_experiments")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+  return write_images(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def model(data):
+  return Model(make_problem(make_run(data)))
+
+
+@pytest.fixture(scope="module")
+def trainer(model, data, quick_experiments):
+  return train.make_trainer(model, make_run(data))
+
+
+@pytest.fixture(scope="module")
+def whole(trainer, data, tmp_path_factory):
+  """A run that nothing disturbs: its settings and its result."""
+  run = make_run(data, tmp_path_factory.mktemp("whole"), tensorboard=True)
+  return run, train.train(trainer, run)
+
+
+def best_model(trainer, folder):
+  state = trainer.init(0, 1.0)
+  like = Best(np.array(0.0), np.array(0), state.params, state.rest)
+  return load_model(folder / "model", like)
+
+
+def assert_same_run(trainer, folder, other):
+  for name in ("run.json", "result.json", "history.csv"):
+    assert (folder / name).read_text() == (other / name).read_text()
+  assert_same(*(best_model(trainer, x) for x in (folder, other)))
+  assert not (folder / "checkpoints").exists()
+
+
+# With numbers and a random key in its state.
+METHOD = "random-weights"
+
+
+def make_run(data, out=Path("unused"), **settings):
+  return tiny_run(data, out, **{"method": METHOD} | settings)
+
+
+def command(argv):
+  cli.main(
+    "benchmarks.experiments.problems.fashion", FashionSettings, make_problem, argv=argv
+  )
+
+
+class Interruption(Exception):
+  pass
+
+
+def interrupt_at(step):
+  """Progress that ends a run in its step ``step``, which leaves nothing."""
+  done = 0
+
+  def progress(steps, line):
+    nonlocal done
+    done += steps
+    if done >= step:
+      raise Interruption
+
+  return progress
+
+
+def interrupted(trainer, run, step):
+  """A run up to ``step``, with a checkpoint at each one before."""
+  with pytest.raises(Interruption):
+    train.train(
+      trainer, dataclasses.replace(run, checkpoint_seconds=0), interrupt_at(step)
+    )
+
+
+def resumed(trainer, run):
+  """The result, and the steps that were found done or were taken, one by one."""
+  steps = []
+  run = dataclasses.replace(run, resume=True)
+  result = train.train(trainer, run, lambda number, line: steps.append(number))
+  return result, steps
+
+
+# The first, at the end of an epoch, and in the middle of one.
+@pytest.mark.parametrize("step", [1, 4, 6])
+def test_a_run_that_was_interrupted_goes_on_to_the_same_result(
+  step, trainer, data, whole, tmp_path
+):
+  run = make_run(data, tmp_path)
+  interrupted(trainer, run, step)
+  result, steps = resumed(trainer, run)
+  assert result == whole[1]
+  found = [step - 1] if step > 1 else []
+  assert steps == [*found, *[1] * (STEPS - step + 1)]
+  assert_same_run(trainer, tmp_path, whole[0].out)
+
+
+def test_a_run_that_was_interrupted_three_times(
+  trainer, data, whole, tmp_path, monkeypatch
+):
+  run = make_run(data, tmp_path)
+  interrupted(trainer, run, 3)
+  run = dataclasses.replace(run, resume=True, checkpoint_seconds=0)
+  interrupted(trainer, run, STEPS)
+
+  def fail(*args):
+    raise Interruption
+
+  # After the last step, and before anything is written of the result.
+  with monkeypatch.context() as patch:
+    patch.setattr(train, "save_model", fail)
+    with pytest.raises(Interruption):
+      train.train(trainer, run)
+  result, steps = resumed(trainer, run)
+  assert steps == [STEPS]
+  assert result == whole[1]
+  assert_same_run(trainer, tmp_path, whole[0].out)
+
+
+def test_a_process_that_was_killed_is_resumed_from_the_command_line(
+  trainer, data, tmp_path, monkeypatch
+):
+  epochs = 8
+  run = make_run(data, tmp_path / "whole", epochs=epochs)
+  train.train(trainer, run)
+  out = tmp_path / "killed"
+  arguments = [
+    "train",
+    "--data",
+    str(data),
+    "--out",
+    str(out),
+    *flags(epochs=epochs, method=METHOD),
+  ]
+  started = [
+    sys.executable,
+    "-m",
+    "benchmarks.experiments.problems.fashion",
+    *arguments,
+  ]
+  # Compiled as in this process, for the same numbers.
+  xla = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
+  environment = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": xla}
+  with subprocess.Popen(
+    [*started, "--checkpoint-seconds", "0"],
+    cwd=ROOT,
+    env=environment,
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.PIPE,
+  ) as process:
+    # Whole checkpoints have their step as name, and nothing else.
+    while not any(
+      path.name.isdigit() and int(path.name) > 5 for path in out.glob("checkpoints/*")
+    ):
+      assert process.poll() is None, process.stderr.read().decode()[-3000:]
+      time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+  assert process.returncode == -signal.SIGKILL
+  assert not (out / "result.json").exists()
+  monkeypatch.setattr(cli, "make_trainer", lambda model, run: trainer)
+  command([*arguments, "--resume"])
+  assert_same_run(trainer, out, run.out)
+
+
+def test_a_finished_run_is_not_trained_again(trainer, whole, monkeypatch):
+  run, result = whole
+  monkeypatch.setattr(Trainer, "step", None)
+  assert train.train(trainer, dataclasses.replace(run, resume=True)) == result
+
+
+@pytest.mark.parametrize(
+  ("settings", "message"),
+  [
+    ({}, "resume it"),
+    ({"resume": True, "seed": 1}, r"\(seed: 0 there, 1 here\)"),
+    (
+      {"epochs": 4, "learning_rate": 0.1},
+      r"\(epochs: 3 there, 4 here; learning_rate: 0.01 there, 0.1 here\)",
+    ),
+    ({"resume": True, "method": "dwa"}, "'random-weights' there, 'dwa' here"),
+    ({"resume": True, "task": "ink"}, "task: None there, 'ink' here"),
+    ({"resume": True, "validation": 0.5}, "validation: 0.0 there, 0.5 here"),
+  ],
+)
+def test_the_folder_of_another_run_is_left_alone(settings, message, trainer, whole):
+  with pytest.raises(ValueError, match=message):
+    train.train(trainer, dataclasses.replace(whole[0], **settings))
+
+
+@pytest.mark.parametrize(
+  ("settings", "message"),
+  [
+    ({"method": "none-such"}, "no method 'none-such'.*pcgrad"),
+    ({"gamma": 1.5, "method": "maxgnr-"}, "no method 'maxgnr-'"),
+    ({"batch_size": 8, "microbatches": 3}, "3 parts of 8"),
+    ({"microbatches": 0}, "microbatches must be at least 1, got 0"),
+    ({"epochs": 0}, "epochs must be at least 1"),
+    ({"validation": 1.0}, r"validation must be in \[0, 1\), got 1.0"),
+    ({"validation": -0.1}, "validation"),
+    ({"learning_rate": 0.0}, "learning_rate must be positive, got 0.0"),
+    ({"learning_rate": float("nan")}, "learning_rate must be positive, got nan"),
+  ],
+)
+def test_settings_out_of_range(settings, message, data):
+  with pytest.raises(ValueError, match=message):
+    make_run(data, **settings)
+
+
+@pytest.mark.parametrize(
+  ("settings", "message"),
+  [
+    ({"learning_rates": (0.1, 0.2)}, "never on the test set"),
+    ({"methods": ("dwa", "none-such")}, "no method 'none-such'"),
+    ({"seeds": 0}, "seeds must be at least 1"),
+    ({"jobs": 0}, "jobs must be at least 1"),
+    ({"seeds": 2, "tuning_seeds": 3}, "tuning_seeds must be at most seeds, got 3 of 2"),
+  ],
+)
+def test_sweeps_out_of_range(settings, message, data, tmp_path):
+  with pytest.raises(ValueError, match=message):
+    tiny_sweep(data, tmp_path, **settings)
+  tiny_sweep(data, tmp_path, learning_rates=(0.1, 0.1))  # is one rate
+
+
+def test_what_a_problem_cannot_train(model):
+  with pytest.raises(ValueError, match="one of canvas, ink, left, right, got 'top'"):
+    Trainer(model, "dwa", "top", 8)
+  with pytest.raises(ValueError, match=r"at most the 32 examples.*got 33"):
+    Trainer(model, "dwa", None, 33)
+  with pytest.raises(ValueError, match="3 parts of a batch"):
+    Trainer(model, "dwa", None, 8, 3)
+
+
+def test_microbatches_train_as_the_whole_batch_does(model, trainer, data, monkeypatch):
+  parts = train.make_trainer(model, make_run(data, microbatches=2))
+  # The same functions, which take seconds to compile.
+  for name in ("_init_once", "_second_part"):
+    monkeypatch.setattr(parts, name, getattr(trainer, name))
+  states = [x.init(0, 1e-2) for x in (trainer, parts)]
+  for step in range(STEPS_PER_EPOCH):
+    batch = model.problem.train_batches(8, 0)[step]
+    batch = model.on_devices(batch)
+    gradients = [
+      x.gradients(state.params, batch, state.rest)[1]["grads"]
+      for x, state in zip((trainer, parts), states, strict=True)
+    ]
+    for one, other in zip(*map(jax.tree.leaves, gradients), strict=True):
+      np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+    done = [
+      x.step(state, batch) for x, state in zip((trainer, parts), states, strict=True)
+    ]
+    states = [state for state, _ in done]
+    (losses, weights), (losses_of_parts, weights_of_parts) = (x for _, x in done)
+    np.testing.assert_allclose(losses, losses_of_parts, rtol=1e-4)
+    np.testing.assert_allclose(weights, weights_of_parts, atol=1e-3)
+
+
+def test_settings_from_a_file_and_flags_that_win(data, tmp_path, monkeypatch, capsys):
+  given = []
+
+  def pretend(trainer, run):
+    given.append(run)
+    splits = {"test": dict.fromkeys(trainer.problem.tasks, 0.5)}
+    return {"last": splits, "best": splits}
+
+  monkeypatch.setattr(cli, "train_with_bar", pretend)
+  file = tmp_path / "settings.toml"
+  file.write_text(
+    f'data = "{data}"\nlearning-rate = 0.5\nbatch_size = 4\ntensorboard = true\n'
+    "resume = false\npool = 6\n"
+  )
+  command(["train", "--config", str(file), "--batch-size", "16", "--seed", "3"])
+  (run,) = given
+  assert (run.data, run.learning_rate, run.batch_size, run.seed) == (data, 0.5, 16, 3)
+  assert run.tensorboard
+  assert not run.resume
+  assert run.pool == 6
+  assert run.epochs == 30  # the problem's default
+  printed = capsys.readouterr().out
+  assert "test, mean over the last epochs" in printed
+  assert "left accuracy: 0.5" in printed
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (["--no-such-setting", "1"], "no-such-setting"),
+    (["--method", "none-such"], "there is no method 'none-such'"),
+    (["--batch-size", "8", "--microbatches", "3"], "3 parts of 8"),
+    (["--data", "nowhere.npz"], "nowhere.npz is none"),
+    (["--config", "nowhere.toml"], "nowhere.toml"),
+    (["--config"], "--config"),
+  ],
+)
+def test_errors_of_the_command_line(arguments, message, data, tmp_path, capsys):
+  with pytest.raises(SystemExit) as stopped:
+    command(["train", "--data", str(data), "--out", str(tmp_path / "x"), *arguments])
+  said = "".join(capsys.readouterr()) + str(stopped.value)
+  assert stopped.value.code != 0
+  assert message in said
+  assert not (tmp_path / "x").exists()
+
+
+def test_a_setting_of_a_file_that_there_is_not(data, tmp_path, capsys):
+  file = tmp_path / "settings.toml"
+  file.write_text(f'data = "{data}"\nlearning-rats = 0.5\n')
+  with pytest.raises(SystemExit):
+    command(["train", "--config", str(file)])
+  assert "learning-rats" in "".join(capsys.readouterr())
+
+
+def test_the_best_model_and_the_last_ones(trainer, data, whole, tmp_path, monkeypatch):
+  step = trainer.step
+
+  def step_too_far_after_six_epochs(state, batch):
+    if state.step == 6 * STEPS_PER_EPOCH:
+      rate = trainer.model.replicate(jnp.float32(100))
+      hyperparams = state.adam.hyperparams | {"learning_rate": rate}
+      state = state._replace(adam=state.adam._replace(hyperparams=hyperparams))
+    return step(state, batch)
+
+  monkeypatch.setattr(trainer, "step", step_too_far_after_six_epochs)
+  run = make_run(data, tmp_path, epochs=12)  # more than are averaged
+  result = train.train(trainer, run)
+  for found, folder in ((result, tmp_path), (whole[1], whole[0].out)):
+    history = found["history"]
+    losses = np.array([list(row["loss"].values()) for row in history])
+    score = losses.prod(1) ** (1 / losses.shape[1])
+    assert found["best_epoch"] == 1 + score.argmin()
+    assert found["best"] == {"test": history[score.argmin()]["test"]}
+    for name, value in found["last"]["test"].items():
+      evaluations = [row["test"][name] for row in history[-10:]]
+      assert value == pytest.approx(sum(evaluations) / len(evaluations), rel=1e-12)
+    best = best_model(trainer, folder)
+    assert best.epoch == found["best_epoch"]
+    assert best.score == pytest.approx(score.min(), rel=1e-9)
+    batches = trainer.problem.evaluation_batches("test")
+    metrics = trainer.model.evaluate(best.params, best.rest, batches)
+    assert metrics == found["best"]["test"]
+  assert 1 < result["best_epoch"] <= 6
+
+
+def test_the_log_is_the_history(whole, trainer):
+  run, result = whole
+  with (run.out / "history.csv").open(newline="") as file:
+    rows = list(csv.DictReader(file))
+  assert len(rows) == len(result["history"]) == 3
+  for row, expected in zip(rows, result["history"], strict=True):
+    flat = {"epoch": expected["epoch"]}
+    for group in ("loss", "weight", "gnr", "test"):
+      flat |= {f"{group}/{name}": x for name, x in expected[group].items()}
+    assert {name: float(text) if text else None for name, text in row.items()} == flat
+    assert sum(expected["weight"].values()) == pytest.approx(1, abs=1e-5)
+  assert json.loads((run.out / "result.json").read_text()) == result
+  assert result["identity"]["method"] == METHOD
+  (events,) = (run.out / "tensorboard").iterdir()
+  content = events.read_bytes()
+  measured = {name for name, text in rows[-1].items() if text}
+  assert {"loss/ink", "weight/ink", "test/ink"} < measured
+  for name in rows[0]:
+    assert (name.encode() in content) == (name in measured)
+
+
+def test_metrics_do_not_depend_on_the_batches(trainer, model, data):
+  state = trainer.init(0, 1.0)
+  _, test = load(data)
+  pairs = fixed_pairs(test, 6, 16)
+  found = [
+    model.evaluate(state.params, state.rest, in_order(pairs, size))
+    for size in (16, 7, 1)
+  ]
+  for other in found[1:]:
+    assert other == pytest.approx(found[0], rel=1e-6)
+  assert found[0] == model.evaluate(
+    state.params, state.rest, model.problem.evaluation_batches("test")
+  )
+  assert model.evaluate(state.params, state.rest, iter(())) is None

@@ -1,0 +1,93 @@
+"""The paper's tables and figures by one command, and figure 2 by itself."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks.experiments.paper import batch_size
+from tests.helpers import commands
+
+# Parts of optax need JAX's default promotion.
+pytestmark = pytest.mark.usefixtures("quick_compilation", "standard_promotion")
+
+
+def test_one_command_makes_tables_and_figures(tmp_path):
+  options = {
+    "out": tmp_path,
+    "methods": "equal-weights mgda maxgnr-0.9",
+    "seeds": 2,
+    "epochs": 2,
+    "train": 16,
+    "test": 8,
+    "height": 8,
+    "width": 12,
+    "filters": "4 4",
+  }
+  flags = []
+  for name, value in options.items():
+    flags += [f"--{name}", *str(value).split()]
+  done = commands.run("-m", "benchmarks.experiments.paper", *flags)
+  assert done.returncode == 0, done.stderr
+  assert (tmp_path / "table.md").read_text() in done.stdout
+  for figure in ("weights", "gradient_norms", "gnr", "delta_m_last", "delta_m_best"):
+    assert (tmp_path / f"{figure}.png").stat().st_size > 10_000
+  assert (tmp_path / "batch_size" / "batch_size.png").stat().st_size > 10_000
+  summary = json.loads((tmp_path / "results.json").read_text())
+  assert "synthetic" in summary["problem"]
+  assert list(summary["rows"]) == ["single-task", *options["methods"].split()]
+  for row in summary["rows"].values():
+    for judged in ("last", "best"):
+      assert np.shape(row["delta_m"][judged]) == (2,)
+      assert np.isfinite(row["delta_m"][judged]).all()
+  assert summary["gradient_noise"]["maxgnr-0.9"]["gnr_multi"].keys() == {
+    "depth",
+    "normal",
+    "segmentation",
+  }
+
+
+def test_batch_sizes_have_the_same_budget_and_noise_hurts(monkeypatch, tmp_path):
+  budgets = {}
+  make_run = batch_size.make_run
+
+  def recorded(train, test, size, steps, rate):
+    budgets.setdefault(size, []).append(steps)
+    return make_run(train, test, size, steps, rate)
+
+  monkeypatch.setattr(batch_size, "make_run", recorded)
+  settings = batch_size.Settings(
+    out=tmp_path, batch_sizes=(2, 64, 2048), passes=3, steps=100, train=500, seeds=2
+  )
+  summary = batch_size.main(settings)
+  # 2,048 are more than the data, and 500 of these were asked for.
+  assert budgets == {2: [750, 100], 64: [23, 100]}
+  accuracy = summary["accuracy"]
+  assert np.mean(accuracy["steps"]["64"]) > np.mean(accuracy["steps"]["2"]) + 5
+  assert np.mean(accuracy["passes"]["2"]) > np.mean(accuracy["passes"]["64"]) + 5
+  table = (tmp_path / "table.md").read_text()
+  for budget in ("passes", "steps"):
+    assert f"{np.mean(accuracy[budget]['64']):.2f} ±" in table
+  assert json.loads((tmp_path / "results.json").read_text()) == summary
+
+
+def test_a_batch_of_more_than_the_data_is_an_error():
+  with pytest.raises(ValueError, match="from 1 to the 500 examples, got 512"):
+    batch_size.measure(batch_size.Settings(batch_sizes=(512,), train=500))
+
+
+def test_accuracy_is_what_a_constant_prediction_has():
+  _, _, test = batch_size.examples(batch_size.Settings())
+  most = np.bincount(np.asarray(test.label)).max() / len(test.label)
+  blank = batch_size.Classified(np.ones((4, 64), np.float32), np.full(4, 3))
+  same = batch_size.Classified(np.ones((5, 64), np.float32), np.array([3, 3, 1, 2, 9]))
+  run = batch_size.make_run(
+    *(batch_size.Classified(*map(jnp.asarray, part)) for part in (blank, same)),
+    size=2,
+    steps=20,
+    learning_rate=0.1,
+  )
+  assert float(run(jax.random.key(0))) == pytest.approx(40)
+  assert 0.08 < most < 0.2  # so that the accuracies above are not chance

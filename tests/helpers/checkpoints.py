@@ -1,0 +1,83 @@
+"""Saves the state of optimisers, and continues from what was saved.
+
+As a program it does the latter in a process of its own:
+``python -m tests.helpers.checkpoints FOLDER`` for what `save_all` left there.
+"""
+
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from maxgnr_jax import aggregators, maxgnr
+from tests.helpers.examples import example_params, grads_sequence
+from tests.helpers.trees import as_bytes
+
+NUM_TASKS, BEFORE, AFTER = 3, 2, 2
+PARAMS = example_params()
+
+# Momenta, moments and counts; PRNG keys; K×D numbers in the memory of a method.
+TRANSFORMATIONS = {
+  "maxgnr": lambda: optax.chain(maxgnr(num_tasks=NUM_TASKS), optax.adam(0.1)),
+  "maxgnr_bfloat16": lambda: maxgnr(num_tasks=NUM_TASKS, momentum_dtype=jnp.bfloat16),
+  "pcgrad": lambda: optax.chain(
+    aggregators.pcgrad(num_tasks=NUM_TASKS), optax.adam(0.1)
+  ),
+  "graddrop": lambda: aggregators.graddrop(num_tasks=NUM_TASKS),
+  "moco": lambda: aggregators.moco(num_tasks=NUM_TASKS),
+}
+
+
+def save(path, state):
+  with ocp.StandardCheckpointer() as checkpointer:
+    checkpointer.save(path, state)
+
+
+def restore(path, target):
+  with ocp.StandardCheckpointer() as checkpointer:
+    return checkpointer.restore(path, target)
+
+
+def like(state, mesh):
+  """What to restore: the README's recipe."""
+
+  def leaf(x):
+    sharded = isinstance(x.sharding, NamedSharding)
+    sharding = x.sharding if sharded else NamedSharding(mesh, P())
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+  return jax.tree.map(leaf, state)
+
+
+def follow(tx, state, params, sequence):
+  """The last update and state, of a jitted step that donates the state."""
+  step = jax.jit(lambda g, s, p: tx.update(g, s, p), donate_argnums=1)
+  for grads in sequence:
+    updates, state = step(grads, state, params)
+  return updates, state
+
+
+def gradients():
+  return grads_sequence(PARAMS, NUM_TASKS, BEFORE + AFTER)
+
+
+def continued(name, path):
+  """The last update and state after a restart from a checkpoint."""
+  tx = TRANSFORMATIONS[name]()
+  state = restore(path, tx.init(PARAMS))
+  return follow(tx, state, PARAMS, gradients()[BEFORE:])
+
+
+def main(folder):
+  for name in TRANSFORMATIONS:
+    np.savez(folder / f"{name}.npz", *as_bytes(continued(name, folder / name)))
+
+
+if __name__ == "__main__":
+  main(Path(sys.argv[1]))

@@ -1,0 +1,89 @@
+"""A tiny problem for the tests of the experiments: a step of it takes no time."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.experiments.config import Run
+from benchmarks.experiments.mlp import MLP
+from benchmarks.experiments.problems.fashion import problem as fashion
+from benchmarks.experiments.problems.fashion.problem import FashionSettings
+from benchmarks.experiments.sweep import Sweep
+
+ROOT = Path(__file__).parent.parent.parent
+TINY = {
+  "hidden": 8,
+  "pool": 6,
+  "batch_size": 8,
+  "pairs_per_epoch": 32,
+  "evaluated_pairs": 16,
+  "epochs": 3,
+}
+STEPS_PER_EPOCH, STEPS = 4, 12
+TASKS = ("ink", "left")  # of the problem with two
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TinyRun(FashionSettings, Run):
+  pass
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TinySweep(FashionSettings, Sweep):
+  pass
+
+
+def tiny_run(data, out=Path("unused"), **settings):
+  return TinyRun(data=data, out=out, **TINY | {"learning_rate": 0.01} | settings)
+
+
+def tiny_sweep(data, out, **settings):
+  return TinySweep(data=data, out=out, **TINY | settings)
+
+
+def of_two_tasks(problem):
+  """The tiny problem with half its tasks, and half as much to compile."""
+
+  def padded(function):
+    def with_outputs_of_all(outputs, batch):
+      others = {"canvas": batch["canvas"], "right": outputs["left"]}
+      return function(outputs | others, batch)
+
+    return with_outputs_of_all
+
+  return dataclasses.replace(
+    problem,
+    tasks=TASKS,
+    metrics=tuple(m for m in problem.metrics if m.task in TASKS),
+    make_model=lambda rngs: MLP(36, 8, {"ink": 1, "left": 10}, rngs),
+    losses=padded(fashion.losses),
+    kpis=padded(fashion.kpis),
+    sums=padded(fashion.sums),
+  )
+
+
+def flags(**settings):
+  """The tiny problem's settings as a command line has them."""
+  return [
+    part
+    for name, value in (TINY | {"learning_rate": 0.01} | settings).items()
+    for part in ("--" + name.replace("_", "-"), str(value))
+  ]
+
+
+def random_images(train=40, test=20):
+  """The arrays of a file of images."""
+  random = np.random.default_rng(0)
+  return {
+    "x_train": random.integers(256, size=(train, 28, 28), dtype=np.uint8),
+    "y_train": random.integers(10, size=train),
+    "x_test": random.integers(256, size=(test, 28, 28), dtype=np.uint8),
+    "y_test": random.integers(10, size=test),
+  }
+
+
+def write_images(folder):
+  path = folder / "images.npz"
+  np.savez(path, **random_images())
+  return path
