@@ -105,22 +105,29 @@ def test_commands_write_table_figures_and_results(tmp_path):
 
 
 @pytest.mark.parametrize(
-  "options", [["--seeds", "0"], ["--steps-per-call", "99"], ["--methods", "none-such"]]
+  ("options", "message"),
+  [
+    (["--seeds", "0"], "seeds must be at least 1, got 0"),
+    (["--steps-per-call", "99"], "must divide the 100 steps of an epoch, got 99"),
+    (["--methods", "none-such"], "there is no method 'none-such'"),
+  ],
 )
-def test_command_refuses_senseless_options(options, tmp_path):
+def test_command_refuses_senseless_options(options, message, tmp_path, capsys):
   out = str(tmp_path / "out")
-  with pytest.raises(SystemExit, match=options[0].strip("-").replace("-", ".")[:6]):
+  with pytest.raises(SystemExit) as stopped:
     __main__.main(["digits", "sweep", "--out", out, *options])
+  assert stopped.value.code != 0
+  assert message in "".join(capsys.readouterr()) + str(stopped.value)
   assert not (tmp_path / "out").exists()
 
 
 def test_help_lists_every_problem(capsys):
-  with pytest.raises(SystemExit, match="^0$"):
+  with pytest.raises(SystemExit, match=r"^0$"):
     __main__.main(["--help"])
   lines = capsys.readouterr().out.splitlines()
   for name, text in PROBLEMS.items():
     assert any(line.split() == [name, *text.split()] for line in lines)
-  with pytest.raises(SystemExit, match="^2$"):
+  with pytest.raises(SystemExit, match=r"^2$"):
     __main__.main(["none-such", "train"])
   assert "choose from" in capsys.readouterr().err
 
@@ -133,7 +140,7 @@ def test_every_method_has_a_transformation_for_the_tasks():
 
 def test_a_method_by_layer_needs_layers():
   setting = Setting(len(TASKS), mlp.trunk_only, 100)
-  with pytest.raises(ValueError, match="maxgnr-0.9-by-layer needs a problem"):
+  with pytest.raises(ValueError, match=r"maxgnr-0\.9-by-layer needs a problem"):
     named("maxgnr-0.9-by-layer").make(setting)
 
 
