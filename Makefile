@@ -3,14 +3,18 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SEEDS ?= 3
-METHODS ?=
+METHODS ?= equal-weights maxgnr-0.5 maxgnr-0.9 maxgnr-0.9-paper-solver \
+  maxgnr-0.9-noise-0.9 maxgnr-0.9-noise-0.99 maxgnr-0.9-by-layer
+RATES ?= 1e-4 3e-4 1e-3
 OUT ?= out/demo
+DIGITS = $(BIN)/python -m benchmarks.experiments digits
 
 .PHONY: demo paper speed test test-lowest lint format clean
 
 demo: .venv/demo  ## train on handwritten digits; table, figures and JSON in $(OUT)
-	$(BIN)/python -m benchmarks.experiments.problems.digits --seeds $(SEEDS) --out $(OUT) \
-	  $(if $(METHODS),--methods $(METHODS))
+	$(DIGITS) sweep --out $(OUT) --methods $(METHODS) --learning-rates $(RATES) \
+	  --seeds $(SEEDS) --tuning-seeds $(SEEDS)
+	$(DIGITS) report --out $(OUT)
 
 paper: .venv/demo  ## the paper's tables and figures, small, on rendered scenes; in out/paper
 	$(BIN)/python -m benchmarks.experiments.paper

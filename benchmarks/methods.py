@@ -1,23 +1,131 @@
-"""The methods that share a table, and what makes one gradient of a model's losses."""
+"""The aggregators of the library, and the methods that the experiments compare.
+
+``AGGREGATORS`` has one row for each factory, with what the benchmarks and the tests
+must know of it. ``METHODS`` has the rows of the experiments' tables: an aggregator with
+its options.
+"""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
 
-from maxgnr_jax import (
-  GradientStats,
-  Solver,
-  aggregators,
-  maxgnr,
-  steepest_descent,
-  value_and_combined_grad,
-  value_and_flat_task_grads,
-  value_and_task_grads,
-)
+from maxgnr_jax import GradientStats, Solver, aggregators, maxgnr, steepest_descent
+
+
+class Aggregator(NamedTuple):
+  """A factory of transformations, and what is known of it.
+
+  Attributes:
+    factory: Takes ``num_tasks=`` and the arguments below, returns a transformation.
+    arguments: Arguments that the factory has no default for, and their values here.
+    needs: Extra arguments of ``update`` besides the gradients: ``losses`` and ``kpis``
+      are arrays [K], ``flat_grads`` is a tree like the gradients.
+    on_trunk: Whether it measures gradients, so that the factory takes ``shared=``.
+    degree: When all gradients are multiplied by s, the update is multiplied by s to
+      this power.
+    schedulable: A numeric argument, its default, and another value that leads to other
+      updates. None if the factory has no such argument.
+  """
+
+  factory: Callable[..., optax.GradientTransformation]
+  arguments: Mapping[str, Any] = {}
+  needs: tuple[str, ...] = ()
+  on_trunk: bool = True
+  degree: float = 1.0
+  schedulable: tuple[str, float, float] | None = None
+
+  def make(
+    self, num_tasks: int, shared: Any = None, **options: Any
+  ) -> optax.GradientTransformation:
+    """A transformation for K tasks that measures gradients where ``shared`` says."""
+    if self.on_trunk:
+      options["shared"] = shared
+    return self.factory(num_tasks=num_tasks, **{**self.arguments, **options})
+
+
+def _constant_weights(num_tasks: int) -> optax.GradientTransformation:
+  return aggregators.constant_weights([1.0] * num_tasks)
+
+
+def _flat_regions(
+  num_tasks: int | None = None,
+  shared: Any = None,
+  inner: Callable[..., optax.GradientTransformation] = aggregators.imtl_g,
+) -> optax.GradientTransformation:
+  return aggregators.flat_regions(inner(num_tasks=num_tasks, shared=shared))
+
+
+def _ngdiff(num_tasks: int, shared: Any = None) -> optax.GradientTransformation:
+  """NGDiff without a task to unlearn."""
+  return aggregators.ngdiff([1] * num_tasks, shared=shared)
+
+
+def _of_losses(
+  factory: Callable[..., optax.GradientTransformation], **known: Any
+) -> Aggregator:
+  """A row of a method that looks at losses and measures no gradient."""
+  return Aggregator(factory, needs=("losses",), on_trunk=False, **known)
+
+
+AGGREGATORS = {
+  "maxgnr": Aggregator(maxgnr, schedulable=("gamma", 0.9, 0.1)),
+  "aligned_mtl": Aggregator(aggregators.aligned_mtl),
+  "bmtl": _of_losses(aggregators.bmtl, schedulable=("temperature", 1.0, 0.1)),
+  "cagrad": Aggregator(aggregators.cagrad, schedulable=("c", 0.5, 0.1)),
+  "config": Aggregator(aggregators.config),
+  "conicgrad": Aggregator(aggregators.conicgrad, schedulable=("c", 0.5, 0.99)),
+  "constant_weights": Aggregator(_constant_weights, on_trunk=False),
+  "db_mtl": Aggregator(
+    aggregators.db_mtl, needs=("losses",), schedulable=("beta", 0.9, 0.1)
+  ),
+  "dtp": Aggregator(
+    aggregators.dtp, needs=("kpis",), on_trunk=False, schedulable=("gamma", 1.0, 3.0)
+  ),
+  "dualproj": Aggregator(aggregators.dualproj),
+  "dwa": _of_losses(
+    aggregators.dwa,
+    arguments={"steps_per_epoch": 100},
+    schedulable=("temperature", 2.0, 0.2),
+  ),
+  "equal_weights": Aggregator(aggregators.equal_weights, on_trunk=False),
+  "excess_mtl": Aggregator(
+    aggregators.excess_mtl, schedulable=("step_size", 0.01, 0.5)
+  ),
+  "fairgrad": Aggregator(
+    aggregators.fairgrad, degree=0.0, schedulable=("alpha", 1.0, 2.0)
+  ),
+  "famo": _of_losses(aggregators.famo, schedulable=("min_losses", 0.0, 0.2)),
+  "flat_regions": Aggregator(_flat_regions, needs=("flat_grads",)),
+  "gls": _of_losses(aggregators.gls),
+  "graddrop": Aggregator(
+    aggregators.graddrop, on_trunk=False, schedulable=("leak", 0.0, 0.5)
+  ),
+  "gradient_dropout": Aggregator(
+    aggregators.gradient_dropout, on_trunk=False, schedulable=("rate", 0.1, 0.3)
+  ),
+  "gradient_norm_scaling": Aggregator(aggregators.gradient_norm_scaling),
+  "gradnorm": Aggregator(aggregators.gradnorm, needs=("losses",)),
+  "gradvac": Aggregator(aggregators.gradvac),
+  "imtl_g": Aggregator(aggregators.imtl_g),
+  "imtl_l": _of_losses(aggregators.imtl_l),
+  "krum": Aggregator(aggregators.krum),
+  "mgda": Aggregator(aggregators.mgda),
+  "moco": Aggregator(aggregators.moco, schedulable=("gamma", 0.1, 0.5)),
+  "modo": Aggregator(aggregators.modo, schedulable=("gamma", 0.1, 0.5)),
+  "nash_mtl": Aggregator(aggregators.nash_mtl, degree=0.0),
+  "ngdiff": Aggregator(_ngdiff, degree=0.0),
+  "pcgrad": Aggregator(aggregators.pcgrad),
+  "random_weights": Aggregator(aggregators.random_weights, on_trunk=False),
+  "sdmgrad": Aggregator(aggregators.sdmgrad, schedulable=("direction", 0.3, 3.0)),
+  "slaw": _of_losses(aggregators.slaw, schedulable=("beta", 0.99, 0.1)),
+  "stch": _of_losses(aggregators.stch, schedulable=("mu", 1.0, 0.1)),
+  "trimmed_mean": Aggregator(aggregators.trimmed_mean, on_trunk=False),
+  "uncertainty": _of_losses(aggregators.uncertainty),
+  "upgrad": Aggregator(aggregators.upgrad),
+}
 
 
 class Setting(NamedTuple):
@@ -26,20 +134,24 @@ class Setting(NamedTuple):
   Attributes:
     num_tasks: K.
     shared: Function from the parameters to bools: where gradients are measured.
-    steps_per_epoch: What DWA and its like call an epoch.
+    steps_per_epoch: Steps of an epoch, over which DWA averages losses.
+    layers: Function from the parameters to labels, for methods with weights for each
+      layer. None if the problem does not say what its layers are.
   """
 
   num_tasks: int
   shared: Callable[[Any], Any]
   steps_per_epoch: int
+  layers: Callable[[Any], Any] | None = None
 
 
 class Method(NamedTuple):
-  """What turns stacked gradients into one.
+  """A row of the experiments' tables.
 
   Attributes:
-    make: From a setting to a transformation.
-    flat_radius: Of the perturbation, if it takes flat gradients as well.
+    make: From a setting to a transformation of stacked gradients.
+    flat_radius: Radius of the perturbation at which flat gradients are taken; None for
+      a method that takes none.
     refresh_every: Steps from one choice of weights to the next.
   """
 
@@ -48,242 +160,135 @@ class Method(NamedTuple):
   refresh_every: int = 1
 
 
-def _equal_weights(stats: GradientStats):
-  return jnp.full_like(stats.gradient_norm, 1 / stats.gradient_norm.size)
-
-
-def on_trunk(factory, *args, **options) -> Method:
-  """A method that measures the gradients of the trunk."""
+def _method(
+  aggregator: str,
+  of_setting: Callable[[Setting], dict[str, Any]] = lambda setting: {},
+  **options: Any,
+) -> Method:
+  """An aggregator with options, of which the problem's setting may decide some."""
 
   def make(setting: Setting) -> optax.GradientTransformation:
-    return factory(*args, num_tasks=setting.num_tasks, shared=setting.shared, **options)
+    chosen: dict[str, Any] = {"shared": setting.shared, **options}
+    row = AGGREGATORS[aggregator]
+    return row.make(setting.num_tasks, **chosen, **of_setting(setting))
 
   return Method(make)
 
 
-def _everywhere(factory, *args, **options) -> Method:
-  """A method that looks at losses only, or at every coordinate or parameter."""
-  return Method(lambda setting: factory(*args, num_tasks=setting.num_tasks, **options))
+_MAXGNR = re.compile(
+  r"maxgnr-(?P<gamma>\d+(\.\d+)?)(?P<paper>-paper-solver)?"
+  r"(-noise-(?P<noise>\d+(\.\d+)?))?(?P<layers>-by-layer)?"
+  r"(-every-(?P<every>[1-9]\d*))?(?P<all>-all)?"
+)
+_MAXGNR_NAMES = (
+  "maxgnr-GAMMA[-paper-solver][-noise-DECAY][-by-layer][-every-STEPS][-all]"
+)
 
 
-def _dwa(setting: Setting) -> optax.GradientTransformation:
-  return aggregators.dwa(setting.steps_per_epoch, num_tasks=setting.num_tasks)
+def _maxgnr(name: str) -> Method | None:
+  """MaxGNR with the options that its name lists; None if it is no such name."""
+  found = _MAXGNR.fullmatch(name)
+  if found is None:
+    return None
+  options: dict[str, Any] = {"gamma": float(found["gamma"])}
+  if found["paper"]:
+    options["solver"] = steepest_descent()
+  if found["noise"]:
+    options["noise_decay"] = float(found["noise"])
+  if found["all"]:
+    options["shared"] = None
+
+  def of_setting(setting: Setting) -> dict[str, Any]:
+    if not found["layers"]:
+      return {}
+    if setting.layers is None:
+      raise ValueError(
+        f"the method {name} needs a problem that says what its layers are "
+        "(`Problem.layers`): choose another method"
+      )
+    return {"groups": setting.layers}
+
+  method = _method("maxgnr", of_setting, **options)
+  return method._replace(refresh_every=int(found["every"] or 1))
 
 
-def _unit_gradients(setting: Setting) -> optax.GradientTransformation:
-  """NGDiff that unlearns no task."""
-  return aggregators.ngdiff([1] * setting.num_tasks, shared=setting.shared)
+def _equal_weights(stats: GradientStats):
+  return jnp.full_like(stats.gradient_norm, 1 / stats.gradient_norm.size)
 
 
-def _flat_imtl_g(setting: Setting) -> optax.GradientTransformation:
-  return aggregators.flat_regions(
-    aggregators.imtl_g(num_tasks=setting.num_tasks, shared=setting.shared)
-  )
-
-
-# With equal weights the GNR is measured as MaxGNR measures it.
-EQUAL_WEIGHTS = on_trunk(maxgnr, 0.9, solver=Solver(_equal_weights))
+# Equal weights by way of `maxgnr`, so that the GNR is measured as MaxGNR measures it.
+EQUAL_WEIGHTS = _method("maxgnr", gamma=0.9, solver=Solver(_equal_weights))
 
 # Name on the command line and in the table -> method.
 METHODS = {
   "equal-weights": EQUAL_WEIGHTS,
-  "maxgnr-0.5": on_trunk(maxgnr, 0.5),
-  "maxgnr-0.9": on_trunk(maxgnr, 0.9),
-  "maxgnr-0.9-paper-solver": on_trunk(maxgnr, 0.9, solver=steepest_descent()),
-  "maxgnr-0.9-noise-0.9": on_trunk(maxgnr, 0.9, noise_decay=0.9),
-  "maxgnr-0.9-noise-0.99": on_trunk(maxgnr, 0.9, noise_decay=0.99),
-  "maxgnr-0.9-every-4": on_trunk(maxgnr, 0.9)._replace(refresh_every=4),
-  "maxgnr-0.9-every-16": on_trunk(maxgnr, 0.9)._replace(refresh_every=16),
-  "dwa": Method(_dwa),
-  "uncertainty": _everywhere(aggregators.uncertainty),
-  "gradnorm": on_trunk(aggregators.gradnorm),
-  "mgda": on_trunk(aggregators.mgda),
-  "pcgrad": on_trunk(aggregators.pcgrad),
-  "dtp": _everywhere(aggregators.dtp),
-  "gls": _everywhere(aggregators.gls),
-  "imtl-g": on_trunk(aggregators.imtl_g),
-  "imtl-l": _everywhere(aggregators.imtl_l),
-  "gradient-norm-scaling": on_trunk(aggregators.gradient_norm_scaling),
-  "cagrad": on_trunk(aggregators.cagrad),
-  "nash-mtl": on_trunk(aggregators.nash_mtl),
-  "fairgrad-2": on_trunk(aggregators.fairgrad, 2.0),
-  "conicgrad": on_trunk(aggregators.conicgrad),
-  "ngdiff": Method(_unit_gradients),
-  "slaw": _everywhere(aggregators.slaw),
-  "bmtl": _everywhere(aggregators.bmtl),
-  "gradient-dropout": _everywhere(aggregators.gradient_dropout),
-  "flat-imtl-g": Method(_flat_imtl_g, flat_radius=0.05),
-  "upgrad": on_trunk(aggregators.upgrad),
-  "dualproj": on_trunk(aggregators.dualproj),
-  "aligned-mtl": on_trunk(aggregators.aligned_mtl),
-  "config": on_trunk(aggregators.config),
-  "graddrop": _everywhere(aggregators.graddrop),
-  "gradvac": on_trunk(aggregators.gradvac),
-  "random-weights": _everywhere(aggregators.random_weights),
-  "famo": _everywhere(aggregators.famo),
-  "stch": _everywhere(aggregators.stch),
-  "db-mtl": on_trunk(aggregators.db_mtl),
-  "moco": on_trunk(aggregators.moco),
-  "excess-mtl": on_trunk(aggregators.excess_mtl),
-  "sdmgrad": on_trunk(aggregators.sdmgrad),
-  "modo": on_trunk(aggregators.modo),
-  "krum": on_trunk(aggregators.krum),
-  "trimmed-mean": _everywhere(aggregators.trimmed_mean),
+  **{
+    name: method
+    for name in (
+      "maxgnr-0.5",
+      "maxgnr-0.9",
+      "maxgnr-0.9-paper-solver",
+      "maxgnr-0.9-noise-0.9",
+      "maxgnr-0.9-noise-0.99",
+      "maxgnr-0.9-by-layer",
+      "maxgnr-0.9-every-4",
+      "maxgnr-0.9-every-16",
+    )
+    if (method := _maxgnr(name))
+  },
+  "dwa": _method("dwa", lambda setting: {"steps_per_epoch": setting.steps_per_epoch}),
+  "uncertainty": _method("uncertainty"),
+  "gradnorm": _method("gradnorm"),
+  "mgda": _method("mgda"),
+  "pcgrad": _method("pcgrad"),
+  "dtp": _method("dtp"),
+  "gls": _method("gls"),
+  "imtl-g": _method("imtl_g"),
+  "imtl-l": _method("imtl_l"),
+  "gradient-norm-scaling": _method("gradient_norm_scaling"),
+  "cagrad": _method("cagrad"),
+  "nash-mtl": _method("nash_mtl"),
+  "fairgrad-2": _method("fairgrad", alpha=2.0),
+  "conicgrad": _method("conicgrad"),
+  "ngdiff": _method("ngdiff"),
+  "slaw": _method("slaw"),
+  "bmtl": _method("bmtl"),
+  "gradient-dropout": _method("gradient_dropout"),
+  "flat-imtl-g": _method("flat_regions")._replace(flat_radius=0.05),
+  "upgrad": _method("upgrad"),
+  "dualproj": _method("dualproj"),
+  "aligned-mtl": _method("aligned_mtl"),
+  "config": _method("config"),
+  "graddrop": _method("graddrop"),
+  "gradvac": _method("gradvac"),
+  "random-weights": _method("random_weights"),
+  "famo": _method("famo"),
+  "stch": _method("stch"),
+  "db-mtl": _method("db_mtl"),
+  "moco": _method("moco"),
+  "excess-mtl": _method("excess_mtl"),
+  "sdmgrad": _method("sdmgrad"),
+  "modo": _method("modo"),
+  "krum": _method("krum"),
+  "trimmed-mean": _method("trimmed_mean"),
 }
-
-_MAXGNR = re.compile(
-  r"maxgnr-(?P<gamma>\d+(\.\d+)?)(?P<paper>-paper-solver)?(?P<all>-all)?"
-)
 
 
 def named(name: str) -> Method:
-  """The method of a name: one of ``METHODS``, or MaxGNR with its options.
+  """Finds the method of a name: one of ``METHODS``, or MaxGNR with its options.
 
-  ``maxgnr-GAMMA[-paper-solver][-all]``: γ in [0, 1), solved as in Section 5.1 of the
-  paper or exactly, measured on all parameters or on those that the tasks share.
-
-  Raises:
-    ValueError: if there is none of that name.
-  """
-  if name in METHODS:
-    return METHODS[name]
-  options = _MAXGNR.fullmatch(name)
-  if options is None:
-    raise ValueError(
-      f"there is no method {name!r}: it must be maxgnr-GAMMA[-paper-solver][-all] or "
-      f"one of {', '.join(METHODS)}"
-    )
-  kind = _everywhere if options["all"] else on_trunk
-  solver = {"solver": steepest_descent()} if options["paper"] else {}
-  return kind(maxgnr, float(options["gamma"]), **solver)
-
-
-def task_gradients(
-  task_losses: Callable[..., tuple[Any, Any, Any]],
-  microbatches: int | None = None,
-  flat_radius: float | None = None,
-) -> Callable[..., tuple[Any, dict[str, Any]]]:
-  """What most methods are made of: it depends on none of them.
-
-  Args:
-    task_losses: From parameters, batch and more to the losses, the tasks' key
-      performance indicators in [0, 1], both dicts of scalars, and anything else.
-    microbatches: Parts in which a batch is taken; what the losses return besides is
-      then the mean over them.
-    flat_radius: Of the perturbation, for flat gradients as well.
-
-  Returns:
-    A function of the losses' arguments to ``((losses, kpis, rest), gradients)``, of
-    which the latter holds ``grads`` and what else an update takes.
+  ``maxgnr-GAMMA[-paper-solver][-noise-DECAY][-by-layer][-every-STEPS][-all]``: γ in
+  [0, 1); solved as in Section 5.1 of the paper instead of exactly; with a running mean
+  of the noise; with weights for each layer; with weights that are kept for some steps;
+  measured on all parameters instead of those that the tasks share.
 
   Raises:
-    ValueError: for microbatches of flat gradients, which are taken at once.
+    ValueError: if there is no method of that name.
   """
-  losses_and_aux = _with_aux(task_losses)
-  if flat_radius is None:
-    differentiated = value_and_task_grads(
-      losses_and_aux, has_aux=True, microbatches=microbatches
-    )
-
-    def gradients(*args):
-      (losses, aux), grads = differentiated(*args)
-      kpis, rest = _whole(aux, microbatches)
-      return (losses, kpis, rest), {"grads": grads, "losses": losses, "kpis": kpis}
-
-    return gradients
-
-  if microbatches is not None:
+  method = METHODS.get(name) or _maxgnr(name)
+  if method is None:
     raise ValueError(
-      "a method of flat gradients takes a batch at once: leave microbatches out"
+      f"there is no method {name!r}: it must be {_MAXGNR_NAMES} or one of "
+      f"{', '.join(METHODS)}"
     )
-  perturbed = value_and_flat_task_grads(losses_and_aux, flat_radius, has_aux=True)
-
-  def flat_gradients(*args):
-    (losses, aux), (grads, flat_grads) = perturbed(*args)
-    found = {"grads": grads, "flat_grads": flat_grads, "losses": losses}
-    return (losses, *aux), found
-
-  return flat_gradients
-
-
-class Combination(NamedTuple):
-  """Pure functions: K losses to one gradient, by a method.
-
-  Attributes:
-    init: From the parameters to the method's state.
-    value_and_grad: From state and the losses' arguments to
-      ``((losses, kpis, rest), gradient, state)``.
-    combine: From the gradients of :func:`task_gradients`, state and parameters to
-      gradient and state; None if not every step takes all gradients.
-  """
-
-  init: Callable[[Any], Any]
-  value_and_grad: Callable[..., tuple[Any, Any, Any]]
-  combine: Callable[[dict[str, Any], Any, Any], tuple[Any, Any]] | None
-
-
-def combination(
-  method: Method,
-  task_losses: Callable[..., tuple[Any, Any, Any]],
-  setting: Setting,
-  microbatches: int | None = None,
-) -> Combination:
-  """The gradient that ``method`` makes of the gradients of ``task_losses``.
-
-  Args:
-    method: One of ``METHODS``.
-    task_losses: As in :func:`task_gradients`.
-    setting: Of the problem.
-    microbatches: As in :func:`task_gradients`.
-  """
-  aggregator = optax.with_extra_args_support(method.make(setting))
-  if method.refresh_every > 1:
-    refreshed = value_and_combined_grad(
-      _with_aux(task_losses),
-      aggregator,
-      refresh_every=method.refresh_every,
-      has_aux=True,
-      microbatches=microbatches,
-    )
-
-    def refresh(state, *args):
-      (losses, aux), grad, state = refreshed.value_and_grad(state, *args)
-      return (losses, *_whole(aux, microbatches)), grad, state
-
-    return Combination(refreshed.init, refresh, None)
-
-  gradients = task_gradients(task_losses, microbatches, method.flat_radius)
-
-  def combine(found, state, params):
-    extra_args = {name: value for name, value in found.items() if name != "grads"}
-    return aggregator.update(found["grads"], state, params, **extra_args)
-
-  def value_and_grad(state, params, *args):
-    values, found = gradients(params, *args)
-    return values, *combine(found, state, params)
-
-  return Combination(aggregator.init, value_and_grad, combine)
-
-
-def _with_aux(task_losses):
-  def losses_and_aux(*args):
-    losses, *aux = task_losses(*args)
-    return losses, tuple(aux)
-
-  return losses_and_aux
-
-
-def _whole(aux, microbatches: int | None):
-  """Of what parts of a batch left: the mean, and the last of what has none."""
-  if microbatches is None:
-    return aux
-  return jax.tree.map(
-    lambda x: x.mean(0) if jnp.issubdtype(x.dtype, jnp.floating) else x[-1], aux
-  )
-
-
-def weights_and_gnr(state: Any) -> tuple[jax.Array, jax.Array]:
-  """The weights in use, [K], and the GNRs under them: NaN where not measured."""
-  # Of two aggregates, as of flat regions, the first.
-  _, weights = optax.tree.get_all_with_path(state, "weights")[0]
-  return weights, optax.tree.get(state, "gnr", jnp.full_like(weights, jnp.nan))
+  return method

@@ -1,4 +1,4 @@
-"""Problems of Eq. 17 to try a solver on; `python -m tests.solver_battery` tries it."""
+"""Problems of Eq. 17 to try a solver on: ``python -m benchmarks.accuracy.battery``."""
 
 import itertools
 from typing import NamedTuple
@@ -24,23 +24,27 @@ class Problem(NamedTuple):
 
 
 def independent(num_tasks, condition_number, rng):
+  """Draws independent noises."""
   del condition_number
   return rng.normal(size=(num_tasks, 4 * num_tasks))
 
 
 def random_spectrum(num_tasks, condition_number, rng):
+  """Draws noises whose Gramian has a geometric spectrum in a random basis."""
   rotation, _ = np.linalg.qr(rng.normal(size=(num_tasks, num_tasks)))
   spectrum = np.geomspace(1, 1 / condition_number, num_tasks)
   return _with_condition((rotation * spectrum) @ rotation.T, condition_number)
 
 
 def positively_equicorrelated(num_tasks, condition_number, rng):
+  """Makes noises of which every two have the same positive correlation."""
   del rng
   correlation = (condition_number - 1) / (condition_number - 1 + num_tasks)
   return _equicorrelated(num_tasks, correlation)
 
 
 def negatively_equicorrelated(num_tasks, condition_number, rng):
+  """Makes noises of which every two have the same negative correlation."""
   del rng
   correlation = (1 - condition_number) / (1 + condition_number * (num_tasks - 1))
   return _equicorrelated(num_tasks, correlation)
@@ -55,6 +59,7 @@ def one_common_noise(num_tasks, condition_number, rng):
 
 
 def low_rank_plus_identity(num_tasks, condition_number, rng):
+  """Draws noises whose Gramian is of low rank, apart from a small multiple of I."""
   factors = rng.normal(size=(num_tasks, max(1, num_tasks // 4)))
   return _with_condition(
     factors @ factors.T + 1e-6 * np.eye(num_tasks), condition_number

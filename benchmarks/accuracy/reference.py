@@ -36,7 +36,7 @@ def optimal_weights(momentum_norm, noise):
   if noisy.any():
     unit = (noise[noisy] / noise_norm[noisy, None]).T
     # The Gram matrix keeps D out of the least squares: ‖N v‖ = ‖R v‖.
-    unit = np.linalg.qr(unit, mode="r")
+    _, unit = np.linalg.qr(unit)
     bound = noise_norm[noisy] * inverse[noisy]
     bound_scale = bound.max()
     bound /= bound_scale

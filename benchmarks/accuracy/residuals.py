@@ -1,8 +1,9 @@
-"""How well the other methods' problems are solved: ``python -m benchmarks.accuracy.residuals``.
+"""Measures how exactly the aggregators solve their problems, in float32 on the device.
 
-In float32, on the device, against the problem in float64. Gradients are the vectors of
-the solvers' benchmark: independent or correlated in several ways, of condition numbers
-10 and 1,000 and norms over one order of magnitude.
+``python -m benchmarks.accuracy.residuals`` compares each solution with the problem in
+float64. Gradients are the vectors of the solvers' benchmark: independent or correlated
+in several ways, with condition numbers of 10 and 1,000 and norms that spread over one
+order of magnitude.
 """
 
 import argparse

@@ -16,8 +16,6 @@ _OPERATION = ("data", "out", "resume", "checkpoint_seconds", "tensorboard")
 class Settings:
   """What all runs of a sweep share. Defaults are the paper's (Section 5.1)."""
 
-  data: Path
-  """The data: a folder or file."""
   out: Path = Path("out/run")
   """Folder for settings, log, checkpoints and results."""
   batch_size: int = 2
@@ -30,12 +28,15 @@ class Settings:
   """Share of the training set that is held out to choose settings by."""
   checkpoint_seconds: float = 60.0
   """Least time between two checkpoints."""
+  steps_per_call: int = 1
+  """Steps that one compiled call takes, a divisor of an epoch's steps. More are faster
+  for a small model; a run that is killed goes on after the last whole call."""
   tensorboard: bool = False
   """Log for TensorBoard besides the CSV file."""
 
   def __post_init__(self) -> None:
     """Finds what is out of range before anything is loaded."""
-    for name in ("batch_size", "microbatches", "epochs"):
+    for name in ("batch_size", "microbatches", "epochs", "steps_per_call"):
       if getattr(self, name) < 1:
         raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
     if self.batch_size % self.microbatches:
@@ -48,6 +49,14 @@ class Settings:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class FileSettings(Settings):
+  """The settings of a problem whose data are files."""
+
+  data: Path
+  """The data: a folder or file."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Run(Settings):
   """One training run."""
 
@@ -56,7 +65,7 @@ class Run(Settings):
   gamma: float = 0.9
   """MaxGNR's decay of the momentum."""
   solver: Literal["exact", "paper"] = "exact"
-  """MaxGNR's: the optimum of Eq. 17, or the paper's 100 steps of steepest descent."""
+  """How MaxGNR solves Eq. 17: exactly, or by the paper's 100 steepest-descent steps."""
   measure: Literal["trunk", "all"] = "trunk"
   """Which parameters' gradients MaxGNR measures: the shared ones, or all."""
   task: str | None = None
@@ -64,7 +73,7 @@ class Run(Settings):
   learning_rate: float = 1e-4
   """Adam's."""
   seed: int = 0
-  """Of the initial parameters and the order of the data."""
+  """Determines the initial parameters and the order of the data."""
   resume: bool = False
   """Go on where the run in ``out`` stopped."""
 

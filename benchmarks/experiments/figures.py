@@ -1,4 +1,4 @@
-"""The paper's figures 1, 4 and 5, and one of Δm."""
+"""The paper's figures 1, 4 and 5, learning curves, and a figure of Δm."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,11 +8,20 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from benchmarks.experiments.metric import Metric
 from benchmarks.experiments.noise import GradientNoise
+from benchmarks.experiments.problem import SPLITS
 from benchmarks.experiments.summary import JUDGED
 
 COLOURS = mpl.color_sequences["tab20"]
-_MANY = 6  # tasks: then a legend has no room
+_MANY = 6  # with more tasks a legend has no room
+_QUANTITIES = {
+  "weight": "task weight, mean of the epoch",
+  "gnr": "gradient-to-noise ratio of the epoch",
+}
+
+# Method -> histories of its seeds, as in a run's ``result.json``.
+Histories = Mapping[str, Sequence[list[dict[str, Any]]]]
 
 
 def delta_m(summary: dict[str, Any], judged: str, path: Path) -> None:
@@ -49,38 +58,105 @@ def gradient_norms(noise: GradientNoise, tasks: Sequence[str], title: str, path:
   figure.savefig(path, dpi=110)
 
 
-def weights(
-  histories: Mapping[str, Sequence[list[dict]]],
+def over_training(
+  histories: Histories,
+  quantity: str,
   tasks: Sequence[str],
   title: str,
   path: Path,
 ) -> None:
-  """Figure 4: each task's weight over training; methods beside each other.
+  """Figure 4, and the same of the GNR: a panel per method, a line per task.
+
+  A line is the mean over seeds, a band the range of them.
 
   Args:
     histories: Method -> histories of its seeds.
+    quantity: ``"weight"`` or ``"gnr"``, the column of a history that is drawn.
     tasks: Sorted names.
-    title: Of the figure.
+    title: The figure's title.
     path: PNG to write.
   """
-  figure = Figure(figsize=(1 + 3.6 * len(histories), 3.6), layout="constrained")
-  axes = figure.subplots(1, len(histories), sharey=True, squeeze=False)[0]
-  for ax, (method, seeds) in zip(axes, histories.items(), strict=True):
-    epochs = [row["epoch"] for row in seeds[0]]
+  rows, columns, figure = _grid(len(histories), 6, 3.0)
+  axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+  for ax in axes.flat[len(histories) :]:
+    ax.set_axis_off()
+  for ax, (method, seeds) in zip(axes.flat, histories.items(), strict=False):
     for index, task in enumerate(tasks):
-      values = np.array([[row["weight"][task] for row in rows] for rows in seeds])
-      colour = _colour(index)
-      ax.plot(epochs, values.mean(0), color=colour, label=task)
-      ax.fill_between(
-        epochs, values.min(0), values.max(0), color=colour, alpha=0.2, lw=0
-      )
-    ax.set(title=method, xlabel="epoch", ylim=(0, 1))
+      values = [[row[quantity][task] for row in rows] for rows in seeds]
+      # Lines may coincide: each is thinner than the one before.
+      width = max(1.0, 4.0 - index) if len(tasks) <= _MANY else 1.0
+      style = {"color": _colour(index), "lw": width, "label": task}
+      _line(ax, seeds[0], np.array(values, float), style)
+    ax.set_title(method, fontsize="small")
     ax.grid(alpha=0.3)
-  axes[0].set_ylabel("task weight, mean of the epoch")
+  for ax in axes[-1]:
+    ax.set_xlabel("epoch")
+  for ax in axes[:, 0]:
+    ax.set_ylabel(_QUANTITIES[quantity])
+  if quantity == "gnr":
+    axes[0][0].set_yscale("log")
+  else:
+    axes[0][0].set_ylim(bottom=0)
   if len(tasks) <= _MANY:
-    axes[-1].legend()
+    axes.flat[len(histories) - 1].legend(fontsize="small")
   figure.suptitle(title, fontsize="medium")
-  figure.savefig(path, dpi=110)
+  figure.savefig(path, dpi=110 if rows == 1 else 70)
+
+
+def curves(
+  histories: Histories, metrics: Sequence[Metric], title: str, path: Path
+) -> None:
+  """Learning curves: a panel per metric, a line per method.
+
+  On the validation data where there are any, otherwise on the test set. The row
+  ``single-task`` is dashed; each of its metrics is that of the task's own model.
+
+  Args:
+    histories: Method -> histories of its seeds.
+    metrics: The panels.
+    title: The figure's title.
+    path: PNG to write.
+  """
+  rows, columns, figure = _grid(len(metrics), 4, 3.2)
+  axes = figure.subplots(rows, columns, sharex=True, squeeze=False)
+  for ax in axes.flat[len(metrics) :]:
+    ax.set_axis_off()
+  first = next(iter(histories.values()))[0][0]
+  split = next(split for split in SPLITS if split in first)
+  for ax, metric in zip(axes.flat, metrics, strict=False):
+    colours = iter(mpl.color_sequences["tab10"])
+    for method, seeds in histories.items():
+      values = [[row[split][metric.name] for row in rows] for rows in seeds]
+      style: dict[str, Any] = {"color": "black", "ls": "--"}
+      if method != "single-task":
+        style = {"color": next(colours)}
+      _line(ax, seeds[0], np.array(values, float), style | {"label": method})
+    ax.set_title(f"{metric.task} {metric.label}", fontsize="small")
+    ax.grid(alpha=0.3)
+    if metric.sign < 0:
+      ax.set_yscale("log")
+  for ax in axes[-1]:
+    ax.set_xlabel("epoch")
+  handles, labels = axes.flat[0].get_legend_handles_labels()
+  figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize="small")
+  figure.suptitle(f"{title}, {split}", fontsize="medium")
+  figure.savefig(path, dpi=110 if rows == 1 else 70)
+
+
+def _grid(panels: int, most: int, side: float) -> tuple[int, int, Figure]:
+  """Rows and columns that hold so many panels, and a figure of that size."""
+  rows = -(-panels // most)
+  columns = -(-panels // rows)
+  size = (1 + side * columns, 0.8 + 0.9 * side * rows)
+  return rows, columns, Figure(figsize=size, layout="constrained")
+
+
+def _line(ax, rows: list[dict], values: np.ndarray, style: dict[str, Any]) -> None:
+  """The mean of values [seeds, epochs] as a line, their range as a band."""
+  epochs = [row["epoch"] for row in rows]
+  ax.plot(epochs, values.mean(0), **style)
+  band = (values.min(0), values.max(0))
+  ax.fill_between(epochs, *band, color=style["color"], alpha=0.2, lw=0)
 
 
 def norms_and_gnr(

@@ -12,11 +12,21 @@ from benchmarks.experiments.problem import Batch
 
 
 def stream(
-  batches: grain.MapDataset, start: int = 0, stop: int | None = None
+  batches: grain.MapDataset, start: int = 0, stop: int | None = None, stacked: int = 1
 ) -> Iterator[Batch]:
-  """The batches of steps ``start`` to ``stop``, made ahead by other threads."""
+  """Yields the batches of steps ``start`` to ``stop``, made ahead by other threads.
+
+  Args:
+    batches: Element t is the batch of step t.
+    start: The first step.
+    stop: The step after the last one; None for no end.
+    stacked: Batches that come at once; more than 1 are stacked on a new leading axis.
+  """
   options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
-  return iter(batches[start:stop].to_iter_dataset(options))
+  chosen = batches[start:stop]
+  if stacked > 1:
+    chosen = chosen.batch(stacked)
+  return iter(chosen.to_iter_dataset(options))
 
 
 @functools.lru_cache(maxsize=16)  # an epoch's steps share it

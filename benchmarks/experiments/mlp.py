@@ -38,3 +38,13 @@ class MLP(nnx.Module):
 def trunk_only(params: nnx.State) -> nnx.State:
   """True for the parameters of the trunk: where MaxGNR measures gradients."""
   return jax.tree.map_with_path(lambda path, _: path[0].key == "trunk", params)
+
+
+def layers(params: nnx.State) -> nnx.State:
+  """Labels the hidden layers of an :class:`MLP`; the heads go with the last one."""
+
+  def label(path, _):
+    in_first = path[0].key == "trunk" and path[2].key == 0
+    return "first layer" if in_first else "last layer"
+
+  return jax.tree.map_with_path(label, params)

@@ -10,9 +10,9 @@ import numpy as np
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from benchmarks.combination import task_gradients
 from benchmarks.experiments.metric import add
 from benchmarks.experiments.problem import Batch, Problem
-from benchmarks.methods import task_gradients
 
 # Measured with the scenes' network: half the time to compile, the same to run.
 CPU_OPTIONS = {"xla_backend_optimization_level": 1}
@@ -81,10 +81,10 @@ class Model:
     microbatches: int | None = None,
     flat_radius: float | None = None,
   ) -> Callable[..., tuple[Any, dict[str, Any]]]:
-    """Of the losses of ``tasks``: :func:`benchmarks.methods.task_gradients`, jitted.
+    """Compiles :func:`benchmarks.combination.task_gradients` for the losses of tasks.
 
-    A function of parameters, batch and batch statistics. Most of what there is to
-    compile is here, once for all methods.
+    Returns a function of parameters, batch and batch statistics, made once for all
+    methods, because most of what there is to compile is in it.
     """
     losses = functools.partial(self.losses, tasks=tasks)
     return CompiledOnce(task_gradients(losses, microbatches, flat_radius))
@@ -100,11 +100,16 @@ class Model:
     model = nnx.merge(self._graphdefs[1], params, rest, copy=True)
     return self.problem.sums(model(batch[self.problem.inputs]), batch)
 
-  def on_devices(self, batch: Batch) -> Batch:
-    """A part on each device; a last batch that cannot be shared, whole on all."""
-    rows = len(next(iter(batch.values())))
-    axis = None if rows % self.mesh.size else "data"
-    return jax.device_put(batch, NamedSharding(self.mesh, PartitionSpec(axis)))
+  def on_devices(self, batch: Batch, stacked: bool = False) -> Batch:
+    """Puts a part of a batch on each device, or all of it if it cannot be divided.
+
+    Args:
+      batch: Arrays with examples on the leading axis.
+      stacked: Whether several batches are stacked before that axis.
+    """
+    rows = next(iter(batch.values())).shape[int(stacked)]
+    axes = (None,) * stacked + (None if rows % self.mesh.size else "data",)
+    return jax.device_put(batch, NamedSharding(self.mesh, PartitionSpec(*axes)))
 
   def replicate(self, tree: Any) -> Any:
     """A tree of arrays, whole on every device."""

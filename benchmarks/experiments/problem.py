@@ -26,6 +26,8 @@ class Problem:
     inputs: Which array of a batch the model takes.
     make_model: From :class:`flax.nnx.Rngs` to a model: inputs to outputs.
     trunk_only: From the parameters to bools, True where tasks share them.
+    layers: From the parameters to labels, the same for all parameters of a layer, for
+      methods that weight the tasks in each layer; None if there are no such labels.
     losses: From outputs and batch to a dict of scalars.
     kpis: Likewise, the tasks' key performance indicators in [0, 1].
     sums: From outputs and batch to a dict of arrays that add up over batches.
@@ -49,6 +51,7 @@ class Problem:
   summarise: Callable[[dict[str, Any]], dict[str, float]]
   train_batches: Callable[[int, int], grain.MapDataset]
   evaluation_batches: Callable[[str], Iterable[Batch]]
+  layers: Callable[[nnx.State], Any] | None = None
 
   def metrics_of(self, task: str) -> tuple[Metric, ...]:
     """The metrics that judge one task."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,24 +13,32 @@ from benchmarks.experiments.checkpoint import Best, load_model
 from benchmarks.experiments.config import Settings
 from benchmarks.experiments.model import Model
 from benchmarks.experiments.noise import GradientNoise, gradient_noise
-from benchmarks.experiments.problem import Problem
+from benchmarks.experiments.problem import SPLITS, Problem
 from benchmarks.experiments.step import Trainer
 from benchmarks.experiments.summary import JUDGED
+from benchmarks.experiments.train import LAST
 
 S = TypeVar("S", bound=Settings)
+_MOST_CURVES = 10  # methods whose learning curves can be told apart
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
   """Tables (Markdown, LaTeX) and figures of what a sweep left in ``out``."""
 
-  data: Path
-  """The data of the sweep."""
+  data: Path | None = None
+  """The data of the sweep; a problem without files has none."""
   out: Path = Path("out/run")
   """The sweep's folder."""
   to: Path | None = None
   """Folder to write into; default: ``out``."""
-  weights_of: tuple[str, ...] = ("maxgnr-0.9", "mgda")
+  weights_of: tuple[str, ...] = (
+    "maxgnr-0.5",
+    "maxgnr-0.9",
+    "maxgnr-0.9-paper-solver",
+    "maxgnr-0.9-by-layer",
+    "mgda",
+  )
   """Figure 4: methods whose weights are shown; those that the sweep lacks are not."""
   noise_of: tuple[str, ...] = ("equal-weights", "maxgnr-0.9")
   """Figures 1 (the first) and 5: methods whose gradients are measured."""
@@ -39,7 +48,8 @@ def settings_of(kind: type[S], options: Report) -> S:
   """The sweep's settings, as it left them.
 
   Raises:
-    ValueError: if there is no sweep that came to its end.
+    ValueError: if there is no sweep that came to its end, or the problem needs data
+      and got none.
   """
   fields = {field.name for field in dataclasses.fields(kind)}
   saved: dict[str, Any] = {
@@ -47,7 +57,11 @@ def settings_of(kind: type[S], options: Report) -> S:
     for name, value in _summary(options.out)["settings"].items()
     if name in fields
   }
-  return kind(data=options.data, out=options.out, **saved)
+  if "data" in fields:
+    if options.data is None:
+      raise ValueError("the problem's data are files: give the sweep's --data")
+    saved["data"] = options.data
+  return kind(out=options.out, **saved)
 
 
 def _summary(out: Path) -> dict[str, Any]:
@@ -80,9 +94,11 @@ def report(
   to = options.to or out
   to.mkdir(parents=True, exist_ok=True)
   rows = summary["rows"]
-  shown = {m: _histories(out, m, rows) for m in options.weights_of if m in rows}
-  if shown:
-    figures.weights(shown, problem.tasks, problem.title, to / "weights.png")
+  joint = {m: _histories(out, m, rows[m]) for m in rows if m != "single-task"}
+  _draw_training(problem, options, joint, _single_task(problem, out, rows), to)
+  summary["last_epochs"] = {
+    method: _last_epochs(problem, seeds) for method, seeds in joint.items()
+  }
   measured = {
     m: _measured(model, out, m, summary) for m in options.noise_of if m in rows
   }
@@ -104,22 +120,98 @@ def report(
   return summary
 
 
-def _folder(out: Path, method: str, rows: dict[str, Any], seed: int) -> Path:
-  rate = rows[method]["learning_rate"]
+def _draw_training(
+  problem: Problem,
+  options: Report,
+  joint: figures.Histories,
+  single_task: list[list[dict[str, Any]]],
+  to: Path,
+) -> None:
+  """The figures that have epochs on their horizontal axis."""
+  tasks, title = problem.tasks, problem.title
+  shown = {method: joint[method] for method in options.weights_of if method in joint}
+  if shown:
+    figures.over_training(shown, "weight", tasks, title, to / "weights.png")
+  measured = {method: x for method, x in joint.items() if _measures_gnr(x)}
+  if measured:
+    path = to / "gnr_over_training.png"
+    figures.over_training(measured, "gnr", tasks, title, path)
+  if len(joint) <= _MOST_CURVES:
+    metrics = [metric for metric in problem.metrics if metric.shown]
+    every = {"single-task": single_task, **joint}
+    figures.curves(every, metrics, title, to / "curves.png")
+
+
+def _folder(out: Path, method: str, rate: float, seed: int) -> Path:
   return out / "runs" / method / f"lr-{rate:g}" / f"seed-{seed}"
 
 
-def _histories(out: Path, method: str, rows: dict[str, Any]) -> list[list[dict]]:
-  seeds = range(len(rows[method]["delta_m"]["last"]))
-  paths = [_folder(out, method, rows, seed) / "result.json" for seed in seeds]
-  return [json.loads(path.read_text())["history"] for path in paths]
+def _history(folder: Path) -> list[dict[str, Any]]:
+  return json.loads((folder / "result.json").read_text())["history"]
+
+
+def _histories(out: Path, method: str, row: dict[str, Any]) -> list[list[dict]]:
+  """The histories of a method's seeds at the learning rate that was chosen."""
+  seeds = range(len(row["delta_m"]["last"]))
+  return [_history(_folder(out, method, row["learning_rate"], s)) for s in seeds]
+
+
+def _single_task(
+  problem: Problem, out: Path, rows: dict[str, Any]
+) -> list[list[dict[str, Any]]]:
+  """Histories by seed in which every metric is that of its task's own model."""
+  row = rows["single-task"]
+  of_task = {
+    task: _histories(out, f"single-task-{task}", row | {"learning_rate": rate})
+    for task, rate in row["learning_rates"].items()
+  }
+
+  def merged(seed: int, epoch: int) -> dict[str, Any]:
+    own = {task: histories[seed][epoch] for task, histories in of_task.items()}
+    any_row = next(iter(own.values()))
+    return {"epoch": any_row["epoch"]} | {
+      split: {m.name: own[m.task][split][m.name] for m in problem.metrics}
+      for split in SPLITS
+      if split in any_row
+    }
+
+  seeds = next(iter(of_task.values()))
+  return [
+    [merged(seed, epoch) for epoch in range(len(history))]
+    for seed, history in enumerate(seeds)
+  ]
+
+
+def _measures_gnr(seeds: Sequence[list[dict[str, Any]]]) -> bool:
+  """Whether the method's state holds the tasks' GNRs."""
+  return None not in seeds[0][-1]["gnr"].values()
+
+
+def _last_epochs(
+  problem: Problem, seeds: Sequence[list[dict[str, Any]]]
+) -> dict[str, dict[str, float]]:
+  """Mean weights and geometric means of the GNR, over seeds and the last epochs."""
+  rows = [row for history in seeds for row in history[-LAST:]]
+
+  def values(quantity: str) -> np.ndarray:
+    found = [[row[quantity][task] for task in problem.tasks] for row in rows]
+    return np.array(found, float)  # None becomes NaN
+
+  with np.errstate(divide="ignore"):
+    gnr = np.exp(np.log(values("gnr")).mean(0))
+  return {
+    name: dict(zip(problem.tasks, x.tolist(), strict=True))
+    for name, x in {"weight": values("weight").mean(0), "gnr": gnr}.items()
+    if np.isfinite(x).all()
+  }
 
 
 def _measured(
   model: Model, out: Path, method: str, summary: dict[str, Any]
 ) -> tuple[GradientNoise, np.ndarray]:
   """The first seed's best model: its gradients, and its weights in that epoch."""
-  folder = _folder(out, method, summary["rows"], 0)
+  rate = summary["rows"][method]["learning_rate"]
+  folder = _folder(out, method, rate, 0)
   settings = summary["settings"]
   trainer = Trainer(
     model, method, None, settings["batch_size"], settings["microbatches"]
@@ -127,9 +219,8 @@ def _measured(
   state = trainer.init(0, 1.0)
   like = Best(np.array(0.0), np.array(0), state.params, state.rest)
   best = load_model(folder / "model", like)
-  history = json.loads((folder / "result.json").read_text())["history"]
-  weights = history[int(best.epoch) - 1]["weight"]
-  return gradient_noise(trainer, best, seed=0), np.array(list(weights.values()))
+  weights = _history(folder)[int(best.epoch) - 1]["weight"]
+  return gradient_noise(trainer, best, seed=0), np.array([*weights.values()], float)
 
 
 def _numbers(

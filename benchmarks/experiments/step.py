@@ -9,15 +9,10 @@ import numpy as np
 import optax
 from flax import nnx
 
+from benchmarks.combination import combination, weights_and_gnr
 from benchmarks.experiments.model import CompiledOnce, Model
 from benchmarks.experiments.problem import Batch
-from benchmarks.methods import (
-  EQUAL_WEIGHTS,
-  Setting,
-  combination,
-  named,
-  weights_and_gnr,
-)
+from benchmarks.methods import EQUAL_WEIGHTS, Setting, named
 
 
 class EpochSums(NamedTuple):
@@ -105,10 +100,11 @@ class Trainer:
     task: The only task to train, if not all.
     batch_size: Examples per step.
     microbatches: Parts in which a batch is taken.
+    steps_per_call: Steps that :meth:`steps` takes.
 
   Raises:
-    ValueError: if the devices cannot share a batch evenly, or there are fewer examples
-      than a batch has.
+    ValueError: if the devices cannot share a batch evenly, there are fewer examples
+      than a batch has, or an epoch is no whole number of calls.
   """
 
   def __init__(
@@ -118,6 +114,7 @@ class Trainer:
     task: str | None,
     batch_size: int,
     microbatches: int = 1,
+    steps_per_call: int = 1,
   ):
     problem, devices = model.problem, model.mesh.size
     if task is not None and task not in problem.tasks:
@@ -137,17 +134,26 @@ class Trainer:
     self.batch_size = batch_size
     self.tasks = problem.tasks if task is None else (task,)
     self.steps_per_epoch = problem.num_train // batch_size
+    self.steps_per_call = steps_per_call
+    if self.steps_per_epoch % steps_per_call:
+      raise ValueError(
+        f"steps_per_call must divide the {self.steps_per_epoch} steps of an epoch, got "
+        f"{steps_per_call}"
+      )
     self._adam = optax.inject_hyperparams(optax.adam)(learning_rate=0.0)
     chosen = named(method) if task is None else EQUAL_WEIGHTS
     parts = microbatches if microbatches > 1 else None
     self._combination = combination(
       chosen,
       functools.partial(model.losses, tasks=self.tasks),
-      Setting(len(self.tasks), problem.trunk_only, self.steps_per_epoch),
+      Setting(
+        len(self.tasks), problem.trunk_only, self.steps_per_epoch, problem.layers
+      ),
       parts,
     )
     self.gradients = model.gradients(self.tasks, parts, chosen.flat_radius)
     self._init_once = CompiledOnce(self._init)
+    self._scan = CompiledOnce(self._steps, donate_argnums=0)
     if self._combination.combine is None:
       self._whole_step = CompiledOnce(self._step, donate_argnums=0)
     else:
@@ -165,6 +171,18 @@ class Trainer:
       return self._whole_step(state, batch)
     (_, _, rest), found = self.gradients(state.params, batch, state.rest)
     return self._second_part(state, found, rest)
+
+  def steps(self, state: RunState, batches: Batch) -> tuple[RunState, tuple[Any, Any]]:
+    """Steps in one compiled call, otherwise like :meth:`step`.
+
+    Args:
+      state: Its memory is given up.
+      batches: Stacked on a new leading axis.
+
+    Returns:
+      The state after these steps, and the last one's losses and weights, [K].
+    """
+    return self._scan(state, self.model.on_devices(batches, stacked=True))
 
   def start_epoch(self, state: RunState) -> RunState:
     """With the sums of an epoch put back to zero."""
@@ -190,6 +208,10 @@ class Trainer:
     )
     return self._descend(state, losses, rest, grad, method_state)
 
+  def _steps(self, state: RunState, batches: Batch):
+    state, shown = jax.lax.scan(self._step, state, batches)
+    return state, jax.tree.map(lambda x: x[-1], shown)
+
   def _combine(self, state: RunState, found: dict[str, Any], rest):
     assert self._combination.combine is not None
     grad, method_state = self._combination.combine(
@@ -199,7 +221,7 @@ class Trainer:
 
   def _descend(self, state: RunState, losses, rest, grad, method_state):
     updates, adam = self._adam.update(grad, state.adam, state.params)
-    weights, gnr = weights_and_gnr(method_state)
+    weights, gnr = weights_and_gnr(method_state, len(self.tasks))
     losses = jnp.stack(jax.tree.leaves(losses))
     state = RunState(
       step=state.step + 1,

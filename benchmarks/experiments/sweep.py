@@ -20,7 +20,7 @@ from benchmarks.experiments.metric import Metric, delta_m
 from benchmarks.experiments.model import Model
 from benchmarks.experiments.problem import Problem
 from benchmarks.experiments.train import make_trainer, train
-from benchmarks.methods import named
+from benchmarks.methods import METHODS, named
 
 PAPER_METHODS = (
   "equal-weights",
@@ -39,8 +39,7 @@ class Sweep(Settings):
   """Runs of several methods, the same budget for each, single-task models included."""
 
   methods: tuple[str, ...] = PAPER_METHODS
-  """Rows of the table, see benchmarks/methods.py; or maxgnr-GAMMA[-paper-solver][-all].
-  """
+  """Rows of the table: names of benchmarks/methods.py, or ``all`` of these."""
   learning_rates: tuple[float, ...] = (1e-4,)
   """Adam's; of several the validation data choose one for each method."""
   seeds: int = 3
@@ -53,6 +52,8 @@ class Sweep(Settings):
   def __post_init__(self) -> None:
     """Finds what is out of range before anything is loaded."""
     super().__post_init__()
+    if "all" in self.methods:
+      object.__setattr__(self, "methods", tuple(METHODS))
     for name in ("seeds", "tuning_seeds", "jobs"):
       if getattr(self, name) < 1:
         raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -148,11 +149,12 @@ def sweep(model: Model, settings: Sweep, make_run: Callable[..., Run]) -> dict:
 
   with bar, ThreadPoolExecutor(settings.jobs) as pool:
     try:
-      jobs = [(row, rate, seed) for row in rows for rate in rates for seed in tuning]
+      # Rows vary fastest, so that several methods compile at the same time.
+      jobs = [(row, rate, seed) for rate in rates for seed in tuning for row in rows]
       results = dict(zip(jobs, pool.map(do, jobs), strict=True))
       scores = _scores(problem, rows, rates, tuning, results)
       chosen = {row: max(scores[row], key=_finite(scores[row])) for row in rows}
-      jobs = [(row, chosen[row], seed) for row in rows for seed in rest]
+      jobs = [(row, chosen[row], seed) for seed in rest for row in rows]
       results |= dict(zip(jobs, pool.map(do, jobs), strict=True))
     except BaseException:  # Ctrl-C too: without this it would wait for all of them
       stopped.set()
@@ -219,7 +221,7 @@ def _described(settings: Sweep) -> dict[str, Any]:
   """What it takes to make the results again."""
   fields = dataclasses.asdict(settings)
   for name in ("data", "out", "jobs", "checkpoint_seconds", "tensorboard", "methods"):
-    del fields[name]
+    fields.pop(name, None)  # a problem without files has no `data`
   fields["learning_rates"] = list(settings.learning_rates)
   return {
     "command": shlex.join(["python", "-m", *_module(), *sys.argv[1:]]),

@@ -1,6 +1,7 @@
 """One run, from its settings to its result; killed at any moment, it can go on."""
 
 import csv
+import itertools
 import json
 import os
 import shutil
@@ -28,7 +29,14 @@ _SECONDS_PER_LINE = 1.0
 
 def make_trainer(model: Model, run: Run) -> Trainer:
   """The steps that ``run`` needs."""
-  return Trainer(model, run.method_name, run.task, run.batch_size, run.microbatches)
+  return Trainer(
+    model,
+    run.method_name,
+    run.task,
+    run.batch_size,
+    run.microbatches,
+    run.steps_per_call,
+  )
 
 
 def train(
@@ -75,17 +83,19 @@ def _loop(trainer, run, snapshot, checkpoints, writer, progress) -> Snapshot:
   state, best, history = snapshot
   batches = trainer.problem.train_batches(run.batch_size, run.seed)
   first, per_epoch = int(state.step), trainer.steps_per_epoch
+  per_call = trainer.steps_per_call
   if progress is not None and first:
     progress(first, "")
-  iterator = stream(batches, first, run.epochs * per_epoch)
+  iterator = stream(batches, first, run.epochs * per_epoch, per_call)
   told = time.monotonic()
-  for step, batch in enumerate(iterator, start=first + 1):
-    state, (losses, weights) = trainer.step(state, batch)
+  take = trainer.step if per_call == 1 else trainer.steps
+  for step, batch in zip(itertools.count(first + per_call, per_call), iterator):
+    state, (losses, weights) = take(state, batch)
     line = ""
     if time.monotonic() - told > _SECONDS_PER_LINE:
       line, told = _line(trainer.tasks, losses, weights), time.monotonic()
     if progress is not None:
-      progress(1, line)
+      progress(per_call, line)
     if step % per_epoch == 0:
       row = _row(trainer, step // per_epoch, state)
       history = [*history, row]

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from benchmarks.machine import describe_machine
 from benchmarks.speed import plots, report
-from benchmarks.speed.baselines import METHODS
+from benchmarks.speed.aggregators import METHODS
 from benchmarks.speed.cases import Case, Update, copy, naive, solver
 from benchmarks.speed.timing import interleave, ratio, summarise
 from benchmarks.speed.torch_client import Torch
@@ -36,7 +36,7 @@ GROWTH = (
   *(Case(tasks, 10**6, 12) for tasks in (2, 3, 5, 6, 7, 10, 20, 40, 100)),
 )
 COMPILED = Case(3, 2_400_000, 400)
-BASELINES = (Case(3, 5_000_000, 12), Case(10, 2_000_000, 12))
+AGGREGATORS = (Case(3, 5_000_000, 12), Case(10, 2_000_000, 12))
 
 
 def main() -> None:
@@ -58,7 +58,7 @@ def main() -> None:
   args.out.mkdir(parents=True, exist_ok=True)
 
   torch = Torch(args.torch) if args.torch else None
-  cases = len(TABLE) + len(BFLOAT16) + len(GROWTH) + 1 + len(BASELINES)
+  cases = len(TABLE) + len(BFLOAT16) + len(GROWTH) + 1 + len(AGGREGATORS)
   with tqdm(total=cases * args.rounds, unit="round", dynamic_ncols=True) as progress:
 
     def measure(case: Case, methods: dict[str, Callable], *, others=("copy",)) -> dict:
@@ -90,17 +90,17 @@ def main() -> None:
       "bfloat16": [measure(case, both) for case in BFLOAT16],
       "growth": [measure(case, both) for case in GROWTH],
       "compiled": measure(COMPILED, both),
-      "baselines": [
-        measure(case, METHODS, others=("copy", *METHODS)) for case in BASELINES
+      "aggregators": [
+        measure(case, METHODS, others=("copy", *METHODS)) for case in AGGREGATORS
       ],
     }
   if torch is not None:
     torch.close()
   (args.out / "results.json").write_text(json.dumps(summary, indent=1) + "\n")
   (args.out / "table.md").write_text(report.table(summary) + "\n")
-  (args.out / "baselines.md").write_text(report.baselines(summary) + "\n")
+  (args.out / "aggregators.md").write_text(report.aggregators(summary) + "\n")
   plots.growth(summary, args.out / "growth.png")
-  print(report.table(summary), report.baselines(summary), sep="\n\n")
+  print(report.table(summary), report.aggregators(summary), sep="\n\n")
 
 
 def _maxgnr(case: Case):

@@ -50,9 +50,9 @@ def table(summary: dict) -> str:
   return tabulate(rows, header, tablefmt="github", disable_numparse=True)
 
 
-def baselines(summary: dict) -> str:
-  """Every baseline beside TorchJD's counterpart, in ms, as Markdown."""
-  entries = summary["baselines"]
+def aggregators(summary: dict) -> str:
+  """Every aggregator beside TorchJD's counterpart, in ms, as Markdown."""
+  entries = summary["aggregators"]
   names = list(entries[0]["temporary_share"])
   rows = [
     [

@@ -1,4 +1,4 @@
-"""The demo: its data, its summary, and a short run of the command a user types."""
+"""The digits: their data, the methods on them, and the commands a user types."""
 
 import itertools
 import json
@@ -9,85 +9,151 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from benchmarks.experiments.mlp import trunk_only
-from benchmarks.experiments.problems.digits import __main__, data, experiment
-from benchmarks.experiments.problems.digits.methods import METHODS, STEPS_PER_EPOCH
-from benchmarks.experiments.problems.digits.model import TASKS, kpis
-from benchmarks.methods import Setting
+from benchmarks.experiments import __main__, mlp
+from benchmarks.experiments.metric import delta_m
+from benchmarks.experiments.problems import PROBLEMS, pairs
+from benchmarks.experiments.problems.digits import data
+from benchmarks.experiments.problems.digits.problem import DigitsSettings, make_problem
+from benchmarks.methods import AGGREGATORS, METHODS, Setting, named
 from maxgnr_jax import aggregators
 from tests.helpers import commands
+
+TASKS = ("canvas", "ink", "left", "right")
 
 
 def test_splits_hold_every_digit_once():
   splits = [
-    [image.tobytes() for image in np.asarray(part.image)] for part in data.split()
+    [image.tobytes() for image in part.image] for part in data.split(0.25).values()
   ]
   whole = [image.tobytes() for image in (load_digits().images / 16).astype(np.float32)]
   assert sorted(itertools.chain(*splits)) == sorted(whole)
   assert len(set(whole)) == len(whole)  # so that no digit is in two splits
+  sizes = [len(split) for split in splits]
+  assert sizes == [1078, 360, 359]  # 60, 20 and 20 %
 
 
 def test_canvas_holds_both_digits_and_their_targets():
-  train, _, _ = data.load()
-  batch = data.sample(jax.random.key(0), train, 50)
-  canvas = np.asarray(batch.canvas).reshape(50, 8, data.WIDTH)
-  images, labels = np.asarray(train.image), np.asarray(train.label)
+  train = data.split(0.25)["train"]
+  left, right = np.random.default_rng(0).integers(len(train.label), size=(2, 50))
+  batch = data.canvases(train, left, right)
+  canvas = batch["canvas"].reshape(50, 8, data.WIDTH)
+  images, labels = train.image, train.label
+  np.testing.assert_array_equal(batch["left"], labels[left])
+  np.testing.assert_array_equal(batch["right"], labels[right])
   for n in range(50):
     fits = []
-    for part, label in ((np.s_[:, :8], batch.left), (np.s_[:, -8:], batch.right)):
+    for part, label in ((np.s_[:, :8], batch["left"]), (np.s_[:, -8:], batch["right"])):
       candidates = images[labels == int(label[n])]
       inside = (candidates <= canvas[n][part] + 1e-6).all((1, 2))
       assert inside.any()
       fits.append(candidates[inside].mean((1, 2)))
-    pairs = (fits[0][:, None] + fits[1][None, :]) / 2
-    assert np.isclose(pairs, float(batch.ink[n]), atol=1e-6).any()
+    pair = (fits[0][:, None] + fits[1][None, :]) / 2
+    assert np.isclose(pair, float(batch["ink"][n]), atol=1e-6).any()
+
+
+def test_batches_are_a_function_of_seed_and_step():
+  problem = make_problem(DigitsSettings())
+  one, other = (problem.train_batches(8, 3) for _ in range(2))
+  for step in (5, 0):
+    jax.tree.map(np.testing.assert_array_equal, one[step], other[step])
+  assert (one[0]["canvas"] != one[1]["canvas"]).any()
+  assert (one[0]["canvas"] != problem.train_batches(8, 4)[0]["canvas"]).any()
+  for split in ("train", "validation", "test"):
+    (batch,) = problem.evaluation_batches(split)
+    assert batch["canvas"].shape == (2_000, data.PIXELS)
+  whole = make_problem(DigitsSettings(validation=0.0))
+  assert not list(whole.evaluation_batches("validation"))
 
 
 def test_delta_m_counts_lower_errors_and_higher_accuracies_as_better():
-  base = np.array([0.2, 0.1, 50.0, 80.0])
-  better = np.array([0.1, 0.1, 75.0, 80.0])  # +50 %, 0, +50 %, 0
-  assert experiment.delta_m(better, base) == pytest.approx(25.0)
-  assert experiment.delta_m(base, base) == 0.0
+  base = dict(zip(TASKS, (0.2, 0.1, 50.0, 80.0), strict=True))
+  better = base | {"canvas": 0.1, "left": 75.0}  # +50 %, 0, +50 %, 0
+  assert delta_m(better, base, pairs.METRICS) == pytest.approx(25.0)
+  assert delta_m(base, base, pairs.METRICS) == 0.0
 
 
-def test_command_writes_table_figures_and_results(tmp_path):
-  options = ["--seeds", "2", "--steps", "200", "--out", str(tmp_path)]
-  methods = ["equal-weights", "maxgnr-0.9", "flat-imtl-g"]
-  done = commands.run(
-    "-m", "benchmarks.experiments.problems.digits", *options, "--methods", *methods
-  )
+def run_digits(command, *options):
+  done = commands.run("-m", "benchmarks.experiments", "digits", command, *options)
   assert done.returncode == 0, done.stderr
-  assert (tmp_path / "table.md").read_text() in done.stdout
-  for figure in ("delta_m", "weights", "gnr", "curves"):
+  return done.stdout
+
+
+def test_commands_write_table_figures_and_results(tmp_path):
+  methods = ["equal-weights", "maxgnr-0.9", "flat-imtl-g", "maxgnr-0.9-by-layer"]
+  out = ["--out", str(tmp_path)]
+  options = ["--seeds", "2", "--epochs", "2", "--learning-rates", "1e-4", "1e-3"]
+  run_digits("sweep", *out, *options, "--methods", *methods)
+  said = run_digits("report", *out)
+  assert (tmp_path / "table.md").read_text() in said
+  figures = ("delta_m_last", "weights", "gnr", "gnr_over_training", "curves")
+  for figure in figures:
     assert (tmp_path / f"{figure}.png").stat().st_size > 10_000
   results = json.loads((tmp_path / "results.json").read_text())
-  assert set(results["single_task"]) == set(TASKS)
-  assert list(results["methods"]) == methods
-  for entry in results["methods"].values():
-    assert len(entry["delta_m"]) == 2
-    assert np.isfinite(entry["delta_m"]).all()
-  weights = {name: m["mean_weights"] for name, m in results["methods"].items()}
+  assert results["command"].startswith("python -m benchmarks.experiments digits sweep ")
+  assert set(results["rows"]["single-task"]["learning_rates"]) == set(TASKS)
+  assert list(results["rows"]) == ["single-task", *methods]
+  for row in results["rows"].values():
+    assert len(row["delta_m"]["last"]) == 2
+    assert np.isfinite(row["delta_m"]["last"]).all()
+  last = results["last_epochs"]
+  weights = {name: last[name]["weight"] for name in methods}
   assert list(weights["equal-weights"].values()) == pytest.approx([0.25] * 4)
-  assert sum(weights["maxgnr-0.9"].values()) == pytest.approx(1, abs=1e-5)
+  for name in ("maxgnr-0.9", "maxgnr-0.9-by-layer"):
+    assert sum(weights[name].values()) == pytest.approx(1, abs=1e-5)
+    assert min(last[name]["gnr"].values()) > 0
+  assert "gnr" not in last["flat-imtl-g"]
 
 
 @pytest.mark.parametrize(
-  "options", [["--seeds", "0"], ["--steps", "99"], ["--methods", "none-such"]]
+  ("options", "message"),
+  [
+    (["--seeds", "0"], "seeds must be at least 1, got 0"),
+    (["--steps-per-call", "99"], "must divide the 100 steps of an epoch, got 99"),
+    (["--methods", "none-such"], "there is no method 'none-such'"),
+  ],
 )
-def test_command_refuses_senseless_options(options, monkeypatch, capsys):
-  monkeypatch.setattr("sys.argv", ["benchmarks.experiments.problems.digits", *options])
+def test_command_refuses_senseless_options(options, message, tmp_path, capsys):
+  out = str(tmp_path / "out")
+  with pytest.raises(SystemExit) as stopped:
+    __main__.main(["digits", "sweep", "--out", out, *options])
+  assert stopped.value.code != 0
+  assert message in "".join(capsys.readouterr()) + str(stopped.value)
+  assert not (tmp_path / "out").exists()
+
+
+def test_help_lists_every_problem(capsys):
+  with pytest.raises(SystemExit, match=r"^0$"):
+    __main__.main(["--help"])
+  lines = capsys.readouterr().out.splitlines()
+  for name, text in PROBLEMS.items():
+    assert any(line.split() == [name, *text.split()] for line in lines)
   with pytest.raises(SystemExit, match=r"^2$"):
-    __main__.main()
-  assert options[0] in capsys.readouterr().err
+    __main__.main(["none-such", "train"])
+  assert "choose from" in capsys.readouterr().err
 
 
 def test_every_method_has_a_transformation_for_the_tasks():
-  setting = Setting(len(TASKS), trunk_only, STEPS_PER_EPOCH)
+  setting = Setting(len(TASKS), mlp.trunk_only, 100, mlp.layers)
   for method in METHODS.values():
     assert hasattr(method.make(setting), "update")
 
 
-def test_the_table_holds_every_baseline():
+def test_a_method_by_layer_needs_layers():
+  setting = Setting(len(TASKS), mlp.trunk_only, 100)
+  with pytest.raises(ValueError, match=r"maxgnr-0\.9-by-layer needs a problem"):
+    named("maxgnr-0.9-by-layer").make(setting)
+
+
+def test_names_of_maxgnr_hold_its_options():
+  assert named("maxgnr-0.7-every-3").refresh_every == 3
+  for name in ("maxgnr-0.3-paper-solver-all", "maxgnr-0.99-noise-0.5-by-layer"):
+    assert named(name).refresh_every == 1
+  for name in ("maxgnr-", "maxgnr-0.9-every-0", "maxgnr-0.9-all-all"):
+    with pytest.raises(ValueError, match="there is no method"):
+      named(name)
+
+
+def test_the_table_holds_every_aggregator():
   factories = {
     name
     for name in dir(aggregators)
@@ -97,25 +163,26 @@ def test_the_table_holds_every_baseline():
   shown = {"flat_regions" if name.startswith("flat-") else name for name in METHODS}
   shown = {name.replace("-", "_").removesuffix("_2") for name in shown}
   assert factories <= shown
+  assert factories | {"equal_weights", "random_weights"} <= set(AGGREGATORS)
 
 
 def test_indicators_are_shares_of_what_there_is_to_explain():
-  _, batch, _ = data.load()
+  (batch,) = make_problem(DigitsSettings()).evaluation_batches("validation")
   perfect = {
-    "canvas": batch.canvas,
-    "ink": batch.ink[:, None],
-    "left": jax.nn.one_hot(batch.left, 10),
-    "right": jax.nn.one_hot(batch.right, 10),
+    "canvas": batch["canvas"],
+    "ink": batch["ink"][:, None],
+    "left": jax.nn.one_hot(batch["left"], 10),
+    "right": jax.nn.one_hot(batch["right"], 10),
   }
   constant = {
-    "canvas": jnp.broadcast_to(batch.canvas.mean(0)[None], batch.canvas.shape),
-    "ink": jnp.full((len(batch.ink), 1), batch.ink.mean()),
-    "left": jax.nn.one_hot(jnp.zeros(len(batch.left), int), 10),
-    "right": jax.nn.one_hot(jnp.zeros(len(batch.right), int), 10),
+    "canvas": jnp.broadcast_to(batch["canvas"].mean(0)[None], batch["canvas"].shape),
+    "ink": jnp.full((len(batch["ink"]), 1), batch["ink"].mean()),
+    "left": jax.nn.one_hot(jnp.zeros(len(batch["left"]), int), 10),
+    "right": jax.nn.one_hot(jnp.zeros(len(batch["right"]), int), 10),
   }
-  for value in kpis(perfect, batch).values():
+  for value in pairs.kpis(perfect, batch).values():
     assert float(value) == pytest.approx(1)
-  for name, value in kpis(constant, batch).items():
-    share = np.mean(np.asarray(getattr(batch, name)) == 0)
+  for name, value in pairs.kpis(constant, batch).items():
+    share = np.mean(batch[name] == 0)
     expected = share if name in ("left", "right") else 0
     assert float(value) == pytest.approx(expected, abs=1e-5)

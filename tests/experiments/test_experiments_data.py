@@ -419,7 +419,7 @@ def test_scenes_are_trained_from_the_command_line(tmp_path, capsys):
   arguments = ["train", "--data", data, "--out", out, "--filters", "4", "--epochs", "1"]
   arguments += ["--method", "dwa", "--augment"]
   cli.main(
-    "benchmarks.experiments.problems.scenes",
+    "benchmarks.experiments scenes",
     SceneSettings,
     make_scenes,
     reference,

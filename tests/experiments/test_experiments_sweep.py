@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import rankdata
 
+from benchmarks import methods
 from benchmarks.experiments import sweep as sweeps
 from benchmarks.experiments import tables
 from benchmarks.experiments.checkpoint import Best, load_model
@@ -269,17 +270,27 @@ def test_a_report_is_complete(reported, done):
   to, summary = reported
   names = {"table.md", "table_last.tex", "table_best.tex", "results.json"}
   pictures = {"weights", "gradient_norms", "gnr", "delta_m_last", "delta_m_best"}
+  pictures |= {"gnr_over_training", "curves"}
   assert {path.name for path in to.iterdir()} == names | {f"{p}.png" for p in pictures}
   for picture in pictures:
     assert (to / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
   assert json.loads((to / "results.json").read_text()) == summary
-  noise = summary.pop("gradient_noise")
+  noise, last = summary.pop("gradient_noise"), summary.pop("last_epochs")
   assert summary == done[1]
   assert set(noise) == set(METHODS)
   for numbers in noise.values():
     assert {"weight", "median_norm", "gnr_single", "gnr_multi"} == set(numbers)
     assert all(set(of_task) == set(TASKS) for of_task in numbers.values())
   assert noise["equal-weights"]["weight"] == pytest.approx({"ink": 0.5, "left": 0.5})
+  for method in METHODS:
+    rate = summary["rows"][method]["learning_rate"]
+    histories = [results_of(done[0].out)[method, rate, s]["history"] for s in (0, 1)]
+    for task in TASKS:
+      rows = [row for history in histories for row in history[-10:]]
+      weights = [row["weight"][task] for row in rows]
+      assert last[method]["weight"][task] == pytest.approx(np.mean(weights))
+      logarithms = np.log([row["gnr"][task] for row in rows])
+      assert last[method]["gnr"][task] == pytest.approx(np.exp(logarithms.mean()))
 
 
 def cells(line):
@@ -417,12 +428,19 @@ def test_a_report_takes_the_settings_of_its_sweep(done):
       assert getattr(found, field.name) == getattr(settings, field.name)
 
 
+def test_all_methods_are_those_of_the_table(data, tmp_path):
+  settings = make_settings(data, tmp_path, methods=("mgda", "all"))
+  assert settings.methods == tuple(methods.METHODS)
+
+
 def test_reports_of_nothing_or_of_something_else(done, model, tmp_path):
   settings, _ = done
   nothing = Report(data=settings.data, out=tmp_path)
   for function, first in ((report, model), (settings_of, fashion.FashionSettings)):
     with pytest.raises(ValueError, match="run `sweep --out"):
       function(first, nothing)
+  with pytest.raises(ValueError, match="files: give the sweep's --data"):
+    settings_of(fashion.FashionSettings, Report(out=settings.out))
   other = Model(dataclasses.replace(model.problem, title="another"))
   with pytest.raises(ValueError, match="not of 'another': give the data of the sweep"):
     report(other, Report(data=settings.data, out=settings.out))

@@ -83,9 +83,7 @@ def make_run(data, out=Path("unused"), **settings):
 
 
 def command(argv):
-  cli.main(
-    "benchmarks.experiments.problems.fashion", FashionSettings, make_problem, argv=argv
-  )
+  cli.main("benchmarks.experiments fashion", FashionSettings, make_problem, argv=argv)
 
 
 class Interruption(Exception):
@@ -172,12 +170,7 @@ def test_a_process_that_was_killed_is_resumed_from_the_command_line(
     str(out),
     *flags(epochs=epochs, method=METHOD),
   ]
-  started = [
-    sys.executable,
-    "-m",
-    "benchmarks.experiments.problems.fashion",
-    *arguments,
-  ]
+  started = [sys.executable, "-m", "benchmarks.experiments", "fashion", *arguments]
   # Compiled as in this process, for the same numbers.
   xla = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
   environment = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": xla}
@@ -235,6 +228,7 @@ def test_the_folder_of_another_run_is_left_alone(settings, message, trainer, who
     ({"batch_size": 8, "microbatches": 3}, "3 parts of 8"),
     ({"microbatches": 0}, "microbatches must be at least 1, got 0"),
     ({"epochs": 0}, "epochs must be at least 1"),
+    ({"steps_per_call": 0}, "steps_per_call must be at least 1, got 0"),
     ({"validation": 1.0}, r"validation must be in \[0, 1\), got 1.0"),
     ({"validation": -0.1}, "validation"),
     ({"learning_rate": 0.0}, "learning_rate must be positive, got 0.0"),
@@ -269,6 +263,52 @@ def test_what_a_problem_cannot_train(model):
     Trainer(model, "dwa", None, 33)
   with pytest.raises(ValueError, match="3 parts of a batch"):
     Trainer(model, "dwa", None, 8, 3)
+  with pytest.raises(ValueError, match="divide the 4 steps of an epoch, got 3"):
+    Trainer(model, "dwa", None, 8, steps_per_call=3)
+
+
+@pytest.fixture(scope="module")
+def trainer_of_two_steps(model, data, quick_experiments):
+  return train.make_trainer(model, make_run(data, steps_per_call=2))
+
+
+def test_several_steps_in_a_call_train_as_single_ones_do(
+  trainer, trainer_of_two_steps, data, whole, tmp_path
+):
+  run = make_run(data, tmp_path, steps_per_call=2)
+  calls = []
+  result = train.train(trainer_of_two_steps, run, lambda n, line: calls.append(n))
+  assert calls == [2] * (STEPS // 2)
+  for found, expected in zip(result["history"], whole[1]["history"], strict=True):
+    for name in ("loss", "weight", "test"):
+      assert found[name] == pytest.approx(expected[name], rel=1e-3)
+  states = [x.init(0, 1e-2) for x in (trainer, trainer_of_two_steps)]
+  first, second = (trainer.problem.train_batches(8, 0)[step] for step in (0, 1))
+  both = jax.tree.map(lambda *x: np.stack(x), first, second)
+  one, _ = trainer.step(states[0], first)
+  one, (losses, weights) = trainer.step(one, second)
+  other, (last_losses, last_weights) = trainer_of_two_steps.steps(states[1], both)
+  assert one.step == other.step == one.epoch.steps == other.epoch.steps == 2
+  np.testing.assert_allclose(losses, last_losses, rtol=1e-4)
+  np.testing.assert_allclose(weights, last_weights, rtol=1e-4)
+  for x, y in zip(*map(jax.tree.leaves, (one.params, other.params)), strict=True):
+    np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5)
+
+
+# In the first call, at the end of an epoch, and in the middle of one.
+@pytest.mark.parametrize("step", [1, 4, 6])
+def test_a_run_of_several_steps_per_call_that_was_interrupted_goes_on(
+  step, trainer_of_two_steps, data, tmp_path
+):
+  whole = make_run(data, tmp_path / "whole", steps_per_call=2)
+  expected = train.train(trainer_of_two_steps, whole)
+  run = make_run(data, tmp_path / "interrupted", steps_per_call=2)
+  interrupted(trainer_of_two_steps, run, step)
+  result, steps = resumed(trainer_of_two_steps, run)
+  assert result == expected
+  done = (step - 1) // 2 * 2
+  assert steps == [*([done] if done else []), *[2] * ((STEPS - done) // 2)]
+  assert_same_run(trainer_of_two_steps, run.out, whole.out)
 
 
 def test_microbatches_train_as_the_whole_batch_does(model, trainer, data, monkeypatch):

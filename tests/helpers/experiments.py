@@ -7,7 +7,7 @@ import numpy as np
 
 from benchmarks.experiments.config import Run
 from benchmarks.experiments.mlp import MLP
-from benchmarks.experiments.problems.fashion import problem as fashion
+from benchmarks.experiments.problems import pairs
 from benchmarks.experiments.problems.fashion.problem import FashionSettings
 from benchmarks.experiments.sweep import Sweep
 
@@ -57,9 +57,9 @@ def of_two_tasks(problem):
     tasks=TASKS,
     metrics=tuple(m for m in problem.metrics if m.task in TASKS),
     make_model=lambda rngs: MLP(36, 8, {"ink": 1, "left": 10}, rngs),
-    losses=padded(fashion.losses),
-    kpis=padded(fashion.kpis),
-    sums=padded(fashion.sums),
+    losses=padded(pairs.losses),
+    kpis=padded(pairs.kpis),
+    sums=padded(pairs.sums),
   )
 
 

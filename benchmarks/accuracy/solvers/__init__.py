@@ -1,8 +1,9 @@
-"""How near the solvers of Eq. 17 come to its optimum: ``python -m benchmarks.accuracy.solvers``.
+"""Measures how near the solvers of Eq. 17 come to its optimum.
 
-Problems and reference are those of the tests: noises that are independent or correlated
-in several ways, condition numbers of 10 and 1,000; the optimum is SciPy's, in float64.
-Gradient and noise norms are each spread over so many decades, that is powers of 10.
+``python -m benchmarks.accuracy.solvers`` takes the problems and the reference that the
+tests take: noises that are independent or correlated in several ways, with condition
+numbers of 10 and 1,000; the optimum is SciPy's, in float64. Gradient norms and noise
+norms each spread over a number of decades, that is powers of 10.
 """
 
 import os

@@ -1,8 +1,9 @@
-"""The paper's tables and figures end to end, small: ``python -m benchmarks.experiments.paper``.
+"""Makes the paper's tables and figures in minutes, on small data.
 
-Renders scenes, trains every method of the paper on them, and writes tables 2 and 3's
-like, figures 1, 4 and 5, and figure 2 on handwritten digits. In minutes on two cores:
-the size is that of a demonstration, and the numbers are those of synthetic scenes.
+``python -m benchmarks.experiments.paper`` renders scenes, trains every method of the
+paper on them, and writes a table like the paper's tables 2 and 3, figures 1, 4 and 5,
+and figure 2 on handwritten digits. It demonstrates the whole path on two cores; its
+numbers are those of small synthetic scenes.
 """
 
 import dataclasses

@@ -1,9 +1,9 @@
 """Figure 2: how a batch's size, and so its noise, changes a single-task model.
 
-``python -m benchmarks.experiments.paper.batch_size`` trains a small classifier on scikit-learn's digits,
-and with ``--data FILE`` on Fashion-MNIST, one of the paper's data sets. The paper does
-not say whether a larger batch has fewer steps. Both are done: as many passes over the
-data, and as many steps.
+``python -m benchmarks.experiments.paper.batch_size`` trains a small classifier on
+scikit-learn's digits, and with ``--data FILE`` on Fashion-MNIST, one of the paper's
+data sets. The paper does not say whether a larger batch has fewer steps, so both are
+measured: the same number of passes over the data, and the same number of steps.
 """
 
 import dataclasses

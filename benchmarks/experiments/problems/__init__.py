@@ -1,1 +1,21 @@
-"""What is trained: data, model, tasks and metrics."""
+"""The problems of the experiments, by the name that the command line takes."""
+
+import importlib
+from typing import Any
+
+# Name -> what `python -m benchmarks.experiments --help` says of it.
+PROBLEMS = {
+  "digits": "four unlike tasks on pairs of handwritten digits, which need no files",
+  "fashion": "the same tasks on pairs of Fashion-MNIST images, from an .npz file",
+  "scm20d": "16 regressions on a table of a supply chain's prices, from an .arff file",
+  "scenes": "segmentation, depth and normals of NYUv2, Cityscapes or rendered rooms",
+}
+
+
+def load(name: str) -> Any:
+  """Imports the module of a problem: its ``SETTINGS``, ``make_problem``, ``reference``.
+
+  Only the problem that is asked for is imported, so that the others' libraries cost no
+  time.
+  """
+  return importlib.import_module(f"{__name__}.{name}.problem")

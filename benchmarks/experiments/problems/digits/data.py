@@ -1,75 +1,68 @@
-"""Canvases of two overlapping handwritten digits, made on the device."""
+"""Canvases of two overlapping handwritten digits."""
 
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from sklearn.datasets import load_digits
+
+from benchmarks.experiments.loading import hold_out
+from benchmarks.experiments.problem import Batch
 
 OVERLAP = 5  # columns that the two 8x8 digits share
 WIDTH = 16 - OVERLAP
 PIXELS = 8 * WIDTH
-HELD_OUT = 2_000  # canvases each for validation and test
-
-
-class Batch(NamedTuple):
-  """N canvases and what is to be learnt of them.
-
-  Attributes:
-    canvas: [N, PIXELS], intensities in [0, 1]. Input, and target of the task "canvas".
-    left: [N], int. Class of the left digit.
-    right: [N], int. Class of the right digit.
-    ink: [N]. Mean intensity of the two digits, what the overlap hides included.
-  """
-
-  canvas: jax.Array
-  left: jax.Array
-  right: jax.Array
-  ink: jax.Array
+_TEST_SHARE = 0.2
 
 
 class Digits(NamedTuple):
-  """Single digits: images [N, 8, 8] in [0, 1] and classes [N]."""
+  """N single digits.
 
-  image: jax.Array
-  label: jax.Array
+  Attributes:
+    image: [N, 8, 8], float32, intensities in [0, 1].
+    label: [N], int32, classes in 0..9.
+  """
+
+  image: np.ndarray
+  label: np.ndarray
 
 
-def split() -> tuple[Digits, Digits, Digits]:
-  """scikit-learn's 1,797 digits: 60 % to train, 20 % to validate, 20 % to test on."""
+def split(validation: float) -> dict[str, Digits]:
+  """Divides scikit-learn's 1,797 digits, of which a fifth is the test set.
+
+  Args:
+    validation: Share of the others that is held out for validation, in [0, 1).
+
+  Returns:
+    ``"train"``, ``"validation"`` and ``"test"``; no digit is in two of them.
+  """
   data = load_digits()
   image = (data.images / data.images.max()).astype(np.float32)
-  order = np.random.default_rng(0).permutation(len(image))
-  parts = np.split(order, [int(0.6 * len(order)), int(0.8 * len(order))])
-  train, validation, test = (
-    Digits(jnp.asarray(image[part]), jnp.asarray(data.target[part])) for part in parts
-  )
-  return train, validation, test
+  label = data.target.astype(np.int32)
+  others, test = hold_out(len(label), _TEST_SHARE, seed=0)
+  kept, held_out = hold_out(len(others), validation, seed=1)
+  parts = {"train": others[kept], "validation": others[held_out], "test": test}
+  return {name: Digits(image[rows], label[rows]) for name, rows in parts.items()}
 
 
-def load() -> tuple[Digits, Batch, Batch]:
-  """Digits to train on, and fixed canvases of other digits to validate and test on."""
-  train, validation, test = split()
-  return (
-    train,
-    sample(jax.random.key(1), validation, HELD_OUT),
-    sample(jax.random.key(2), test, HELD_OUT),
-  )
+def canvases(digits: Digits, left: np.ndarray, right: np.ndarray) -> Batch:
+  """Draws pairs of digits, the brighter pixel on top.
 
+  Args:
+    digits: The digits to choose from.
+    left: [N], indices of the digits on the left.
+    right: [N], indices of the digits on the right.
 
-def sample(key: jax.Array, digits: Digits, size: int) -> Batch:
-  """``size`` canvases of random pairs of ``digits``."""
-  left, right = jax.random.randint(key, (2, size), 0, len(digits.label))
-  margin = 8 - OVERLAP
-  canvas = jnp.maximum(
-    jnp.pad(digits.image[left], ((0, 0), (0, 0), (0, margin))),
-    jnp.pad(digits.image[right], ((0, 0), (0, 0), (margin, 0))),
-  )
-  ink = digits.image[left].mean((1, 2)) + digits.image[right].mean((1, 2))
-  return Batch(
-    canvas=canvas.reshape(size, PIXELS),
-    left=digits.label[left],
-    right=digits.label[right],
-    ink=ink / 2,
-  )
+  Returns:
+    The arrays that :mod:`benchmarks.experiments.problems.pairs` lists, canvases of
+    ``PIXELS`` pixels.
+  """
+  canvas = np.zeros((len(left), 8, WIDTH), np.float32)
+  canvas[:, :, :8] = digits.image[left]
+  np.maximum(canvas[:, :, -8:], digits.image[right], out=canvas[:, :, -8:])
+  ink = digits.image.mean((1, 2))
+  return {
+    "canvas": canvas.reshape(len(left), PIXELS),
+    "left": digits.label[left],
+    "right": digits.label[right],
+    "ink": (ink[left] + ink[right]) / 2,
+  }

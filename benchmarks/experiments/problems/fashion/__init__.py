@@ -1,5 +1,5 @@
-"""Four tasks on two overlaid Fashion-MNIST images: ``python -m benchmarks.experiments.problems.fashion``.
+"""Four tasks on two overlaid Fashion-MNIST images.
 
 Name the left article, name the right one, estimate the ink of both, and redraw the
-canvas.
+canvas: ``python -m benchmarks.experiments fashion --help``.
 """

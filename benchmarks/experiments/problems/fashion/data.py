@@ -1,15 +1,16 @@
 """Fashion-MNIST from a file, and canvases of two images."""
 
-import sys
+import functools
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import grain
 import numpy as np
 
 from benchmarks.experiments.problem import Batch
+from benchmarks.experiments.problems import pairs
 
 SHIFT = 8  # pixels by which the right image is moved right and down
 SIDE = 28 + SHIFT
@@ -104,31 +105,15 @@ def canvases(images: Images, left: np.ndarray, right: np.ndarray, pool: int) -> 
   }
 
 
-class _RandomPairs:
-  """A source for grain: element t holds the pairs of step t."""
-
-  def __init__(self, images: Images, pool: int, batch_size: int, seed: int):
-    self._images, self._pool = images, pool
-    self._batch_size, self._seed = batch_size, seed
-
-  def __len__(self) -> int:
-    return sys.maxsize
-
-  def __getitem__(self, step: Any) -> Batch:
-    random = np.random.default_rng((self._seed, int(step)))
-    left, right = random.integers(len(self._images.label), size=(2, self._batch_size))
-    return canvases(self._images, left, right, self._pool)
-
-
 def random_pairs(
   images: Images, pool: int, batch_size: int, seed: int
 ) -> grain.MapDataset:
-  """Endless batches of new pairs."""
-  return grain.MapDataset.source(_RandomPairs(images, pool, batch_size, seed))
+  """Makes endless batches of new pairs."""
+  draw = functools.partial(canvases, images, pool=pool)
+  return pairs.random_pairs(draw, len(images.label), batch_size, seed)
 
 
 def fixed_pairs(images: Images, pool: int, number: int) -> Batch:
-  """``number`` pairs, the same each time."""
-  random = np.random.default_rng(0)
-  left, right = random.integers(len(images.label), size=(2, number))
-  return canvases(images, left, right, pool)
+  """Draws ``number`` pairs, the same ones each time."""
+  draw = functools.partial(canvases, images, pool=pool)
+  return pairs.fixed_pairs(draw, len(images.label), number)

@@ -1,5 +1,6 @@
-"""Scenes, the paper's experiments: ``python -m benchmarks.experiments.problems.scenes``.
+"""Scenes, the paper's experiments: ``python -m benchmarks.experiments scenes --help``.
 
 Segmentation, depth and surface normals of one image: on NYUv2 and Cityscapes where they
-are at hand, and on rendered scenes (:mod:`benchmarks.experiments.problems.scenes.synthetic`).
+are at hand, and on rendered scenes
+(:mod:`benchmarks.experiments.problems.scenes.synthetic`).
 """

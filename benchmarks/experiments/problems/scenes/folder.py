@@ -10,7 +10,8 @@ normal      [H, W, 3], unit vectors, (0, 0, 0) where missing; not in Cityscapes
 ==========  =======================================================================
 
 NYUv2 has 795 images to train on and 654 for validation, 288 x 384; Cityscapes 2,975 and
-500, 128 x 256. ``benchmarks.experiments.problems.scenes.synthetic`` writes the format of NYUv2.
+500, 128 x 256. ``benchmarks.experiments.problems.scenes.synthetic`` writes the format
+of NYUv2.
 """
 
 import json
@@ -70,8 +71,8 @@ def find_layout(directory: str | Path) -> Layout:
   raise ValueError(
     f"{directory / 'train'} must have a folder `label` (NYUv2) or `label_7` "
     f"(Cityscapes), got {_listing(directory / 'train')}. Give the folder that holds "
-    "`train` and `val`; `python -m benchmarks.experiments.problems.scenes.synthetic` renders data without "
-    "any download."
+    "`train` and `val`, or render data without any download: "
+    "`python -m benchmarks.experiments.problems.scenes.synthetic`."
   )
 
 

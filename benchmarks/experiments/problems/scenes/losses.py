@@ -4,7 +4,8 @@ A batch holds ``image`` [N, H, W, 3], ``label`` [N, H, W] (-1: void), ``depth``
 [N, H, W] (0: missing) and, where the data have them, ``normal`` [N, H, W, 3] of length
 1 ((0, 0, 0): missing). All means are over the batch's labelled pixels; where there are
 none they are 0, with a gradient of 0. Outputs are those of :class:`SegNet
-<benchmarks.experiments.problems.scenes.segnet.SegNet>`, and results are of the tasks that they hold.
+<benchmarks.experiments.problems.scenes.segnet.SegNet>`; each function returns the tasks
+that the outputs hold.
 """
 
 from collections.abc import Callable, Mapping

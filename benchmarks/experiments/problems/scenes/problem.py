@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator
 
-from benchmarks.experiments.config import Settings
+from benchmarks.experiments.config import FileSettings
 from benchmarks.experiments.loading import hold_out
 from benchmarks.experiments.mlp import trunk_only
 from benchmarks.experiments.problem import Batch, Problem
@@ -21,7 +21,7 @@ _IN_MEMORY = 2**30  # bytes; more is read again whenever it is needed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SceneSettings(Settings):
+class SceneSettings(FileSettings):
   """Of the files and the network."""
 
   batch_size: int = 0
@@ -110,3 +110,6 @@ def make_problem(settings: SceneSettings) -> Problem:
 def reference(settings: SceneSettings) -> Reference:
   """The paper's numbers on the data set that has the same tasks."""
   return paper.TABLE_2 if find_layout(settings.data).has_normals else paper.TABLE_3
+
+
+SETTINGS = SceneSettings

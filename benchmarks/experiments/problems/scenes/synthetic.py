@@ -1,4 +1,6 @@
-"""Rendered rooms in the format of NYUv2: ``python -m benchmarks.experiments.problems.scenes.synthetic``.
+"""Rendered rooms in the format of NYUv2.
+
+``python -m benchmarks.experiments.problems.scenes.synthetic`` writes them.
 
 What stands in a room depends on (seed, split, index) only; the resolution decides how
 finely it is seen.

@@ -1,6 +1,7 @@
-"""16 regressions on a table, supply chain management: ``python -m benchmarks.experiments.problems.scm20d``.
+"""16 regressions on a table about supply chain management.
 
-Prices of 16 products 20 days ahead, from 61 numbers about a simulated market.
+Predict the prices of 16 products 20 days ahead from 61 numbers about a simulated
+market: ``python -m benchmarks.experiments scm20d --help``.
 
 References:
   Spyromitros-Xioufis, Tsoumakas, Groves, Vlahavas, `Multi-target regression via input

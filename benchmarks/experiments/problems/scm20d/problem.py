@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.io import arff
 
-from benchmarks.experiments.config import Settings
+from benchmarks.experiments.config import FileSettings
 from benchmarks.experiments.loading import hold_out, in_order, shuffled
 from benchmarks.experiments.metric import Metric
-from benchmarks.experiments.mlp import MLP, trunk_only
+from benchmarks.experiments.mlp import MLP, layers, trunk_only
 from benchmarks.experiments.problem import Batch, Problem
 
 NUM_TARGETS = 16
@@ -31,7 +31,7 @@ _UNREADABLE = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TableSettings(Settings):
+class TableSettings(FileSettings):
   """Of the network."""
 
   batch_size: int = 128
@@ -136,6 +136,7 @@ def make_problem(settings: TableSettings) -> Problem:
       table.inputs.shape[1], settings.hidden, dict.fromkeys(tasks, 1), rngs
     ),
     trunk_only=trunk_only,
+    layers=layers,
     losses=losses,
     kpis=kpis,
     sums=sums,
@@ -145,3 +146,6 @@ def make_problem(settings: TableSettings) -> Problem:
       in_order(parts[split], _EVALUATED_AT_ONCE) if len(rows[split]) else iter(())
     ),
   )
+
+
+SETTINGS = TableSettings

@@ -1,0 +1,154 @@
+"""One gradient of a model's K losses, made by a method of :mod:`benchmarks.methods`."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from benchmarks.methods import Method, Setting
+from maxgnr_jax import (
+  value_and_combined_grad,
+  value_and_flat_task_grads,
+  value_and_task_grads,
+)
+
+
+def task_gradients(
+  task_losses: Callable[..., tuple[Any, Any, Any]],
+  microbatches: int | None = None,
+  flat_radius: float | None = None,
+) -> Callable[..., tuple[Any, dict[str, Any]]]:
+  """What most methods are made of: it depends on none of them.
+
+  Args:
+    task_losses: From parameters, batch and more to the losses, the tasks' key
+      performance indicators in [0, 1], both dicts of scalars, and anything else.
+    microbatches: Parts in which a batch is taken; what the losses return besides is
+      then the mean over them.
+    flat_radius: Of the perturbation, for flat gradients as well.
+
+  Returns:
+    A function of the losses' arguments to ``((losses, kpis, rest), gradients)``, of
+    which the latter holds ``grads`` and what else an update takes.
+
+  Raises:
+    ValueError: for microbatches of flat gradients, which are taken at once.
+  """
+  losses_and_aux = _with_aux(task_losses)
+  if flat_radius is None:
+    differentiated = value_and_task_grads(
+      losses_and_aux, has_aux=True, microbatches=microbatches
+    )
+
+    def gradients(*args):
+      (losses, aux), grads = differentiated(*args)
+      kpis, rest = _whole(aux, microbatches)
+      return (losses, kpis, rest), {"grads": grads, "losses": losses, "kpis": kpis}
+
+    return gradients
+
+  if microbatches is not None:
+    raise ValueError(
+      "a method of flat gradients takes a batch at once: leave microbatches out"
+    )
+  perturbed = value_and_flat_task_grads(losses_and_aux, flat_radius, has_aux=True)
+
+  def flat_gradients(*args):
+    (losses, aux), (grads, flat_grads) = perturbed(*args)
+    found = {"grads": grads, "flat_grads": flat_grads, "losses": losses}
+    return (losses, *aux), found
+
+  return flat_gradients
+
+
+class Combination(NamedTuple):
+  """Pure functions: K losses to one gradient, by a method.
+
+  Attributes:
+    init: From the parameters to the method's state.
+    value_and_grad: From state and the losses' arguments to
+      ``((losses, kpis, rest), gradient, state)``.
+    combine: From the gradients of :func:`task_gradients`, state and parameters to
+      gradient and state; None if not every step takes all gradients.
+  """
+
+  init: Callable[[Any], Any]
+  value_and_grad: Callable[..., tuple[Any, Any, Any]]
+  combine: Callable[[dict[str, Any], Any, Any], tuple[Any, Any]] | None
+
+
+def combination(
+  method: Method,
+  task_losses: Callable[..., tuple[Any, Any, Any]],
+  setting: Setting,
+  microbatches: int | None = None,
+) -> Combination:
+  """The gradient that ``method`` makes of the gradients of ``task_losses``.
+
+  Args:
+    method: One of ``METHODS``.
+    task_losses: As in :func:`task_gradients`.
+    setting: Of the problem.
+    microbatches: As in :func:`task_gradients`.
+  """
+  aggregator = optax.with_extra_args_support(method.make(setting))
+  if method.refresh_every > 1:
+    refreshed = value_and_combined_grad(
+      _with_aux(task_losses),
+      aggregator,
+      refresh_every=method.refresh_every,
+      has_aux=True,
+      microbatches=microbatches,
+    )
+
+    def refresh(state, *args):
+      (losses, aux), grad, state = refreshed.value_and_grad(state, *args)
+      return (losses, *_whole(aux, microbatches)), grad, state
+
+    return Combination(refreshed.init, refresh, None)
+
+  gradients = task_gradients(task_losses, microbatches, method.flat_radius)
+
+  def combine(found, state, params):
+    extra_args = {name: value for name, value in found.items() if name != "grads"}
+    return aggregator.update(found["grads"], state, params, **extra_args)
+
+  def value_and_grad(state, params, *args):
+    values, found = gradients(params, *args)
+    return values, *combine(found, state, params)
+
+  return Combination(aggregator.init, value_and_grad, combine)
+
+
+def _with_aux(task_losses):
+  def losses_and_aux(*args):
+    losses, *aux = task_losses(*args)
+    return losses, tuple(aux)
+
+  return losses_and_aux
+
+
+def _whole(aux, microbatches: int | None):
+  """Of what parts of a batch left: the mean, and the last of what has none."""
+  if microbatches is None:
+    return aux
+  return jax.tree.map(
+    lambda x: x.mean(0) if jnp.issubdtype(x.dtype, jnp.floating) else x[-1], aux
+  )
+
+
+def weights_and_gnr(state: Any, num_tasks: int) -> tuple[jax.Array, jax.Array]:
+  """The task weights and the GNRs that a method's state holds, each [K].
+
+  A method with groups has a row per group: the weights are then the mean over groups,
+  the GNRs the geometric mean. What a state does not hold is NaN.
+  """
+  unknown = jnp.full(num_tasks, jnp.nan)
+  # `flat_regions` aggregates twice; the first is of the gradients of the losses.
+  found = optax.tree.get_all_with_path(state, "weights")
+  weights = found[0][1] if found else unknown
+  gnr = optax.tree.get(state, "gnr", unknown)
+  by_group = weights.reshape(-1, num_tasks), gnr.reshape(-1, num_tasks)
+  return by_group[0].mean(0), jnp.exp(jnp.log(by_group[1]).mean(0))
