@@ -1,4 +1,4 @@
-"""A strict environment: what JAX would let pass in silence fails here."""
+"""A strict environment: implicit promotion of ranks and dtypes is an error."""
 
 import os
 from unittest import mock
@@ -12,7 +12,7 @@ import jax
 import pytest
 from jax._src import compiler  # no public name sets options for all that is compiled
 
-# A property's first example compiles, the others do not: no deadline fits both.
+# Only a property's first example compiles, so that no deadline fits all examples.
 hypothesis.settings.register_profile("default", deadline=None, max_examples=40)
 hypothesis.settings.register_profile(
   "ci", hypothesis.settings.get_profile("default"), derandomize=True
@@ -20,7 +20,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
-# Of the module, because hypothesis wants no setup per function.
+# Module scope, because hypothesis refuses fixtures of function scope.
 @pytest.fixture(autouse=True, scope="module")
 def strict_promotion():
   jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -40,7 +40,7 @@ def float64():
 
 @pytest.fixture
 def standard_promotion():
-  """JAX's default promotion: parts of optax and flax need it."""
+  """Allows JAX's default promotion, which parts of optax and flax need."""
   jax.config.update("jax_numpy_dtype_promotion", "standard")
   yield
   jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -48,14 +48,14 @@ def standard_promotion():
 
 @pytest.fixture(scope="module")
 def quick_compilation():
-  """For tests of a few steps on small arrays, which do hardly anything but compile."""
+  """Compiles with few optimisations: for small arrays, where compilation dominates."""
   make_options = compiler.get_compile_options
 
   def quick_options(*args, **kwargs):
     options = make_options(*args, **kwargs)
     if not jax.config.read("jax_disable_most_optimizations"):
       return options
-    # By its newer emitters XLA's compilation for CPUs takes more than twice as long.
+    # XLA's newer emitters for CPUs more than double the time of compilation.
     options.env_option_overrides = [
       ("xla_cpu_use_fusion_emitters", False),
       *options.env_option_overrides,
@@ -70,7 +70,7 @@ def quick_compilation():
 
 @pytest.fixture
 def usual_compilation(quick_compilation):
-  """For one test among quick ones: of memory, or of equality to the last bit."""
+  """Compiles as usual in one test of a quick module, for memory or exact equality."""
   jax.config.update("jax_disable_most_optimizations", False)
   yield
   jax.config.update("jax_disable_most_optimizations", True)
@@ -78,11 +78,11 @@ def usual_compilation(quick_compilation):
 
 @pytest.fixture(scope="module")
 def quick_experiments(strict_promotion, quick_compilation):
-  """The same for experiments, whose optimiser needs JAX's default promotion."""
+  """Compiles experiments quickly and allows the promotion that Adam needs."""
   from benchmarks.experiments import model
 
   options = model.CPU_OPTIONS
-  # Measured with a small network's Adam: a quarter of the time to compile.
+  # This takes a quarter of the time to compile a small network's Adam step.
   model.CPU_OPTIONS = options | {"xla_cpu_use_fusion_emitters": False}
   jax.config.update("jax_numpy_dtype_promotion", "standard")
   yield

@@ -1,4 +1,4 @@
-"""Runs ``tests/devices`` on eight virtual devices, in a process of its own."""
+"""Runs ``tests/devices`` on eight virtual devices in a new process."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ def test_tests_of_several_devices_pass_on_eight_devices():
     "-p",
     "no:cacheprovider",
     "-n",
-    "0",  # one process shares what is compiled
+    "0",  # tests in one process share compilation
     str(folder),
   ]
   result = subprocess.run(

@@ -1,4 +1,4 @@
-"""`diagnostics`: the state as a flat dict for any logger."""
+"""`diagnostics` returns the state as a flat dict for any logger."""
 
 import functools
 

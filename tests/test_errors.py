@@ -1,4 +1,4 @@
-"""What a mistake says: raised while tracing, with what was wrong and what to do."""
+"""Errors are raised while tracing and say what is wrong and what to do."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ PARAMS = example_params()
 
 
 def trace_update(grads, tx=None, state=None, params=PARAMS):
-  """Traces a step without running it; so what is raised is raised from shapes."""
+  """Traces a step without running it, so that errors depend on shapes only."""
   tx = default_maxgnr() if tx is None else tx
   state = tx.init(PARAMS) if state is None else state
   jax.jit(tx.update).lower(grads, state, params)

@@ -1,4 +1,4 @@
-"""What holds of every step of `maxgnr`."""
+"""Properties of the steps of `maxgnr`."""
 
 import chex
 import jax
@@ -52,7 +52,7 @@ def test_the_first_step_has_no_noise_and_weights_inverse_to_the_gradient_norms()
 
 
 def test_the_first_step_has_no_noise_where_gradients_are_fused_into_it():
-  # XLA may compute a gradient in two places of one step, rounded differently.
+  # XLA may compute a gradient twice in one step, with different rounding.
   tx = default_maxgnr(2)
 
   def losses(params, x):

@@ -86,7 +86,9 @@ def test_the_papers_solver_follows_algorithm_1_with_steepest_descent():
   params, sequence = trending_grads(jnp.float64, 20, scales=(1.0, 0.7, 2.0, 1.5))
 
   def descend(momentum_norm, noise):
-    if not noise.any():  # every weight is as good: it stays where it starts
+    if (
+      not noise.any()
+    ):  # all weights are equally good: the solver keeps its initial ones
       return np.full(len(noise), 1 / len(noise))
     return reference.steepest_descent_weights(momentum_norm, noise, 1e-2, 30)
 

@@ -29,7 +29,7 @@ def test_each_dtype_is_kept_over_steps_and_follows_algorithm_1(dtype):
 
 
 def shapes_of_two_steps(params, num_tasks):
-  """Updates and states as tracing knows them."""
+  """Shapes and dtypes of updates and states, found by tracing."""
   tx, grads = default_maxgnr(num_tasks), random_grads(params, 2)
   state = jax.eval_shape(tx.init, params)
   for _ in range(2):

@@ -22,7 +22,7 @@ STEPS = 4
 
 
 def run(tx, params, sequence, masks):
-  """All updates and states, of one compiled step."""
+  """Updates and states of all steps; the step may be traced only once."""
 
   def step(grads, state, mask):
     return tx.update(grads, state, params, task_mask=mask)
@@ -86,7 +86,7 @@ def test_a_task_with_a_non_finite_gradient_is_treated_like_a_masked_one(
 
 @settings(max_examples=10)
 @given(
-  # Few sizes, as each is compiled.
+  # Few sizes, because each is compiled.
   active=st.sampled_from([(3, 1), (9, 2)]).flatmap(
     lambda sizes: st.permutations([k >= sizes[1] for k in range(sizes[0])])
   ),

@@ -1,4 +1,4 @@
-"""Averages of the noise's Gramian, against float64 averages of samples."""
+"""The averaged noise Gramian against float64 averages of the samples."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ PARAMS = jnp.zeros(40)
 
 
 def noises(sequence):
-  """Eq. 16 of every step, [T, K, D], in float64; 0 at the first."""
+  """The noise [T, K, D] of Eq. 16 in float64; it is 0 at the first step."""
   momentum, found = None, []
   for grads in np.asarray(sequence, np.float64):
     momentum = grads if momentum is None else GAMMA * momentum + (1 - GAMMA) * grads
@@ -74,7 +74,7 @@ def test_with_noise_decay_zero_only_the_last_sample_counts():
   seed=st.integers(0, 99),
 )
 def test_inactive_tasks_leave_the_noise_gramian_positive_semidefinite(masks, seed):
-  """Tasks with hardly any noise in common, and noises in one direction."""
+  """The gradients point almost in one direction, so that the Gramian has rank 1."""
   rng = np.random.default_rng(seed)
   tx = maxgnr(GAMMA, num_tasks=4, noise_decay=0.9)
   update = jax.jit(tx.update)

@@ -15,7 +15,7 @@ def test_there_are_notebooks():
   assert NOTEBOOKS
 
 
-@pytest.mark.filterwarnings("default")  # of Jupyter's own packages
+@pytest.mark.filterwarnings("default")  # raised by Jupyter's own packages
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_each_notebook_runs_and_shows_a_picture(path, monkeypatch):
   for name, value in commands.quick_environment().items():

@@ -21,7 +21,7 @@ README = (ROOT / "README.md").read_text()
 RESULTS = ROOT / "benchmarks" / "results"
 
 
-@pytest.mark.filterwarnings("default")  # those of flax are not ours to mend
+@pytest.mark.filterwarnings("default")  # flax raises some of its own
 def test_the_readmes_python_blocks_run_in_order(standard_promotion, quick_compilation):
   blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
   assert len(blocks) >= 2

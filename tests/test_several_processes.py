@@ -1,4 +1,4 @@
-"""The example of several processes: as many as there are, the result is the same."""
+"""The example of several processes gives the same result for any number of them."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ EXAMPLE = commands.ROOT / "examples" / "several_processes.py"
 def trained(out, *options):
   """Parameters after a few steps."""
   options = ["--steps", "6", "--out", str(out), *options]
-  # The processes end themselves before their parent would be killed.
+  # The example's own timeout is shorter, so that no process outlives the test.
   child = commands.run(str(EXAMPLE), *options, "--timeout", "150", timeout=200)
   assert child.returncode == 0, child.stdout[-5000:] + child.stderr[-5000:]
   assert len(child.stdout.splitlines()) >= 2  # steps 0 and 5

@@ -45,7 +45,7 @@ def test_projected_gradient_reaches_the_optimum_on_the_battery(num_tasks):
 def test_projected_gradient_reaches_the_optimum_on_the_hardest_known_problems(
   num_tasks, seed
 ):
-  # The worst of a thousand draws each.
+  # Each is the worst of a thousand draws.
   problem = solver_battery.problem(
     solver_battery.one_common_noise, num_tasks, 1000, 1, seed
   )
@@ -111,7 +111,7 @@ def test_no_random_weights_beat_the_optimum(seed, other):
   assert reference.smallest_gnr(solve(problem), *problem) >= (1 - 1e-4) * best
 
 
-# Steps of a fixed size amplify rounding where the GNR is steep: one step only.
+# Fixed steps amplify rounding errors where the GNR is steep, hence a single step.
 DETERMINATE = {"optimum": SOLVERS["optimum"], "paper": steepest_descent(num_steps=1)}
 
 
@@ -223,7 +223,7 @@ def test_noises_that_cancel_at_equal_weights_give_a_very_large_gnr(solver, seed)
 def test_a_task_without_gradient_gets_no_weight_and_changes_no_other_weight(solver):
   problem = random_problem(2)
   rest = Problem(problem.momentum_norm[1:], problem.noise[1:])
-  # Neither its noise nor its cosines may matter.
+  # The task's noise and cosines must not matter.
   problem.momentum_norm[0] = 0.0
   weights = solve(problem, solver)
   assert weights[0] == 0

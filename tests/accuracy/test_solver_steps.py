@@ -1,4 +1,4 @@
-"""The benchmark of the number of steps: it says which problem was the worst."""
+"""The benchmark of the solver's number of steps records its worst problem."""
 
 import pytest
 

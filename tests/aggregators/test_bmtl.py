@@ -1,4 +1,4 @@
-"""BMTL beside its formula in NumPy."""
+"""BMTL against its formula in NumPy."""
 
 import numpy as np
 import pytest

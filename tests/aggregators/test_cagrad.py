@@ -15,9 +15,9 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 def missed_gain(jacobian, weights, c):
-  """By how much the smallest gain stays below a bound on that of the whole ball."""
+  """How far the smallest gain is below a bound that no update in the ball exceeds."""
   mean, radius = jacobian.mean(0), c * length(jacobian.mean(0))
-  # Any weights on the simplex give a bound; those in the update the lowest.
+  # Any weights on the simplex give a bound; the update's own weights give the lowest.
   w = weights - 1 / len(jacobian)
   g_w = w / w.sum() @ jacobian
   return g_w @ mean + radius * length(g_w) - np.min(jacobian @ (weights @ jacobian))

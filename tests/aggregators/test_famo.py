@@ -44,7 +44,7 @@ def test_famo_updates_only_the_logits_of_tasks_active_in_the_last_step():
   )
   logits = np.asarray(state.memory["logits"])
   np.testing.assert_array_equal(logits[0], 0)
-  # Of the others as if task 0 had never been.
+  # The other tasks learn as if there were no task 0.
   z = np.exp(logits[1, 1:]) / np.exp(logits[1, 1:]).sum()
   progress = np.log(
     np.asarray(state.memory["last_losses"])[1, 1:] / inactive.AFTER[2, 1:]

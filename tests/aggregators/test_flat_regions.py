@@ -1,4 +1,4 @@
-"""Aggregators of gradients and flat parts, each by itself."""
+"""`flat_regions` aggregates gradients and flat parts separately."""
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +49,7 @@ def test_gradients_and_flat_parts_are_aggregated_separately_in_a_scan(name):
   state, plain_state, flat_state = states
   assert_trees_close(state.plain, plain_state, rtol=1e-5, atol=1e-6)
   assert_trees_close(state.flat, flat_state, rtol=1e-5, atol=1e-6)
-  if name != "slaw":  # whose weights do not depend on gradients
+  if name != "slaw":  # SLAW's weights do not depend on gradients
     assert not np.allclose(state.plain.weights, state.flat.weights)
 
 

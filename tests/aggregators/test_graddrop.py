@@ -1,4 +1,4 @@
-"""GradDrop: the sign that each coordinate keeps, and what leaks."""
+"""GradDrop keeps one sign per coordinate and lets a share of the rest leak."""
 
 import functools
 
@@ -42,7 +42,8 @@ def test_graddrop_with_leak_one_is_the_sum():
 def test_graddrop_leaks_per_task():
   leak = np.array([0.0, 0.5, 1.0])
   update = update_of(aggregators.graddrop(leak), MANY)
-  # Kept: the positive two, and half of the other; or that one, and all of the third.
+  # Either the positive values are kept and half of the second task's value leaks, or
+  # the second task's value is kept and all of the third task's value leaks.
   assert set(update) == {3.5 - 0.5, -1.0 + 0.5}
 
 

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def noise_on(grads, *args):
-  """What the only task's gradient was multiplied by."""
+  """The factors by which the gradient of a single task was multiplied."""
   return update_of(aggregators.gradient_dropout(*args), grads[:1]) / grads[0]
 
 
@@ -23,7 +23,7 @@ def test_gaussian_noise_has_mean_one_and_the_variance_of_dropout(rate):
   variance = rate / (1 - rate)
   assert abs(factor.mean() - 1) < 5 * np.sqrt(variance / SIZE)
   assert abs(factor.var() / variance - 1) < 5 * np.sqrt(2 / SIZE)
-  # Normal: a third is beyond one standard deviation.
+  # A third of normal numbers is beyond one standard deviation.
   assert_share(np.abs(factor - 1) > np.sqrt(variance), 0.3173)
 
 

@@ -1,4 +1,4 @@
-"""Gradients scaled to the length of their sum."""
+"""Gradient norm scaling against its definition."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A weighting that the user writes on the Gramian."""
+"""`gramian_method` with a weighting that the user writes."""
 
 import jax.numpy as jnp
 import numpy as np

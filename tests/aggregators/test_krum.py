@@ -69,12 +69,12 @@ def test_krum_chooses_among_the_active_tasks_as_if_alone(num_byzantine, num_sele
   ("active", "num_byzantine", "num_selected", "expected"),
   [
     ([1, 1, 1, 1, 1], 2, 1, [0, 1, 0, 0, 0]),
-    # Too few for their sum of distances: the nearest one counts.
+    # Too few tasks to sum over that many distances: only the nearest one counts.
     ([1, 0, 1, 1, 1], 2, 1, [0, 0, 1, 0, 0]),
     ([1, 0, 1, 0, 1], 0, 1, [1, 0, 0, 0, 0]),
     ([1, 0, 0, 0, 1], 0, 2, [0.5, 0, 0, 0, 0.5]),
     ([0, 0, 0, 0, 1], 2, 1, [0, 0, 0, 0, 1]),
-    # Too few to choose as many.
+    # Fewer active tasks than `num_selected`.
     ([1, 0, 0, 0, 1], 2, 3, [0.5, 0, 0, 0, 0.5]),
   ],
 )

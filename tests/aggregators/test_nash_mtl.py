@@ -40,6 +40,6 @@ def test_nash_mtl_update_does_not_depend_on_the_scale_of_a_loss(
 
 
 def test_nash_mtl_weights_are_finite_when_gradients_cancel():
-  # Three in a plane, of which some positive combination is zero.
+  # Three gradients in a plane with a positive combination that is zero.
   for seed in (239, 342, 357, 520, 775, 902):
     chex.assert_tree_all_finite(weigh("nash_mtl", task_gradients(seed, 3, size=2)))

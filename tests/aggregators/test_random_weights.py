@@ -1,4 +1,4 @@
-"""Random weights: their distribution."""
+"""The distribution of random weights."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ def test_random_weights_are_the_softmax_of_independent_normal_numbers():
   _, weights = jax.lax.scan(step, tx.init(jnp.ones(1)), length=steps)
   weights = np.asarray(weights, np.float64)
   np.testing.assert_allclose(weights.sum(1), 1, rtol=1e-5)
-  # Differences of two normal numbers, which are normal of variance 2.
+  # The difference of two normal numbers is normal with variance 2.
   ratios = np.log(weights[:, 0] / weights[:, 1])
   assert abs(ratios.mean()) < 5 * np.sqrt(2 / steps)
   assert abs(ratios.var() / 2 - 1) < 5 * np.sqrt(2 / steps)

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 def test_slaw_weights_are_inverse_to_the_losses_standard_deviations():
   beta, expected = 0.75, []
   for step in range(1, NUM_STEPS + 1):
-    # Of the first 1 / (1 - β) steps the mean, from then on an exponential average.
+    # The mean over the first 1 / (1 - β) steps, then an exponential average.
     share = np.full(min(step, 4), 1 / min(step, 4))
     for _ in range(4, step):
       share = np.append(beta * share, 1 - beta)
@@ -26,7 +26,7 @@ def test_slaw_weights_are_inverse_to_the_losses_standard_deviations():
 
 
 def test_a_late_task_has_weight_one_in_its_first_step():
-  # One loss has no deviation.
+  # A single loss has no deviation, so that its weight is not known yet.
   _, state = inactive.run(aggregators.slaw, inactive.LATE, losses=inactive.LOSSES)
   assert state.weights[2, 0] == 1
   sums = inactive.LATE.sum(axis=1)

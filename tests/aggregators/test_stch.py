@@ -1,4 +1,4 @@
-"""STCH: the preferences and ideals of single tasks."""
+"""STCH against the derivatives of the smooth maximum."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""The coordinate-wise trimmed mean against SciPy's and NumPy's."""
+"""The coordinate-wise trimmed mean against SciPy and NumPy."""
 
 import functools
 
@@ -31,7 +31,7 @@ def test_trimmed_mean_of_three_tasks_is_the_median():
 
 
 def trimmed(grads, trim):
-  """By NumPy: as many as leave at least one."""
+  """Trims by NumPy as many values as leave at least one."""
   left_out = min(trim, (len(grads) - 1) // 2)
   ascending = np.sort(np.asarray(grads), axis=0)
   return ascending[left_out : len(grads) - left_out].mean(axis=0)

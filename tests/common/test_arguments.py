@@ -1,4 +1,4 @@
-"""Arguments of the methods' factories that are refused, and the errors' messages."""
+"""Factories refuse invalid arguments and say what the argument must be."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ import pytest
 from maxgnr_jax import aggregators
 
 NAN = float("nan")
-# Method, argument, values, what it must be.
+# Method, argument, refused values, and the requirement in the error's message.
 OUT_OF_RANGE = [
   ("bmtl", "temperature", (0, -1.0, NAN, "1", None), "positive"),
   ("cagrad", "c", (-0.1, 1, NAN, "0.5", None), r"in \[0, 1\)"),

@@ -1,4 +1,4 @@
-"""Orbax saves and restores the state of the optimiser, and training goes on."""
+"""Training continues from states that orbax saved and restored."""
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("standard_promotion", "quick_compilation")
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory, quick_compilation):
-  """A folder of checkpoints, and where training got to that was not interrupted."""
+  """A folder of checkpoints, and the results of training without interruption."""
   folder, results = tmp_path_factory.mktemp("checkpoints"), {}
   with jax.numpy_dtype_promotion("standard"):
     for name, make_one in TRANSFORMATIONS.items():
@@ -58,7 +58,7 @@ def test_training_continues_bit_for_bit_in_another_process(saved):
 def test_states_of_all_methods_are_restored_unchanged(tmp_path):
   rng = np.random.default_rng(0)
 
-  def numbers(x):  # instead of the zeros of most new states
+  def numbers(x):  # most new states hold only zeros
     if jnp.issubdtype(x.dtype, jnp.floating):
       return jnp.asarray(rng.normal(size=x.shape), x.dtype)
     return x

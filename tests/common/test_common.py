@@ -1,4 +1,4 @@
-"""What holds of every transformation that aggregates task gradients."""
+"""Properties of every transformation that aggregates task gradients."""
 
 import chex
 import jax

@@ -1,4 +1,4 @@
-"""Whatever comes, nothing but the documented errors, and no NaN of finite numbers.
+"""Random inputs never give NaN or infinite updates.
 
 Pytrees, shapes, dtypes, scales, masks and non-finite numbers drawn at random, over the
 transformation and over methods of every kind.
@@ -39,7 +39,7 @@ METHODS = {
 }
 OF_SUM_ONE = ("maxgnr", "maxgnr averaged", "maxgnr by parameter", "maxgnr stochastic")
 OF_SUM_ONE += ("equal_weights", "mgda")
-# Few, as each is compiled; what is drawn for them are numbers.
+# Few structures, because each is compiled; only their numbers are drawn at random.
 TREES = (
   {"w": ((3, 2), "float32"), "b": ((), "float32")},
   [((5,), "bfloat16"), ((2, 1, 2), "bfloat16"), ((0,), "bfloat16")],
@@ -117,7 +117,7 @@ def test_random_steps_give_finite_updates_and_consistent_states(method, number, 
 
 
 def draw_grads(rng, p, scales, bad):
-  """Some whole numbers among them, so that gradients cancel, agree and vanish."""
+  """Half of the draws are whole numbers, so that gradients cancel, agree and vanish."""
   shape = (len(scales), *p.shape)
   drawn = rng.normal(size=shape) if rng.random() < 0.5 else rng.integers(-1, 2, shape)
   drawn = drawn * np.reshape(scales, (-1, *(1,) * p.ndim))

@@ -1,4 +1,4 @@
-"""Tasks that come late or go for a while, in methods that remember or learn."""
+"""Methods with memory keep what they know about inactive tasks."""
 
 import functools
 
@@ -68,7 +68,7 @@ def test_a_task_that_is_never_active_on_two_batches_changes_nothing(name):
   )
 
 
-# With the optimisers that they have by default, and one that looks at all tasks.
+# With their default optimisers, and with one whose clipping looks at all tasks.
 CLIPPED = optax.chain(
   optax.add_decayed_weights(0.1), optax.clip_by_global_norm(0.01), optax.sgd(1.0)
 )
@@ -144,7 +144,7 @@ def test_tasks_without_weight_share_it_equally_when_the_others_become_inactive(n
     "moco": functools.partial(aggregators.moco, 1.0, 1.0, gamma_decay=0.0),
     "sdmgrad": functools.partial(aggregators.sdmgrad, 0.0),
   }[name]
-  # The shortest vector is the first, then the mean of the others, which are alike.
+  # The shortest combination is the first gradient, and without it any of the others.
   grads = jnp.zeros((NUM_TASKS, SIZE)).at[0, 0].set(1.0)
   grads = jnp.stack([grads.at[1:, 0].set(9.0)] * 4)
   masks = np.stack([ALL_TASKS, ALL_TASKS, all_but(0), all_but(0)])

@@ -1,4 +1,4 @@
-"""What holds for every transformation when tasks are inactive in a step."""
+"""Properties of every transformation when tasks are inactive in a step."""
 
 import functools
 
@@ -17,9 +17,9 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 NUM_TASKS, NUM_STEPS = 4, 3
 PARAMS = example_params()
-# Methods that draw random numbers for K tasks draw others for fewer.
+# For fewer tasks these methods draw other random numbers.
 DRAWN = ("gradient_dropout", "gradvac", "pcgrad", "random_weights")
-# Their arguments say which task is which.
+# Their arguments refer to tasks by position.
 FIXED = ("constant_weights", "ngdiff")
 READ_LOSSES = (
   "bmtl",
@@ -42,7 +42,7 @@ def name(request):
 
 
 def arguments(seed):
-  """Gradients of one step, and all that methods read beside them."""
+  """Gradients of one step, and all extra arguments that methods read."""
   rng = np.random.default_rng(seed)
   numbers = {name: rng.uniform(0.1, 0.9, NUM_TASKS) for name in ("losses", "kpis")}
   extra = {name: jnp.asarray(x, jnp.float32) for name, x in numbers.items()}
@@ -55,7 +55,7 @@ SEQUENCE = [arguments(seed) for seed in range(NUM_STEPS)]
 
 @functools.cache
 def compiled(name, num_tasks):
-  """A method's transformation, and its step."""
+  """A method's transformation and its step, which may be traced only once."""
   tx = METHODS[name].make(num_tasks=num_tasks)
 
   def step(grads, extra, state, mask):
@@ -78,7 +78,7 @@ def all_but(task):
 
 
 def parts(state):
-  """The states of a method that is made of others."""
+  """The states of the method, or of its two parts for `flat_regions`."""
   return (state.plain, state.flat) if hasattr(state, "plain") else (state,)
 
 

@@ -1,4 +1,4 @@
-"""Weightings on the Gramian of the active tasks alone."""
+"""Weightings treat the active tasks as if there were no others."""
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +13,12 @@ from tests.helpers.weights import some_tasks, weigh_active
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 seeds = st.integers(0, 2**32 - 1)
-# Few numbers of tasks and of those active, because each is compiled.
+# Few numbers of tasks and of active tasks, because each is compiled.
 sizes, numbers = st.just(6), st.sampled_from([1, 4])
 ARGUMENTS = {"cagrad": {"c": 0.5}, "conicgrad": {"c": 0.5}, "fairgrad": {"alpha": 2.0}}
-# In units of the largest weight. Aligned-MTL's depend on the smallest eigenvalue.
+# Relative to the largest weight. Aligned-MTL depends on the smallest eigenvalue.
 TOLERANCE = {"aligned_mtl": 0.02}
-# A task that cannot gain leaves open which of many updates is the best for it.
+# With a zero gradient many updates are equally good, so that weights are arbitrary.
 UNDETERMINED_BY_ZERO = ("cagrad", "conicgrad")
 NAMES = (
   "aligned_mtl",
@@ -48,13 +48,13 @@ def test_weights_are_those_of_the_active_tasks_alone(
 ):
   jacobian = task_gradients(seed, num_tasks) * 10.0**exponent
   active = some_tasks(seed, num_tasks, number)
-  if zero and name not in UNDETERMINED_BY_ZERO:  # of the first active task
+  if zero and name not in UNDETERMINED_BY_ZERO:  # the first active task has no gradient
     jacobian[np.argmax(active)] = 0
   arguments = ARGUMENTS.get(name, {})
   weights = weigh_active(name, jacobian, active, **arguments)
   alone = weigh_active(name, jacobian[active], np.ones(number, bool), **arguments)
   np.testing.assert_array_equal(weights[~active], 0)
-  # Weights of short gradients are long, and as inexact.
+  # Short gradients get large weights with large absolute errors.
   norm = np.linalg.norm(jacobian[active], axis=1)
   norm = np.where(norm > 0, norm, 1.0)
   np.testing.assert_allclose(

@@ -16,7 +16,7 @@ SEEDED = ("graddrop", "gradient_dropout", "gradvac", "pcgrad", "random_weights")
 
 @functools.cache
 def three_steps(name):
-  """From a state to the updates for the same gradients three times."""
+  """Compiles three steps on the same gradients; returns their updates."""
   tx = getattr(aggregators, name)(num_tasks=5)
   grads = jnp.asarray(task_gradients(0, 5), jnp.float32)
 

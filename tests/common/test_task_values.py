@@ -1,4 +1,4 @@
-"""Losses and other numbers per task: how they are passed, and which are refused."""
+"""Losses and KPIs reach the methods, and invalid ones are refused."""
 
 import functools
 
@@ -144,7 +144,7 @@ def test_the_number_of_tasks_may_come_from_the_first_gradients(name):
     leaves = jax.tree.leaves(result)
     return flat([x for x in leaves if jnp.issubdtype(x.dtype, jnp.number)])
 
-  # The steps after have a state of the same shapes.
+  # Later steps have a state with the same shapes.
   actual, expected = jax.jit(lambda: (first_step(None), first_step(NUM_TASKS)))()
   chex.assert_trees_all_equal_shapes(actual, expected)
   np.testing.assert_allclose(numbers(actual), numbers(expected), rtol=1e-5, atol=1e-6)
@@ -158,7 +158,7 @@ X = jnp.asarray(np.random.default_rng(0).normal(size=(8, 4)), jnp.float32)
 
 
 def by_hand():
-  """The parameters after a step of descent on the losses with BMTL's weights."""
+  """The parameters after one step of gradient descent with BMTL's weights."""
   losses, grads = value_and_task_grads(task_losses)(jnp.ones(4), X)
   weights = aggregators.bmtl_weights(jnp.stack([losses["far"], losses["near"]]), 2.0)
   return 1.0 - 0.1 * np.asarray(weights) @ np.asarray(grads)

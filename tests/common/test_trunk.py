@@ -51,6 +51,6 @@ def test_the_trunk_is_measured_and_the_heads_get_the_weighted_gradient(name):
     if name in ("modo", "sdmgrad"):
       head = (head + others["head"]) / 2
     if name == "db_mtl":
-      weights = 1 / losses  # the heads' update is that of the logarithms
+      weights = 1 / losses  # heads get the gradients of the losses' logarithms
     expected = np.asarray(weights) @ np.asarray(head)
     np.testing.assert_allclose(updates["head"], expected, rtol=1e-4, atol=1e-3)

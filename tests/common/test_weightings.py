@@ -1,4 +1,4 @@
-"""What holds of several weightings on the Gramian."""
+"""Properties that several weightings on the Gramian share."""
 
 import numpy as np
 import pytest

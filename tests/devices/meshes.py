@@ -1,4 +1,4 @@
-"""A mesh of eight devices, and parameters sharded over it in every way."""
+"""A mesh of eight devices, and parameters with different shardings."""
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +39,7 @@ def collectives(compiled):
 
 
 def elements(shape):
-  """Of an HLO shape such as ``(f32[3]{0}, f32[2,4]{1,0})``."""
+  """Number of elements in an HLO shape such as ``(f32[3]{0}, f32[2,4]{1,0})``."""
   total = 0
   for part in shape.split("[")[1:]:
     size = 1

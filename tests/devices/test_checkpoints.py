@@ -1,4 +1,4 @@
-"""What was saved on one device is restored on eight, sharded as asked, and back."""
+"""States move between one device and eight, with the requested sharding."""
 
 import jax
 import pytest
@@ -30,9 +30,9 @@ def place(mesh):
 
 
 def interrupted(name, before, after, path):
-  """The last update and state, of steps on one mesh and then on another.
+  """Continues on another mesh and compares with continuing on the first one.
 
-  Compared with those of as many steps on the first one.
+  Returns the restored state.
   """
   tx = TRANSFORMATIONS[name]()
   params, sequence = place(before)

@@ -1,4 +1,4 @@
-"""Over a mesh no method gathers anything; compiled as it is for users."""
+"""On a mesh no method gathers gradients; compiled with the usual optimisations."""
 
 import jax
 import pytest
@@ -26,7 +26,7 @@ def test_the_only_collectives_of_maxgnr_are_sums_of_few_numbers(num_tasks, dtype
   params = put(params, SPECS, mesh)
   tx = maxgnr(num_tasks=num_tasks)
   compiled = jax.jit(tx.update).lower(grads, tx.init(params), params).compile()
-  # The largest magnitudes; the Gramian and the squared norms.
+  # One all-reduce for the largest magnitudes, one for the Gramian and squared norms.
   sums = num_tasks**2 + num_tasks
   assert collectives(compiled) == [("all-reduce", num_tasks), ("all-reduce", sums)]
 

@@ -1,4 +1,4 @@
-"""Inside `jax.shard_map` losses are averaged over replicas before they are derived."""
+"""Inside `jax.shard_map` losses are averaged over replicas before differentiation."""
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ def train(params, x, losses=losses, **axes):
 
 def on_a_mesh(params, x):
   def over_all(params, x):
-    values = jax.lax.psum(losses(params, x), "model")  # a part of the neurons is here
+    values = jax.lax.psum(losses(params, x), "model")  # each device holds some neurons
     return jax.lax.pmean(values, "data")
 
   return train(params, x, over_all, axis_name="model")

@@ -1,4 +1,4 @@
-"""Over a mesh every method does what it does on one device."""
+"""Methods compute the same on a mesh as on one device."""
 
 import functools
 
@@ -22,7 +22,7 @@ KINDS = pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 
 
 def run(tx, params, sequence):
-  """The last update and state, of a jitted step."""
+  """The last update and state of jitted steps."""
   step = jax.jit(lambda grads, state, params: tx.update(grads, state, params))
   state = tx.init(params)
   for grads in sequence:
@@ -72,7 +72,7 @@ def losses(params, x):
 
 
 def test_a_data_parallel_step_equals_one_device():
-  """The mean over the batch averages gradients before they are weighted."""
+  """Gradients are averaged over the batch before they are weighted."""
   mesh, tx = make_mesh(), optax.chain(maxgnr(num_tasks=3), optax.sgd(0.1))
   x = jnp.asarray(np.random.default_rng(0).normal(size=(32, 16)), jnp.float32)
 

@@ -1,4 +1,4 @@
-"""What is left of the methods' definitions in weights [K]: 0 for exact ones."""
+"""Residuals of the methods' definitions for given weights [K]; 0 if exact."""
 
 import numpy as np
 import scipy.optimize

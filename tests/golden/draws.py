@@ -77,7 +77,7 @@ def gradients(kind, attempt=0):
 
 
 def sequence(kind, length):
-  """Steps of changing gradients, and of losses that fall at rates of their own.
+  """Steps with changing gradients and with losses that fall at different rates.
 
   The losses of the tasks are up to two decades apart.
   """

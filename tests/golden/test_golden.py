@@ -1,4 +1,4 @@
-"""What other people's code computes, see `golden/README.md`, beside the library."""
+"""The library against values from TorchJD and LibMTL; see `README.md` here."""
 
 import functools
 import json
@@ -18,17 +18,17 @@ CASES = {
   f"{case['method']}-{position}-{case['inputs']}": case
   for position, case in enumerate(GOLDEN["cases"])
 }
-SIZE = 8  # of the parameters; gradients of fewer get zeros behind, to share compilation
+SIZE = 8  # shorter gradients are padded with zeros, so that cases share compilation
 OPTIMIZERS = {"sgd": optax.sgd, "adam": optax.adam}
-# Their update is the mean over two batches, the source's that of the first.
+# Our update is the mean over two batches; the source's is that of the first batch.
 WEIGHTS_ONLY = ("modo", "sdmgrad")
 TOLERANCES = {"excess_mtl": 1e-5}  # LibMTL adds 1e-7 to the squares under the root
-# Arguments that may be traced, so that their values share what is compiled.
+# These arguments are traced, so that their values share compilation.
 TRACED = ("alpha", "c", "mu")
 
 
 def make(method, num_tasks, kwargs):
-  """The transformation, of arguments as the file has them."""
+  """The transformation for arguments as they are in the file."""
   kwargs = dict(kwargs)
   if "optimizer" in kwargs:
     name, rate = kwargs["optimizer"]
@@ -43,7 +43,7 @@ def make(method, num_tasks, kwargs):
 
 @functools.cache
 def update_of(method, num_tasks, fixed):
-  """Compiled once per method, K and the arguments (as JSON) that are not traced."""
+  """Compiles once per method, K and static arguments (as JSON)."""
   fixed = json.loads(fixed)
   untraced = make(method, num_tasks, fixed)
 
@@ -80,7 +80,7 @@ def assert_agrees(case, dtype, tolerance):
     if "independent" in step:
       extra["independent_grads"] = stacked(step["independent"], dtype)
     if "losses_after_step" in step:
-      # The library takes those of the step before; in the first step any will do.
+      # The library takes those of the previous step; the first step ignores them.
       extra["losses_after_step"] = extra["losses"] if after is None else after
       after = jnp.asarray(step["losses_after_step"], dtype)
     grads = stacked(step["jacobian"], dtype)

@@ -1,4 +1,4 @@
-"""`value_and_combined_grad` beside a loop written out, step by step."""
+"""`value_and_combined_grad` against a loop that is written out."""
 
 import functools
 
@@ -47,7 +47,7 @@ def batches(seed, num_steps=NUM_STEPS):
 
 
 def walk(combined, params, sequence, **options):
-  """Gradients and states of all steps; the parameters follow the gradients."""
+  """Gradients and states of all steps of gradient descent."""
   state, history = combined.init(params), []
   for step, x in enumerate(sequence):
     now = {name: values[step] for name, values in options.items()}
@@ -77,7 +77,7 @@ def scanned(refresh_every, method="maxgnr"):
 
 @functools.cache
 def parts(method="maxgnr"):
-  """Jitted: the K gradients by `jacrev`, and the aggregator's update."""
+  """The jitted Jacobian, the aggregator's jitted update, and its `init`."""
   aggregator = methods.METHODS[method].make(num_tasks=NUM_TASKS)
   return jax.jit(jax.jacrev(vector)), jax.jit(aggregator.update), aggregator.init
 
@@ -103,7 +103,7 @@ def test_weights_are_those_of_the_last_refresh(seed, refresh_every, method):
     now = jnp.stack([values[name][step] for name in task_names(values)])
     np.testing.assert_allclose(now, expected_values, rtol=1e-4)
     np.testing.assert_allclose(states.aggregator.weights[step], weights, rtol=2e-3)
-    # As the steps went, so that what rounding does to them does not add up.
+    # Follow the actual steps, so that rounding errors do not add up.
     params = jax.tree.map(lambda p, g: p - 0.1 * g, params, actual)
   assert states.count[-1] == NUM_STEPS
   assert states.aggregator.count[-1] == -(-NUM_STEPS // refresh_every)
@@ -204,7 +204,7 @@ def test_the_caller_may_choose_which_steps_refresh():
   np.testing.assert_array_equal(never[0][1].aggregator.weights, np.float32(1 / 3))
 
 
-# Every other method's update is the sum of the gradients with its `weights`.
+# The update of every other method is the sum of the gradients times `weights`.
 NO_WEIGHTED_SUM = {
   "db_mtl",
   "flat_regions",
@@ -219,7 +219,7 @@ NO_WEIGHTED_SUM = {
 def test_updates_are_weighted_sums_except_for_the_listed_methods(name):
   tx, params = methods.transformation(name), methods.PARAMS
   state, update = tx.init(params), jax.jit(tx.update)
-  for seed in range(3):  # the second and third depend on the one before
+  for seed in range(3):  # later steps depend on the state
     grads = random_grads(params, NUM_TASKS, seed)
     updates, state = update(grads, state, params)
   weights = np.asarray(getattr(state, "weights", np.zeros(NUM_TASKS)), np.float64)

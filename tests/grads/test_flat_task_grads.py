@@ -1,4 +1,4 @@
-"""Gradients at perturbed parameters beside each task's own `jax.grad` there."""
+"""Gradients at perturbed parameters against each task's own `jax.grad` there."""
 
 import functools
 
@@ -46,7 +46,7 @@ def in_trunk(params):
 
 
 def by_hand(radius, adaptive=False, groups=(("head", "trunk"),)):
-  """Each task's gradient at its own point, less its gradient here."""
+  """Each task's gradient at its perturbed parameters minus its gradient here."""
   differences = []
   for slope in SLOPES:
     grad = slope(PARAMS)

@@ -1,4 +1,4 @@
-"""Microbatches beside the whole batch, and beside gradients worked out in NumPy."""
+"""Microbatches against the whole batch and against gradients in NumPy."""
 
 import functools
 
@@ -30,7 +30,7 @@ def make_batch(seed, rows=ROWS):
 
 
 def by_hand(params, batch):
-  """Losses and stacked gradients in float64, as one works them out on paper."""
+  """Losses and stacked gradients by formulas, in float64."""
   params, batch = jax.tree.map(lambda x: np.asarray(x, np.float64), (params, batch))
   hidden = batch["x"] @ params["trunk"]
   errors = hidden[:, None] * params["heads"] - batch["y"]
@@ -90,7 +90,7 @@ def test_only_the_activations_of_one_microbatch_are_held(usual_compilation):
   whole, four, sixteen = (temporaries(n) for n in (None, 4, 16))
   activations = 4 * rows * width  # bytes of one layer's
   assert whole > activations
-  # What does not shrink are the sums of gradients.
+  # The sums of gradients do not shrink with the microbatches.
   sums = 4 * 2 * sum(p.size for p in jax.tree.leaves(params))
   assert four - 3 * sums < whole / 3
   assert sixteen - 3 * sums < whole / 12
@@ -98,7 +98,7 @@ def test_only_the_activations_of_one_microbatch_are_held(usual_compilation):
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_narrow_gradients_and_losses_are_added_up_in_float32(dtype):
-  parts = 4096  # a sum of so many ones stands still at 256 or 2048 in these dtypes
+  parts = 4096  # a plain sum of ones would stop at 256 or 2048 in these dtypes
 
   def fun(w, x):
     return jnp.stack([jnp.mean(w * x), jnp.mean(w * x) * jnp.asarray(3.0, dtype)])
@@ -124,7 +124,10 @@ def test_microbatches_take_every_nth_row_and_stack_auxiliary_data():
   def fun(w, x, y):
     return (jnp.mean(x) * w, jnp.mean(y) * w), {"x": x, "size": y.size}
 
-  x, y = jnp.arange(6.0), jnp.arange(9.0)  # other numbers of rows in other arguments
+  x, y = (
+    jnp.arange(6.0),
+    jnp.arange(9.0),
+  )  # arguments may have different numbers of rows
   grads = value_and_task_grads(fun, has_aux=True, microbatches=3, batch_argnums=(1, -1))
   (values, aux), grads = grads(jnp.float32(1), x, y)
   np.testing.assert_array_equal(aux["x"], [[0, 3], [1, 4], [2, 5]])

@@ -1,4 +1,4 @@
-"""The README's recipe for `optax.experimental.aggregating`, beside microbatches."""
+"""The README's recipe for `optax.experimental.aggregating` against microbatches."""
 
 import re
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("standard_promotion", "quick_compilation")
 
 
 def recipe():
-  """What the README's block defines; optax 0.2.6 does not have it yet."""
+  """Names that the README's block defines; optax 0.2.6 lacks what it imports."""
   pytest.importorskip("optax.experimental")
   (block,) = re.findall(r"```py\n(.*?)```", README, re.DOTALL)
   namespace = {"jax": jax, "jnp": jnp, "optax": optax, "maxgnr": maxgnr}
@@ -88,7 +88,7 @@ def test_the_readmes_transformation_steps_in_a_scan():
 def test_multi_steps_around_an_aggregator_is_refused():
   tx = optax.MultiSteps(maxgnr(num_tasks=NUM_TASKS), 2)
   _, grads = value_and_task_grads(losses)(PARAMS, make_batch(0))
-  # It lets its zeros grow to the gradients' shape; we refuse, or older JAX before us.
+  # `MultiSteps` broadcasts its zeros: we refuse the result, or JAX refuses it first.
   message = "are not stacked|must have equal output types"
   with (
     jax.numpy_rank_promotion("allow"),

@@ -1,4 +1,4 @@
-"""`value_and_task_grads` beside `jax.jacrev` and `jax.grad` of each task."""
+"""`value_and_task_grads` against `jax.jacrev` and each task's `jax.grad`."""
 
 import dataclasses
 from typing import NamedTuple

@@ -1,7 +1,7 @@
 """Saves the state of optimisers, and continues from what was saved.
 
-As a program it does the latter in a process of its own:
-``python -m tests.helpers.checkpoints FOLDER`` for what `save_all` left there.
+``python -m tests.helpers.checkpoints FOLDER`` continues from the checkpoints in a
+folder, in a new process.
 """
 
 import sys
@@ -22,7 +22,7 @@ from tests.helpers.trees import as_bytes
 NUM_TASKS, BEFORE, AFTER = 3, 2, 2
 PARAMS = example_params()
 
-# Momenta, moments and counts; PRNG keys; K×D numbers in the memory of a method.
+# Their states hold momenta, moments, counts, PRNG keys and memory of K×D numbers.
 TRANSFORMATIONS = {
   "maxgnr": lambda: optax.chain(maxgnr(num_tasks=NUM_TASKS), optax.adam(0.1)),
   "maxgnr_bfloat16": lambda: maxgnr(num_tasks=NUM_TASKS, momentum_dtype=jnp.bfloat16),
@@ -45,7 +45,7 @@ def restore(path, target):
 
 
 def like(state, mesh):
-  """What to restore: the README's recipe."""
+  """Shapes, dtypes and shardings to restore, as in the README."""
 
   def leaf(x):
     sharded = isinstance(x.sharding, NamedSharding)
@@ -56,7 +56,7 @@ def like(state, mesh):
 
 
 def follow(tx, state, params, sequence):
-  """The last update and state, of a jitted step that donates the state."""
+  """The last update and state of jitted steps that donate the state."""
   step = jax.jit(lambda g, s, p: tx.update(g, s, p), donate_argnums=1)
   for grads in sequence:
     updates, state = step(grads, state, params)

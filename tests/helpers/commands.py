@@ -1,4 +1,4 @@
-"""Programs in processes of their own, where little is optimised either."""
+"""Runs programs in new processes that compile as quickly as the tests do."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def quick_environment():
-  """What the fixture `quick_compilation` sets, for another process."""
+  """Environment variables that do for a process what `quick_compilation` does."""
   flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
   paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
   return os.environ | {
@@ -20,7 +20,7 @@ def quick_environment():
 
 
 def run(*arguments, timeout=600):
-  """What ``python -m MODULE OPTION...`` or ``python FILE OPTION...`` says."""
+  """Runs ``python -m MODULE OPTION...`` or ``python FILE OPTION...`` to its end."""
   return subprocess.run(
     [sys.executable, *arguments],
     cwd=ROOT,

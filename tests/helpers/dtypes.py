@@ -8,7 +8,7 @@ from tests.helpers.examples import (
   flat,
 )
 
-# Unit roundoff, times a few for the sum over tasks and the momentum's history.
+# A few times the unit roundoff, for the sum over tasks and the momentum's history.
 TOLERANCE = {jnp.bfloat16: 0.05, jnp.float16: 5e-3, jnp.float32: 1e-4}
 
 
@@ -17,7 +17,7 @@ def dtypes(tree):
 
 
 def k_sized(state):
-  """What is floating point, and no larger than K×K."""
+  """The state without counts and momentum: floating-point leaves up to K×K."""
   return state._replace(momentum=(), count=(), task_count=(), notfinite_count=())
 
 

@@ -19,7 +19,7 @@ def example_params(dtype=jnp.float32):
 
 
 def random_grads(params, num_tasks, seed=0, scales=None):
-  """Normally distributed gradients, stacked over tasks of the given scales."""
+  """Stacked, normally distributed gradients, one scale for each task."""
   rng = np.random.default_rng(seed)
   scales = np.ones(num_tasks) if scales is None else np.asarray(scales)
 
@@ -32,7 +32,10 @@ def random_grads(params, num_tasks, seed=0, scales=None):
 
 
 def task_gradients(seed, num_tasks, decades=2, size=None):
-  """[K, D], correlated, of norms over ``decades`` orders of magnitude; D = 2 K."""
+  """Correlated gradients [K, D] with norms over ``decades`` orders of magnitude.
+
+  By default D = 2 K.
+  """
   rng = np.random.default_rng(seed)
   size = 2 * num_tasks if size is None else size
   common = rng.normal() * rng.normal(size=size)
@@ -46,13 +49,13 @@ def relative_error(actual, expected):
 
 
 def grads_sequence(params, num_tasks, num_steps, scales=None):
-  """One step's gradients after the other."""
+  """A list of stacked gradients, one for each step."""
   return [random_grads(params, num_tasks, step, scales) for step in range(num_steps)]
 
 
 def default_maxgnr(num_tasks=None):
-  """One transformation, so that the tests share what was compiled."""
-  # What was compiled quickly is not for those tests that want the usual.
+  """Returns one shared transformation, so that the tests share its compilation."""
+  # Tests that want the usual compilation must not get what was compiled quickly.
   return _maxgnr(num_tasks, jax.config.read("jax_disable_most_optimizations"))
 
 
@@ -63,7 +66,7 @@ def _maxgnr(num_tasks, quick):
 
 
 def follow(tx, params, sequence):
-  """Updates and states of all steps; the parameters stay."""
+  """Updates and states of all steps, at parameters that do not change."""
   state, history = tx.init(params), []
   update = jax.jit(tx.update)
   for grads in sequence:
@@ -80,12 +83,12 @@ def first_step(tx, jacobian):
 
 
 def scanned(tx, jacobians, **extra_args):
-  """Weights [T, K] and updates [T, D] of T steps, and the state after them.
+  """Scans T steps; returns weights [T, K], updates [T, D] and the last state.
 
   Args:
     tx: Transformation with ``num_tasks``.
     jacobians: [T, K, D], the gradients of a vector of parameters.
-    extra_args: Of ``update``, with the steps on the leading axis.
+    extra_args: Arguments of ``update``, with the steps on the leading axis.
   """
   inputs = jax.tree.map(jnp.asarray, (jacobians, extra_args))
 

@@ -17,7 +17,7 @@ EQUAL = np.full(NUM_TASKS, 1 / NUM_TASKS)
 
 
 def projected(vector):
-  """On the simplex: what is subtracted from all entries is found by bisection."""
+  """Projects on the simplex; bisection finds the threshold to subtract."""
 
   def excess(threshold):
     return np.maximum(vector - threshold, 0).sum() - 1

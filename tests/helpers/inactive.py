@@ -33,7 +33,10 @@ LATE = np.stack([all_but(0), all_but(0), ALL_TASKS, ALL_TASKS])
 
 
 def run(make, masks, grads=GRADS, **extra_args):
-  """The updates and states of all steps, for gradients of as many tasks as masks."""
+  """Scans the steps and returns their updates and states.
+
+  The number of tasks is that of the masks [T, K].
+  """
   masks = jnp.asarray(masks)
   tx = make(num_tasks=masks.shape[1])
 

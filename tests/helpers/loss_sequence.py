@@ -29,7 +29,7 @@ def softmax(values):
 
 
 def descend(slope, rate):
-  """Gradient descent from 0; before each step, where it is."""
+  """Yields the position before each step of gradient descent from 0."""
   s = np.zeros(NUM_TASKS)
   for losses in LOSSES:
     yield s.copy()
@@ -37,7 +37,7 @@ def descend(slope, rate):
 
 
 def adam(slope, rate, b1=0.9, b2=0.999, eps=1e-8):
-  """Kingma and Ba, Algorithm 1."""
+  """Yields the position before each step of Adam (Kingma and Ba, Algorithm 1)."""
   s, m, v = (np.zeros(NUM_TASKS) for _ in range(3))
   for step, losses in enumerate(LOSSES, start=1):
     yield s.copy()

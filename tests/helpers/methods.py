@@ -1,4 +1,4 @@
-"""Every method, and what the tests know of it.
+"""Every method, with the properties that the common tests rely on.
 
 A new method joins by one line in `METHODS`.
 """
@@ -18,14 +18,14 @@ from tests.helpers.examples import (
 
 
 class Method(NamedTuple):
-  """A factory of transformations that takes `num_tasks=`, and what is known of it."""
+  """A factory that takes `num_tasks=`, and the properties that the tests rely on."""
 
   make: Callable[..., optax.GradientTransformationExtraArgs]
   # A numeric argument, its default, and another value that gives other updates.
   schedulable: tuple[str, float, float] | None = None
-  # Name of a test below -> why the method is exempt from it.
+  # Name of a common test -> why the method is exempt from it.
   exempt: Mapping[str, str] = {}
-  # The update's size when all gradients are scaled by s: s to this power.
+  # Scaling all gradients by s scales the update by s to this power.
   degree: float = 1.0
 
 
@@ -115,12 +115,12 @@ PARAMS = example_params()
 
 @functools.cache
 def transformation(name):
-  """One per method, so that the tests share what was compiled."""
+  """Returns one transformation per method, so that the tests share its compilation."""
   return make(METHODS[name], NUM_TASKS)
 
 
 def make(method, num_tasks, **kwargs):
-  """The method's transformation, which makes up the numbers per task that it needs."""
+  """The method's transformation, which derives losses and KPIs from the gradients."""
   return with_task_values(method.make(num_tasks=num_tasks, **kwargs))
 
 

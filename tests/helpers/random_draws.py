@@ -16,6 +16,6 @@ def update_of(tx, grads):
 
 
 def assert_share(hits, probability):
-  """Binomial: within five standard deviations."""
+  """Checks a binomial share: within five standard deviations of its probability."""
   deviation = np.sqrt(probability * (1 - probability) / hits.size)
   assert abs(hits.mean() - probability) < 5 * deviation

@@ -10,13 +10,13 @@ from maxgnr_jax import aggregators
 
 
 def weigh(name, jacobian, *args, dtype=jnp.float32):
-  """Weights [K] for gradients [K, D], of which the method sees the Gramian only."""
+  """Weights [K] that the method chooses for the Gramian of gradients [K, D]."""
   gramian = jnp.asarray(jacobian @ jacobian.T, dtype)
   return np.asarray(_compiled(name, _quick())(gramian, *args), np.float64)
 
 
 def weigh_active(name, jacobian, active, **arguments):
-  """The same where only some tasks are active."""
+  """Weights [K] that the method chooses where only some tasks are active."""
   gramian = jnp.asarray(jacobian @ jacobian.T, jnp.float32)
   weights = _compiled_active(name, _quick(), **arguments)
   return np.asarray(weights(gramian, jnp.asarray(active)), np.float64)

@@ -91,7 +91,7 @@ class NNXModel(nnx.Module):
 
 
 def nnx_losses(graphdef):
-  """Losses of the parameters, and what dropout left of the random streams."""
+  """The losses as a function of the parameters, which also returns the other state."""
 
   def losses(params, rest, x):
     model = nnx.merge(graphdef, params, rest, copy=True)

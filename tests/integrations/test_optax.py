@@ -48,7 +48,7 @@ def assert_close(updates, expected):
 
 @functools.cache
 def trained_by_hand():
-  """The loop written out, the aggregator and the optimiser called one by one."""
+  """The parameters after a loop that calls the aggregator, then the optimiser."""
   aggregator, adam = default_maxgnr(NUM_TASKS), optax.adam(1e-2)
   params, states = PARAMS, [aggregator.init(PARAMS), adam.init(PARAMS)]
   task_grads = jax.jit(jax.jacrev(lambda *args: jnp.stack([*losses(*args).values()])))
@@ -144,7 +144,7 @@ def test_optax_masked_aggregates_only_the_selected_leaves():
   for grads, (updates, state), step in zip(sequence(), history, expected, strict=True):
     np.testing.assert_allclose(state.inner_state.weights, step.weights, rtol=1e-3)
     assert_close(updates["trunk"], step.update)
-    # As `optax.masked` does: what is not selected passes through, stacked.
+    # `optax.masked` passes leaves that are not selected through, still stacked.
     assert_trees_equal(updates["head"], grads["head"])
 
 
@@ -208,5 +208,5 @@ def test_transformations_after_maxgnr_may_accumulate_steps():
 
 
 def frozen():
-  """Zeros in the parameters' shapes: `set_to_zero` keeps those of the gradients."""
+  """Zeros with the parameters' shapes, unlike `set_to_zero`, which keeps stacks."""
   return optax.stateless(lambda grads, params: jax.tree.map(jnp.zeros_like, params))

@@ -23,8 +23,8 @@ def test_the_projection_is_the_nearest_point_of_the_simplex(entries, scale):
   weights = np.asarray(project(vector), np.float64)
   assert weights.min() >= 0
   assert weights.sum() == pytest.approx(1, abs=1e-5)
-  # The simplex lies in the half-space behind the projection: its corners do. What all
-  # entries have in common changes nothing.
+  # The simplex lies in the half-space behind the projection, because its corners do.
+  # An offset that all entries share changes nothing.
   away = (vector - vector.max()) - weights
   assert np.max(away - weights @ away) <= 1e-5 * max(1.0, np.ptp(vector))
 

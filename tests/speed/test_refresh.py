@@ -1,4 +1,4 @@
-"""The benchmark of weights that are kept for some steps: its runs, and its command."""
+"""The benchmark of weights that are reused for several steps."""
 
 import json
 

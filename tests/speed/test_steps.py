@@ -1,4 +1,4 @@
-"""The benchmark of whole train steps: its runs compute the same, and its command."""
+"""The benchmark of whole train steps compares steps that compute the same."""
 
 import functools
 import json
@@ -31,7 +31,7 @@ def test_all_timed_variants_compute_the_same_losses_and_gradients(model):
   losses = {}
   for name, run in runs.items():
     losses[name], run.state = run.compiled(run.state, *run.args)
-  # After the first step they are the gradients.
+  # After the first step the momenta are the gradients.
   momenta = {
     name: optax.tree.get(run.state[1], "momentum") for name, run in runs.items()
   }
@@ -45,7 +45,7 @@ def test_a_step_with_equal_weights_equals_a_step_on_the_mean_loss():
   assert set(runs) == set(report.STEPS)
   for run in runs.values():
     run()
-  # Adam's first moment is the gradient; its step would be that of a sign.
+  # Adam's first moment shows the gradient; its first step shows only the sign.
   first_moments = {
     name: optax.tree.get(run.state[1], "mu") for name, run in runs.items()
   }

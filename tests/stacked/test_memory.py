@@ -8,7 +8,7 @@ from maxgnr_jax import aggregators, maxgnr
 
 
 def temporary_share(tx, num_tasks, shapes, dtype):
-  """Temporary memory of a compiled update in units of the gradients'."""
+  """Temporary memory of a compiled update, relative to the gradients' memory."""
   params = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
   grads = [jax.ShapeDtypeStruct((num_tasks, *shape), dtype) for shape in shapes]
   state = jax.eval_shape(tx.init, params)

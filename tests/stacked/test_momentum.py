@@ -1,4 +1,4 @@
-"""The momentum in a dtype of its own."""
+"""The momentum may have another dtype than the gradients."""
 
 import jax.numpy as jnp
 import numpy as np

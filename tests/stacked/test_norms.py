@@ -14,7 +14,7 @@ norms = jax.jit(_stacked.norms, static_argnums=1)
 
 
 def in_float64(x, y):
-  """``⟨x_i, y_j⟩`` of lists of stacked arrays."""
+  """The inner products ``⟨x_i, y_j⟩`` of two lists of stacked arrays."""
 
   def flat(leaves):
     rows = [np.asarray(leaf, np.float64).reshape(len(leaf), -1) for leaf in leaves]
@@ -43,7 +43,7 @@ def test_inner_products_and_norms_agree_with_float64(num_tasks, sizes, dtype, se
   other_norm = np.sqrt(np.diagonal(in_float64(y, y)))
   scale, other_scale = np.outer(norm, norm), np.outer(norm, other_norm)
   np.testing.assert_allclose(norms(x, jnp.float32), norm, rtol=1e-6)
-  # Long arrays stay below 1e-6; of 1,000 numbers, one plain sum, 1.6e-6 was seen.
+  # Errors of long arrays stay below 1e-6; a plain sum of 1,000 numbers reached 1.6e-6.
   found = gram(x, jnp.float32)
   np.testing.assert_array_less(abs(found - inner), 2e-6 * scale + 1e-30)
   found = gram(x, jnp.float32, y)

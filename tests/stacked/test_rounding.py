@@ -1,4 +1,4 @@
-"""Stochastic rounding, and narrow momenta that do not stand still."""
+"""Stochastic rounding keeps a narrow momentum moving."""
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +58,7 @@ def test_rounding_draws_differ_between_positions_arrays_and_steps():
 
 
 def momentum_after(steps, **kwargs):
-  """Of a gradient that moved from 1 to 1.2 and is noisy, in float64, [T]."""
+  """Mean momentum [T] for a noisy gradient that moved from 1 to 1.2."""
   tx = maxgnr(0.99, num_tasks=1, **kwargs)
   params = jnp.zeros(2000)
   rng = np.random.default_rng(0)

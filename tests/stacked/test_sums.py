@@ -1,4 +1,4 @@
-"""Sums over millions of numbers lose nothing."""
+"""Sums over millions of numbers are as exact as float32 allows."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ norms = jax.jit(_stacked.norms, static_argnums=1)
 
 
 def in_float64(x, y):
-  """``⟨x_i, y_j⟩`` of lists of stacked arrays."""
+  """The inner products ``⟨x_i, y_j⟩`` of two lists of stacked arrays."""
 
   def flat(leaves):
     rows = [np.asarray(leaf, np.float64).reshape(len(leaf), -1) for leaf in leaves]
