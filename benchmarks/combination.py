@@ -1,4 +1,4 @@
-"""One gradient of a model's K losses, made by a method of :mod:`benchmarks.methods`."""
+"""Combines the gradients of K losses by a method of :mod:`benchmarks.methods`."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -20,21 +20,23 @@ def task_gradients(
   microbatches: int | None = None,
   flat_radius: float | None = None,
 ) -> Callable[..., tuple[Any, dict[str, Any]]]:
-  """What most methods are made of: it depends on none of them.
+  """Makes a function that takes the gradients of K losses, the same for all methods.
 
   Args:
-    task_losses: From parameters, batch and more to the losses, the tasks' key
-      performance indicators in [0, 1], both dicts of scalars, and anything else.
-    microbatches: Parts in which a batch is taken; what the losses return besides is
-      then the mean over them.
-    flat_radius: Of the perturbation, for flat gradients as well.
+    task_losses: Function of parameters, batch and more. Returns the losses and the
+      tasks' key performance indicators in [0, 1], both as dicts of scalars, and
+      anything else.
+    microbatches: Parts into which a batch is divided. Indicators and anything else are
+      then means over the parts.
+    flat_radius: Radius of the perturbation at which flat gradients are taken as well;
+      None for a method that takes none.
 
   Returns:
-    A function of the losses' arguments to ``((losses, kpis, rest), gradients)``, of
-    which the latter holds ``grads`` and what else an update takes.
+    A function of the same arguments to ``((losses, kpis, rest), gradients)``.
+    ``gradients`` is a dict of ``grads`` and the extra arguments of an update.
 
   Raises:
-    ValueError: for microbatches of flat gradients, which are taken at once.
+    ValueError: if both ``microbatches`` and ``flat_radius`` are given.
   """
   losses_and_aux = _with_aux(task_losses)
   if flat_radius is None:
@@ -64,14 +66,14 @@ def task_gradients(
 
 
 class Combination(NamedTuple):
-  """Pure functions: K losses to one gradient, by a method.
+  """Pure functions that turn K losses into one gradient by a method.
 
   Attributes:
-    init: From the parameters to the method's state.
-    value_and_grad: From state and the losses' arguments to
+    init: Takes the parameters, returns the method's state.
+    value_and_grad: Takes the state and the losses' arguments, returns
       ``((losses, kpis, rest), gradient, state)``.
-    combine: From the gradients of :func:`task_gradients`, state and parameters to
-      gradient and state; None if not every step takes all gradients.
+    combine: Takes the gradients of :func:`task_gradients`, state and parameters,
+      returns gradient and state. None if some steps take no task gradients.
   """
 
   init: Callable[[Any], Any]
@@ -85,12 +87,12 @@ def combination(
   setting: Setting,
   microbatches: int | None = None,
 ) -> Combination:
-  """The gradient that ``method`` makes of the gradients of ``task_losses``.
+  """Makes the functions that combine the gradients of ``task_losses`` by ``method``.
 
   Args:
     method: One of ``METHODS``.
     task_losses: As in :func:`task_gradients`.
-    setting: Of the problem.
+    setting: What the method may have to know of the problem.
     microbatches: As in :func:`task_gradients`.
   """
   aggregator = optax.with_extra_args_support(method.make(setting))
@@ -131,7 +133,7 @@ def _with_aux(task_losses):
 
 
 def _whole(aux, microbatches: int | None):
-  """Of what parts of a batch left: the mean, and the last of what has none."""
+  """Averages floats over the parts of a batch, and takes the last part of others."""
   if microbatches is None:
     return aux
   return jax.tree.map(
@@ -140,7 +142,7 @@ def _whole(aux, microbatches: int | None):
 
 
 def weights_and_gnr(state: Any, num_tasks: int) -> tuple[jax.Array, jax.Array]:
-  """The task weights and the GNRs that a method's state holds, each [K].
+  """Reads the task weights and the GNRs in a method's state, each [K].
 
   A method with groups has a row per group: the weights are then the mean over groups,
   the GNRs the geometric mean. What a state does not hold is NaN.

@@ -1,4 +1,4 @@
-"""What a result file says of the machine that made it."""
+"""Describes the machine, for result files."""
 
 import os
 import platform
@@ -8,7 +8,7 @@ import jax
 
 
 def describe_machine() -> dict[str, str | int | None]:
-  """Processor, cores, system and versions."""
+  """Collects processor, cores, system and versions."""
   return {
     "processor": _processor(),
     "cores": os.cpu_count(),
@@ -20,7 +20,7 @@ def describe_machine() -> dict[str, str | int | None]:
 
 
 def _processor() -> str:
-  """The processor's name; `platform.processor` is often empty on Linux."""
+  """Finds the processor's name; `platform.processor` is often empty on Linux."""
   info = Path("/proc/cpuinfo")
   if info.exists():
     for line in info.read_text().splitlines():

@@ -20,7 +20,7 @@ class Aggregator(NamedTuple):
 
   Attributes:
     factory: Takes ``num_tasks=`` and the arguments below, returns a transformation.
-    arguments: Arguments that the factory has no default for, and their values here.
+    arguments: Arguments without a default in the factory, and their values.
     needs: Extra arguments of ``update`` besides the gradients: ``losses`` and ``kpis``
       are arrays [K], ``flat_grads`` is a tree like the gradients.
     on_trunk: Whether it measures gradients, so that the factory takes ``shared=``.
@@ -40,7 +40,7 @@ class Aggregator(NamedTuple):
   def make(
     self, num_tasks: int, shared: Any = None, **options: Any
   ) -> optax.GradientTransformation:
-    """A transformation for K tasks that measures gradients where ``shared`` says."""
+    """Makes a transformation for K tasks that measures the ``shared`` parameters."""
     if self.on_trunk:
       options["shared"] = shared
     return self.factory(num_tasks=num_tasks, **{**self.arguments, **options})
@@ -59,14 +59,14 @@ def _flat_regions(
 
 
 def _ngdiff(num_tasks: int, shared: Any = None) -> optax.GradientTransformation:
-  """NGDiff without a task to unlearn."""
+  """Makes NGDiff without a task to unlearn."""
   return aggregators.ngdiff([1] * num_tasks, shared=shared)
 
 
 def _of_losses(
   factory: Callable[..., optax.GradientTransformation], **known: Any
 ) -> Aggregator:
-  """A row of a method that looks at losses and measures no gradient."""
+  """Makes the row of a method that looks at losses and measures no gradient."""
   return Aggregator(factory, needs=("losses",), on_trunk=False, **known)
 
 
@@ -129,7 +129,7 @@ AGGREGATORS = {
 
 
 class Setting(NamedTuple):
-  """What a method may have to know of the problem.
+  """The part of a problem that a method may have to know.
 
   Attributes:
     num_tasks: K.
@@ -165,7 +165,7 @@ def _method(
   of_setting: Callable[[Setting], dict[str, Any]] = lambda setting: {},
   **options: Any,
 ) -> Method:
-  """An aggregator with options, of which the problem's setting may decide some."""
+  """Makes a row from an aggregator, options, and options that the setting decides."""
 
   def make(setting: Setting) -> optax.GradientTransformation:
     chosen: dict[str, Any] = {"shared": setting.shared, **options}
@@ -186,7 +186,7 @@ _MAXGNR_NAMES = (
 
 
 def _maxgnr(name: str) -> Method | None:
-  """MaxGNR with the options that its name lists; None if it is no such name."""
+  """Makes MaxGNR with the options in its name; None if the name is another method's."""
   found = _MAXGNR.fullmatch(name)
   if found is None:
     return None

@@ -1,1 +1,1 @@
-"""How exact solvers and momenta are, against float64."""
+"""Measures the errors of the solvers and of narrow momenta against float64."""

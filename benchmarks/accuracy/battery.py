@@ -51,7 +51,7 @@ def negatively_equicorrelated(num_tasks, condition_number, rng):
 
 
 def one_common_noise(num_tasks, condition_number, rng):
-  """Tasks that share one noise, with or against it: what is slowest to solve."""
+  """Makes tasks share one noise with random signs, the slowest kind to solve."""
   share = rng.normal(size=num_tasks)
   return _with_condition(
     np.outer(share, share) + 1e-6 * np.eye(num_tasks), condition_number
@@ -77,7 +77,7 @@ KINDS = (
 
 
 def problem(kind, num_tasks, condition_number, decades, seed):
-  """One problem whose noise and gradient norms each span ``decades`` powers of 10."""
+  """Makes a problem whose noise and gradient norms each span ``decades`` decades."""
   rng = np.random.default_rng([seed, num_tasks, condition_number, decades])
   noise = kind(num_tasks, condition_number, rng)
   noise /= np.linalg.norm(noise, axis=1, keepdims=True)
@@ -89,7 +89,7 @@ def problem(kind, num_tasks, condition_number, decades, seed):
 
 
 def gradient_stats(problem):
-  """What a solver sees of a problem, in float32."""
+  """Converts a problem to the statistics that a solver takes, in float32."""
   noise_norm = np.linalg.norm(problem.noise, axis=1)
   unit = problem.noise / np.where(noise_norm > 0, noise_norm, 1)[:, None]
   arrays = GradientStats(problem.momentum_norm, noise_norm, unit @ unit.T)
@@ -97,7 +97,7 @@ def gradient_stats(problem):
 
 
 def ratios_to_optimum(solver, kind, num_tasks, condition_number, decades):
-  """The value that ``solver`` reaches over the optimal one, for each seed."""
+  """Divides the value that ``solver`` reaches by the optimal one, for each seed."""
   problems = [
     problem(kind, num_tasks, condition_number, decades, seed)
     for seed in range(NUM_SEEDS)
@@ -108,13 +108,13 @@ def ratios_to_optimum(solver, kind, num_tasks, condition_number, decades):
 
 
 def ratio_to_optimum(weights, problem):
-  """The value of Eq. 17 at ``weights`` over the optimal one."""
+  """Divides the value of Eq. 17 at ``weights`` by the optimal one."""
   optimum = reference.smallest_gnr(reference.optimal_weights(*problem), *problem)
   return reference.smallest_gnr(weights, *problem) / optimum
 
 
 def worst_ratio(solver, num_tasks, kinds=KINDS):
-  """The worst of the battery's problems of K tasks."""
+  """Returns the worst ratio over the battery's problems of K tasks."""
   cases = itertools.product(kinds, CONDITION_NUMBERS, DECADES)
   return min(
     ratios_to_optimum(solver, kind, num_tasks, condition, decades).min()
@@ -129,7 +129,7 @@ def _equicorrelated(num_tasks, correlation):
 
 
 def _with_condition(gram, condition_number):
-  """Vectors with the cosines of ``gram``, shrunk until they meet the condition."""
+  """Makes vectors with the cosines of ``gram``, shrunk to the condition number."""
   scale = np.sqrt(np.diagonal(gram))
   cosine = gram / np.outer(scale, scale)
   smallest, *_, largest = np.linalg.eigvalsh(cosine)

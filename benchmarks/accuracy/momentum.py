@@ -1,4 +1,6 @@
-"""How well narrow momenta follow: ``python -m benchmarks.accuracy.momentum``.
+"""Measures the rounding error of momenta in bfloat16 and float16, and its cost.
+
+Run ``python -m benchmarks.accuracy.momentum``.
 
 Gradients of normally distributed numbers around a mean that turns once, halfway; a
 bfloat16 or float16 momentum, rounded to the nearest or stochastically, against the same
@@ -47,7 +49,9 @@ def main() -> None:
   parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy.momentum")
   parser.add_argument("--out", type=Path, default=Path("benchmarks/results/momentum"))
   parser.add_argument("--seeds", type=int, default=5)
-  parser.add_argument("--rounds", type=int, default=15, help="of every timing")
+  parser.add_argument(
+    "--rounds", type=int, default=15, help="repetitions of every timing"
+  )
   args = parser.parse_args()
 
   summary: dict[str, Any] = {
@@ -133,7 +137,7 @@ def follow(gamma: float, noise: float, seed: int) -> dict[str, float]:
 
 
 def timed(kwargs: dict[str, Any]) -> Run:
-  """The update of a larger problem."""
+  """Compiles the update of a problem that is large enough to be timed."""
   tasks, size = TIMED
   tx = maxgnr(num_tasks=tasks, **kwargs)
   grads = jax.random.normal(jax.random.key(0), (tasks, size))

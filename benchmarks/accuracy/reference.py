@@ -18,12 +18,12 @@ def task_gnr(weights, momentum_norm, noise):
 
 
 def smallest_gnr(weights, momentum_norm, noise):
-  """The objective of Eq. 17."""
+  """Computes the objective of Eq. 17, the smallest GNR of the tasks."""
   return np.min(task_gnr(weights, momentum_norm, noise))
 
 
 def optimal_weights(momentum_norm, noise):
-  """The weights that maximise Eq. 17, for momentum norms that are all positive.
+  """Computes the weights that maximise Eq. 17; all momentum norms must be positive.
 
   With ``v_k = w_k ‖n_k‖`` and the unit noises as the columns of N, it is to minimise
   ``‖N v‖`` over ``v ≥ b``, ``b_k = ‖n_k‖ / ‖m_k‖``: least squares in ``v - b ≥ 0``.
@@ -46,7 +46,7 @@ def optimal_weights(momentum_norm, noise):
 
 
 def simplex_projection(point):
-  """The nearest point of the simplex, by a root finder on the shift."""
+  """Finds the nearest point of the simplex, by a root finder on the shift."""
   shift = scipy.optimize.brentq(
     lambda s: np.maximum(point - s, 0).sum() - 1,
     point.min() - 1,
@@ -58,7 +58,7 @@ def simplex_projection(point):
 
 
 def steepest_descent_weights(momentum_norm, noise, learning_rate, num_steps):
-  """Ascent of the smallest GNR on the simplex from equal weights; the best met."""
+  """Climbs the smallest GNR on the simplex from equal weights; returns the best met."""
   momentum_norm, noise = np.float64(momentum_norm), np.float64(noise)
   weights = np.full(len(noise), 1 / len(noise))
   best, best_value = weights, smallest_gnr(weights, momentum_norm, noise)
@@ -77,7 +77,7 @@ def steepest_descent_weights(momentum_norm, noise, learning_rate, num_steps):
 
 
 class Step(NamedTuple):
-  """What a step of Algorithm 1 computes for K tasks and D parameters."""
+  """The results of one step of Algorithm 1 for K tasks and D parameters."""
 
   weights: np.ndarray  # [K]
   momentum: np.ndarray  # [K, D]
@@ -88,7 +88,7 @@ class Step(NamedTuple):
 def algorithm1(
   gradients, gamma=0.9, choose_weights=optimal_weights, measured=slice(None)
 ):
-  """Algorithm 1 on a sequence of gradients [K, D], measured on some columns."""
+  """Runs Algorithm 1 on a sequence of gradients [K, D], measured on some columns."""
   momentum, steps = None, []
   for gradient in gradients:
     seen = gradient[:, measured]

@@ -51,7 +51,7 @@ def cagrad(jacobian: np.ndarray, weights: np.ndarray) -> float:
 
 
 def mgda(jacobian: np.ndarray, weights: np.ndarray) -> float:
-  """How much longer than the shortest vector, in units of the shortest gradient."""
+  """The update's length above the shortest one's, in units of the shortest gradient."""
   shortest_gradient = np.linalg.norm(jacobian, axis=1).min()
   system = np.vstack([jacobian.T / shortest_gradient, np.ones(len(weights))])
   x, _ = scipy.optimize.nnls(system, np.append(np.zeros(jacobian.shape[1]), 1.0))
@@ -105,7 +105,7 @@ def main() -> None:
 
 
 def measure(name: str, num_tasks: int) -> dict:
-  """What a method leaves of its definition, over all kinds of problems."""
+  """Measures a method's residuals over all kinds of problems."""
   weighting, check = METHODS[name]
   weigh = jax.jit(weighting)
   left = []
@@ -125,7 +125,7 @@ def measure(name: str, num_tasks: int) -> dict:
 
 
 def table(summary: dict) -> str:
-  """Median and worst residual by number of tasks, as a Markdown table."""
+  """Formats median and worst residual by number of tasks as a Markdown table."""
   found = {(entry["method"], entry["tasks"]): entry for entry in summary["residuals"]}
   rows = [
     [

@@ -1,1 +1,1 @@
-"""Experiments: methods x learning rates x seeds on problems of several tasks."""
+"""Trains and compares multi-task methods: methods x learning rates x seeds."""

@@ -1,4 +1,4 @@
-"""What a run that was killed goes on from."""
+"""Saves runs so that one that was killed can be resumed."""
 
 import threading
 import time
@@ -19,9 +19,8 @@ class Best(NamedTuple):
   """The model that did best on the training set, held by the host.
 
   Attributes:
-    score: What it was chosen by, smaller is better: [], geometric mean of its epoch's
-      mean losses.
-    epoch: [], int32. Which epoch ended with it, from 1 on; 0 for none yet.
+    score: [], geometric mean of its epoch's mean losses; the smallest is chosen.
+    epoch: [], int32. The epoch that ended with it, from 1 on; 0 if there is none yet.
     params: Its parameters.
     rest: Its batch statistics.
   """
@@ -33,10 +32,10 @@ class Best(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-  """A run at one moment.
+  """A run between two steps.
 
   Attributes:
-    state: What steps change.
+    state: Everything that steps change.
     best: The best model so far.
     history: One row per epoch done, for JSON.
   """
@@ -47,11 +46,13 @@ class Snapshot(NamedTuple):
 
 
 class Checkpoints:
-  """The last snapshots of a run in a folder; a new one replaces the old when whole.
+  """Keeps the last snapshots of a run in a folder.
+
+  A new snapshot replaces an old one once it is completely written.
 
   Args:
-    folder: Where they are.
-    seconds: Least time between two of them.
+    folder: The folder of the snapshots.
+    seconds: Least time between two snapshots.
   """
 
   def __init__(self, folder: Path, seconds: float):
@@ -62,7 +63,7 @@ class Checkpoints:
       self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
   def save_if_due(self, snapshot: Snapshot) -> None:
-    """Saves if the last time is long enough ago."""
+    """Saves a snapshot if the last one is old enough."""
     if time.monotonic() - self._last < self._seconds:
       return
     args = ocp.args.Composite(
@@ -76,7 +77,7 @@ class Checkpoints:
     self._last = time.monotonic()
 
   def restore(self, like: Snapshot) -> Snapshot | None:
-    """The last whole snapshot, on the devices of ``like``; None if there is none."""
+    """Loads the last complete snapshot to the devices of ``like``, or returns None."""
     step = self._manager.latest_step()
     if step is None:
       return None
@@ -90,7 +91,7 @@ class Checkpoints:
     return Snapshot(saved.state, saved.best, saved.history)
 
   def close(self) -> None:
-    """Lets go of the folder."""
+    """Closes the folder."""
     with _ONE_AT_A_TIME:
       self._manager.close()
 
@@ -102,13 +103,13 @@ def save_model(folder: Path, best: Best) -> None:
 
 
 def load_model(folder: Path, like: Best) -> Best:
-  """A model that :func:`save_model` wrote, of the shapes of ``like``."""
+  """Loads a model that :func:`save_model` wrote, with the shapes of ``like``."""
   with _ONE_AT_A_TIME, ocp.StandardCheckpointer() as checkpointer:
     return checkpointer.restore(folder.absolute(), _shapes(like))
 
 
 def _shapes(tree: Any) -> Any:
-  """Shapes, dtypes and devices of JAX arrays; others are restored as NumPy's."""
+  """Describes JAX arrays by shape, dtype and devices; leaves others as they are."""
 
   def shape(x):
     return ocp.utils.to_shape_dtype_struct(x) if isinstance(x, jax.Array) else x

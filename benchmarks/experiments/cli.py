@@ -19,7 +19,7 @@ from benchmarks.experiments.train import make_trainer, train_with_bar
 
 
 def commands(settings: type[Settings]) -> dict[str, Any]:
-  """The settings of ``train``, ``sweep`` and ``report`` for a problem's settings."""
+  """Makes the settings classes of ``train``, ``sweep`` and ``report`` for a problem."""
   found: dict[str, Any] = {"report": Report}
   for name, kind in {"sweep": Sweep, "train": Run}.items():
     bases = (settings, kind)
@@ -39,11 +39,11 @@ def main(
   """Runs one command line.
 
   Args:
-    module: What is typed after ``python -m``.
+    module: The words that are typed after ``python -m`` to come here.
     settings: The problem's settings.
-    make_problem: From these to the problem.
-    reference: From these to published numbers, for the tables.
-    argv: Arguments; default: the process's.
+    make_problem: Makes the problem from its settings.
+    reference: Returns published numbers for the tables, or None.
+    argv: Arguments; default: those of the process.
   """
   of_settings = commands(settings)
   arguments = list(sys.argv[1:] if argv is None else argv)
@@ -72,7 +72,7 @@ def main(
 
 
 def _with_file(arguments: list[str]) -> list[str]:
-  """Flags from ``--config FILE`` before those of the command line, which win."""
+  """Puts flags from ``--config FILE`` before those of the command line, which win."""
   if "--config" not in arguments:
     return arguments
   at = arguments.index("--config")

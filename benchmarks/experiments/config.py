@@ -1,4 +1,4 @@
-"""The settings of a run, and what tells two runs apart."""
+"""The settings of a run, and those by which two runs are told apart."""
 
 import dataclasses
 import json
@@ -8,20 +8,20 @@ from typing import Any, Literal
 
 from benchmarks.methods import named
 
-# What a run's numbers do not depend on.
+# Settings that a run's numbers do not depend on.
 _OPERATION = ("data", "out", "resume", "checkpoint_seconds", "tensorboard")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-  """What all runs of a sweep share. Defaults are the paper's (Section 5.1)."""
+  """Settings that all runs of a sweep share. Defaults are the paper's (Section 5.1)."""
 
   out: Path = Path("out/run")
   """Folder for settings, log, checkpoints and results."""
   batch_size: int = 2
   """Examples per step."""
   microbatches: int = 1
-  """Parts in which a batch is taken, for memory's sake."""
+  """Parts into which a batch is divided to save memory."""
   epochs: int = 100
   """Passes over the training set; each ends with an evaluation."""
   validation: float = 0.0
@@ -35,7 +35,7 @@ class Settings:
   """Log for TensorBoard besides the CSV file."""
 
   def __post_init__(self) -> None:
-    """Finds what is out of range before anything is loaded."""
+    """Checks the settings before anything is loaded."""
     for name in ("batch_size", "microbatches", "epochs", "steps_per_call"):
       if getattr(self, name) < 1:
         raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -63,7 +63,7 @@ class Run(Settings):
   method: str = "maxgnr"
   """A method of benchmarks/methods.py; ``maxgnr`` with the options below."""
   gamma: float = 0.9
-  """MaxGNR's decay of the momentum."""
+  """The decay γ of MaxGNR's momentum."""
   solver: Literal["exact", "paper"] = "exact"
   """How MaxGNR solves Eq. 17: exactly, or by the paper's 100 steepest-descent steps."""
   measure: Literal["trunk", "all"] = "trunk"
@@ -71,14 +71,14 @@ class Run(Settings):
   task: str | None = None
   """Train this task alone, with its own loss only."""
   learning_rate: float = 1e-4
-  """Adam's."""
+  """Adam's learning rate."""
   seed: int = 0
   """Determines the initial parameters and the order of the data."""
   resume: bool = False
-  """Go on where the run in ``out`` stopped."""
+  """Resume the run in ``out``."""
 
   def __post_init__(self) -> None:
-    """Finds what is out of range before anything is loaded."""
+    """Checks the settings before anything is loaded."""
     super().__post_init__()
     if not self.learning_rate > 0:
       raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
@@ -86,14 +86,14 @@ class Run(Settings):
 
   @property
   def method_name(self) -> str:
-    """The method with its options, as in tables."""
+    """The name of the method with its options, as tables show it."""
     if self.method != "maxgnr":
       return self.method
     solver = "-paper-solver" if self.solver == "paper" else ""
     return f"maxgnr-{self.gamma:g}{solver}{'-all' if self.measure == 'all' else ''}"
 
   def identity(self, title: str) -> dict[str, Any]:
-    """Everything that the run's numbers depend on, for JSON."""
+    """Lists everything that the run's numbers depend on, for JSON."""
     fields = {
       name: value
       for name, value in dataclasses.asdict(self).items()
@@ -105,7 +105,7 @@ class Run(Settings):
 
 
 def read_file(path: Path) -> dict[str, Any]:
-  """The settings in a TOML file, by flag: ``learning-rate = 0.001`` or with ``_``."""
+  """Reads settings from a TOML file: ``learning-rate = 0.001`` or with ``_``."""
   return {
     name.replace("-", "_"): value
     for name, value in tomllib.loads(path.read_text()).items()

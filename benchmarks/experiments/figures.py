@@ -25,7 +25,7 @@ Histories = Mapping[str, Sequence[list[dict[str, Any]]]]
 
 
 def delta_m(summary: dict[str, Any], judged: str, path: Path) -> None:
-  """One row per method, the best on top: every seed, and their mean."""
+  """Draws Δm, a row per method with every seed and the mean, the best on top."""
   values = {name: row["delta_m"][judged] for name, row in summary["rows"].items()}
   names = sorted(
     values, key=lambda name: np.nan_to_num(np.mean(values[name]), nan=-1e9)
@@ -48,7 +48,7 @@ def delta_m(summary: dict[str, Any], judged: str, path: Path) -> None:
 
 
 def gradient_norms(noise: GradientNoise, tasks: Sequence[str], title: str, path: Path):
-  """Figure 1: how the norms of the batches' gradients are distributed."""
+  """Draws figure 1, the distribution of the norms of the batches' gradients."""
   figure = Figure(figsize=(6.5, 3.6), layout="constrained")
   ax = figure.add_subplot()
   _norms(ax, noise, tasks)
@@ -65,9 +65,9 @@ def over_training(
   title: str,
   path: Path,
 ) -> None:
-  """Figure 4, and the same of the GNR: a panel per method, a line per task.
+  """Draws figure 4, or the GNR in the same way: a panel per method, a line per task.
 
-  A line is the mean over seeds, a band the range of them.
+  A line is the mean over seeds, a band their range.
 
   Args:
     histories: Method -> histories of its seeds.
@@ -106,9 +106,9 @@ def over_training(
 def curves(
   histories: Histories, metrics: Sequence[Metric], title: str, path: Path
 ) -> None:
-  """Learning curves: a panel per metric, a line per method.
+  """Draws learning curves, a panel per metric and a line per method.
 
-  On the validation data where there are any, otherwise on the test set. The row
+  They are those of the validation data, or of the test set if there are none. The row
   ``single-task`` is dashed; each of its metrics is that of the task's own model.
 
   Args:
@@ -144,7 +144,7 @@ def curves(
 
 
 def _grid(panels: int, most: int, side: float) -> tuple[int, int, Figure]:
-  """Rows and columns that hold so many panels, and a figure of that size."""
+  """Chooses rows and columns for so many panels, and makes a figure of that size."""
   rows = -(-panels // most)
   columns = -(-panels // rows)
   size = (1 + side * columns, 0.8 + 0.9 * side * rows)
@@ -152,7 +152,7 @@ def _grid(panels: int, most: int, side: float) -> tuple[int, int, Figure]:
 
 
 def _line(ax, rows: list[dict], values: np.ndarray, style: dict[str, Any]) -> None:
-  """The mean of values [seeds, epochs] as a line, their range as a band."""
+  """Draws the mean of values [seeds, epochs] as a line, their range as a band."""
   epochs = [row["epoch"] for row in rows]
   ax.plot(epochs, values.mean(0), **style)
   band = (values.min(0), values.max(0))
@@ -165,12 +165,12 @@ def norms_and_gnr(
   title: str,
   path: Path,
 ) -> None:
-  """Figure 5: the norms' distributions, and GNR_S beside GNR_M of each task.
+  """Draws figure 5: the norms' distributions, and GNR_S beside GNR_M of each task.
 
   Args:
-    models: Method -> what was measured of its best model, and its weights [K].
+    models: Method -> gradient noise of its best model, and its weights [K].
     tasks: Sorted names.
-    title: Of the figure.
+    title: The figure's title.
     path: PNG to write.
   """
   figure = Figure(figsize=(11, 1 + 2.7 * len(models)), layout="constrained")
@@ -195,12 +195,12 @@ def norms_and_gnr(
 
 
 def _colour(task: int):
-  """Of a task: the ten strong colours first, then the ten pale ones."""
+  """Returns a task's colour: the ten strong colours first, then the ten pale ones."""
   return COLOURS[2 * task % 20 + (2 * task) // 20]
 
 
 def _norms(ax, noise: GradientNoise, tasks: Sequence[str]) -> None:
-  """Histograms on one logarithmic axis."""
+  """Draws a histogram for each task on one logarithmic axis."""
   norms = np.maximum(noise.norms, 1e-12)
   edges = np.geomspace(norms.min(), norms.max() * 1.0001, 40)
   for index, task in enumerate(tasks):

@@ -1,4 +1,4 @@
-"""Batches that are a function of seed and step, so that a run can begin at any step."""
+"""Makes batches from seed and step alone, so that a run can begin at any step."""
 
 import functools
 import sys
@@ -52,24 +52,27 @@ class _Shuffled:
 
 
 def shuffled(arrays: Batch, batch_size: int, seed: int) -> grain.MapDataset:
-  """Endless batches of rows, in another order every epoch; what is left over waits."""
+  """Makes endless batches of rows, in another order every epoch.
+
+  Rows that do not fill a batch are left out of that epoch.
+  """
   return grain.MapDataset.source(_Shuffled(arrays, batch_size, seed))
 
 
 def in_order(arrays: Batch, batch_size: int) -> Iterator[Batch]:
-  """All rows once; the last batch may be smaller."""
+  """Yields all rows once; the last batch may be smaller."""
   size = len(next(iter(arrays.values())))
   for begin in range(0, size, batch_size):
     yield {name: array[begin : begin + batch_size] for name, array in arrays.items()}
 
 
 def hold_out(size: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-  """Numbers of examples to train on, and of those held out, each in order.
+  """Divides examples at random; returns numbers to train on and held out, in order.
 
   Args:
-    size: Examples in all.
-    share: Of those held out, in [0, 1). Above 0, at least one example is on each side.
-    seed: Of the random choice.
+    size: The number of examples.
+    share: Share that is held out, in [0, 1). Above 0, each side has an example.
+    seed: Determines the random choice.
   """
   if not 0 <= share < 1:
     raise ValueError(f"`share` must be in [0, 1), got {share}")

@@ -1,4 +1,4 @@
-"""What is measured of a model, and what sums a table up: Δm and the mean rank."""
+"""The metrics of a model, and what sums up a table of them: Δm and the mean rank."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -32,7 +32,7 @@ class Metric(NamedTuple):
 def delta_m(
   values: Mapping[str, float], base: Mapping[str, float], metrics: Sequence[Metric]
 ) -> float:
-  """Δm %: the mean change of the metrics against ``base``; positive is better.
+  """Computes Δm %, the mean change against ``base``; positive is better.
 
   References:
     Maninis, Radosavovic, Kokkinos, `Attentive Single-Tasking of Multiple Tasks
@@ -52,7 +52,7 @@ def delta_m(
 def mean_ranks(
   rows: Sequence[Mapping[str, float]], metrics: Sequence[Metric]
 ) -> list[float]:
-  """Each row's rank, 1 the best, averaged over the metrics; ties share their ranks."""
+  """Averages each row's rank over the metrics; 1 is the best, ties share ranks."""
   ranks = []
   for metric in metrics:
     if metric.in_delta_m:
@@ -67,9 +67,9 @@ def mean_ranks(
 def add(
   total: Mapping[str, np.ndarray], batch_sums: Mapping[str, jax.Array]
 ) -> dict[str, np.ndarray]:
-  """``total``, at first ``{}``, and one batch's sums.
+  """Adds a batch's sums to ``total``, which is ``{}`` at first.
 
-  In int64, so that counts stay exact, and float64.
+  Integers are added in int64, so that counts stay exact, other numbers in float64.
   """
 
   def wide(value: jax.Array) -> np.ndarray:
@@ -80,7 +80,7 @@ def add(
 
 
 def mean_and_error(values: Sequence[float], places: int) -> str:
-  """Mean ± standard error, for a table; the mean of a single value, nothing of none."""
+  """Formats mean ± standard error; one value is shown alone, none as an empty text."""
   if not values:
     return ""
   mean = f"{round(float(np.mean(values)), places) + 0.0:.{places}f}"  # never -0.0

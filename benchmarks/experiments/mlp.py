@@ -12,7 +12,7 @@ class MLP(nnx.Module):
   Args:
     inputs: Numbers per example.
     hidden: Width of both layers.
-    heads: Task -> numbers that its head makes.
+    heads: Task -> outputs of its head.
     rngs: For the initial parameters.
   """
 
@@ -30,13 +30,13 @@ class MLP(nnx.Module):
     )
 
   def __call__(self, x: jax.Array) -> dict[str, jax.Array]:
-    """Each task's output for examples [N, inputs]."""
+    """Computes each task's output for examples [N, inputs]."""
     features = self.trunk(x)
     return {task: head(features) for task, head in self.heads.items()}
 
 
 def trunk_only(params: nnx.State) -> nnx.State:
-  """True for the parameters of the trunk: where MaxGNR measures gradients."""
+  """Marks the parameters of the trunk, whose gradients MaxGNR measures, with True."""
   return jax.tree.map_with_path(lambda path, _: path[0].key == "trunk", params)
 
 

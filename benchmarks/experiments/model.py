@@ -19,7 +19,7 @@ CPU_OPTIONS = {"xla_backend_optimization_level": 1}
 
 
 class CompiledOnce:
-  """A jitted function of threads: while one compiles, the others wait for it."""
+  """A jitted function for threads: while one compiles, the others wait."""
 
   def __init__(self, function: Callable, **options: Any):
     if jax.default_backend() == "cpu":
@@ -28,7 +28,7 @@ class CompiledOnce:
     self._compiling, self._compiled = threading.Lock(), False
 
   def __call__(self, *args: Any) -> Any:
-    """What the function returns."""
+    """Calls the function."""
     if self._compiled:
       return self._function(*args)
     with self._compiling:
@@ -42,7 +42,7 @@ class Model:
 
   Args:
     problem: What is trained.
-    devices: Which of them share a batch; default: all.
+    devices: The devices that share a batch; default: all.
   """
 
   def __init__(self, problem: Problem, devices: Sequence[jax.Device] | None = None):
@@ -55,7 +55,7 @@ class Model:
 
   @functools.cached_property
   def _graphdefs(self) -> tuple[Any, Any]:
-    """Of the model in training and in evaluation."""
+    """The graph definitions of the model in training and in evaluation."""
     model = nnx.eval_shape(lambda: self.problem.make_model(nnx.Rngs(0)))
     model.train()
     training = nnx.graphdef(model)
@@ -63,7 +63,7 @@ class Model:
     return training, nnx.graphdef(model)
 
   def losses(self, params, batch: Batch, rest, tasks: Sequence[str]):
-    """Losses, indicators and batch statistics of a forward pass in training."""
+    """Computes losses, indicators and batch statistics in training."""
     model = nnx.merge(self._graphdefs[0], params, rest, copy=True)
     outputs = model(batch[self.problem.inputs])
     losses = self.problem.losses(outputs, batch)
@@ -90,7 +90,7 @@ class Model:
     return CompiledOnce(task_gradients(losses, microbatches, flat_radius))
 
   def evaluate(self, params, rest, batches: Iterable[Batch]) -> dict[str, float] | None:
-    """The metrics over all examples of ``batches``; None if there are none."""
+    """Computes the metrics over all examples of ``batches``; None if there are none."""
     total: dict[str, np.ndarray] = {}
     for batch in batches:
       total = add(total, self._sums(params, rest, self.on_devices(batch)))
@@ -112,5 +112,5 @@ class Model:
     return jax.device_put(batch, NamedSharding(self.mesh, PartitionSpec(*axes)))
 
   def replicate(self, tree: Any) -> Any:
-    """A tree of arrays, whole on every device."""
+    """Copies a tree of arrays to every device."""
     return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec()))

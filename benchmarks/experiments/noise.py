@@ -1,4 +1,4 @@
-"""Gradients and their noise over a whole data set, at a fixed model."""
+"""Measures gradients and their noise over a whole data set, at a fixed model."""
 
 import itertools
 from typing import Any, NamedTuple
@@ -13,7 +13,9 @@ from benchmarks.experiments.step import Trainer
 
 
 class GradientNoise(NamedTuple):
-  """Of the shared parameters' gradients of B batches, an epoch; K tasks.
+  """Statistics of an epoch's task gradients, with respect to the shared parameters.
+
+  B batches, K tasks.
 
   Attributes:
     norms: [B, K]. Norms of the batches' gradients.
@@ -27,18 +29,18 @@ class GradientNoise(NamedTuple):
   noise: np.ndarray
 
   def single_task_gnr(self) -> np.ndarray:
-    """GNR_S of Eq. 8, [K]: only a task's own noise."""
+    """Computes GNR_S of Eq. 8, [K], under each task's own noise."""
     return self.gradient / np.diag(self.noise)
 
   def task_gnr(self, weights: np.ndarray) -> np.ndarray:
-    """GNR_M of Eq. 9, [K]: the noise of all, under ``weights`` [K]."""
+    """Computes GNR_M of Eq. 9, [K], under the weighted noise of all tasks."""
     return weights**2 * self.gradient / (weights @ self.noise @ weights)
 
 
 def gradient_noise(trainer: Trainer, model: Best, seed: int) -> GradientNoise:
   """Takes the gradients of one epoch's batches, in the order of ``seed``.
 
-  As in training: batch statistics are each batch's own, or each part's of it.
+  Batch statistics are those of each batch, or of each of its parts, as in training.
   """
   params, rest = trainer.model.replicate((model.params, model.rest))
   measured = jax.tree.leaves(trainer.problem.trunk_only(params))

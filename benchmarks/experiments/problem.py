@@ -1,4 +1,4 @@
-"""What an experiment needs to know of its data, its model and its tasks."""
+"""The description of a problem: its data, its model and its tasks."""
 
 import dataclasses
 from collections.abc import Callable, Iterable
@@ -19,23 +19,24 @@ class Problem:
   """Data, model, losses and metrics of several tasks.
 
   Attributes:
-    title: What it is called in tables, with what makes its results another's.
+    title: Its name in tables; problems with different results have different titles.
     tasks: Sorted names.
     metrics: The columns of its table, task by task.
-    num_train: Examples to train on: an epoch.
-    inputs: Which array of a batch the model takes.
-    make_model: From :class:`flax.nnx.Rngs` to a model: inputs to outputs.
-    trunk_only: From the parameters to bools, True where tasks share them.
-    layers: From the parameters to labels, the same for all parameters of a layer, for
-      methods that weight the tasks in each layer; None if there are no such labels.
-    losses: From outputs and batch to a dict of scalars.
-    kpis: Likewise, the tasks' key performance indicators in [0, 1].
-    sums: From outputs and batch to a dict of arrays that add up over batches.
-    summarise: From such sums, added up, to the metrics.
-    train_batches: From batch size and seed to an endless data set, whose element t is
-      the batch of step t.
-    evaluation_batches: From ``"train"``, ``"validation"`` or ``"test"`` to the batches
-      of all its examples; none, if there are no such examples.
+    num_train: Examples of an epoch.
+    inputs: Name of the array of a batch that the model takes.
+    make_model: Takes :class:`flax.nnx.Rngs`, returns a model from inputs to outputs.
+    trunk_only: Takes the parameters, returns bools: True where tasks share them.
+    losses: Takes outputs and batch, returns each task's loss, a dict of scalars.
+    kpis: Takes outputs and batch, returns each task's key performance indicator in
+      [0, 1], a dict of scalars.
+    sums: Takes outputs and batch, returns a dict of arrays to be added over batches.
+    summarise: Takes such sums over all batches, returns the metrics.
+    train_batches: Takes batch size and seed, returns an endless data set whose element
+      t is the batch of step t.
+    evaluation_batches: Takes ``"train"``, ``"validation"`` or ``"test"``, returns
+      batches that hold each of its examples once; none if it has no examples.
+    layers: Takes the parameters, returns labels that are equal within a layer, for
+      methods with weights for each layer. None if the problem has no such labels.
   """
 
   title: str
@@ -54,5 +55,5 @@ class Problem:
   layers: Callable[[nnx.State], Any] | None = None
 
   def metrics_of(self, task: str) -> tuple[Metric, ...]:
-    """The metrics that judge one task."""
+    """Lists the metrics that judge one task."""
     return tuple(metric for metric in self.metrics if metric.task == task)

@@ -1,4 +1,4 @@
-"""Tables and figures of a sweep."""
+"""Makes tables and figures from the runs of a sweep."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ _MOST_CURVES = 10  # methods whose learning curves can be told apart
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
-  """Tables (Markdown, LaTeX) and figures of what a sweep left in ``out``."""
+  """Make tables (Markdown, LaTeX) and figures from the sweep in ``out``."""
 
   data: Path | None = None
   """The data of the sweep; a problem without files has none."""
@@ -45,7 +45,7 @@ class Report:
 
 
 def settings_of(kind: type[S], options: Report) -> S:
-  """The sweep's settings, as it left them.
+  """Reads the settings that the sweep was run with.
 
   Raises:
     ValueError: if there is no sweep that came to its end, or the problem needs data
@@ -77,8 +77,8 @@ def report(
   """Writes tables, figures and, beside them, every number; returns the summary.
 
   Args:
-    model: As in the sweep.
-    options: What to show.
+    model: The model of the sweep.
+    options: The methods to show, and the folders.
     reference: Published numbers to print beside ours.
 
   Raises:
@@ -127,7 +127,7 @@ def _draw_training(
   single_task: list[list[dict[str, Any]]],
   to: Path,
 ) -> None:
-  """The figures that have epochs on their horizontal axis."""
+  """Draws the figures that have epochs on their horizontal axis."""
   tasks, title = problem.tasks, problem.title
   shown = {method: joint[method] for method in options.weights_of if method in joint}
   if shown:
@@ -151,7 +151,7 @@ def _history(folder: Path) -> list[dict[str, Any]]:
 
 
 def _histories(out: Path, method: str, row: dict[str, Any]) -> list[list[dict]]:
-  """The histories of a method's seeds at the learning rate that was chosen."""
+  """Reads the histories of a method's seeds at the learning rate that was chosen."""
   seeds = range(len(row["delta_m"]["last"]))
   return [_history(_folder(out, method, row["learning_rate"], s)) for s in seeds]
 
@@ -159,7 +159,7 @@ def _histories(out: Path, method: str, row: dict[str, Any]) -> list[list[dict]]:
 def _single_task(
   problem: Problem, out: Path, rows: dict[str, Any]
 ) -> list[list[dict[str, Any]]]:
-  """Histories by seed in which every metric is that of its task's own model."""
+  """Merges histories by seed, so that each metric is that of its task's own model."""
   row = rows["single-task"]
   of_task = {
     task: _histories(out, f"single-task-{task}", row | {"learning_rate": rate})
@@ -183,14 +183,14 @@ def _single_task(
 
 
 def _measures_gnr(seeds: Sequence[list[dict[str, Any]]]) -> bool:
-  """Whether the method's state holds the tasks' GNRs."""
+  """Says whether the method's state holds the tasks' GNRs."""
   return None not in seeds[0][-1]["gnr"].values()
 
 
 def _last_epochs(
   problem: Problem, seeds: Sequence[list[dict[str, Any]]]
 ) -> dict[str, dict[str, float]]:
-  """Mean weights and geometric means of the GNR, over seeds and the last epochs."""
+  """Averages weights, and GNRs geometrically, over seeds and the last epochs."""
   rows = [row for history in seeds for row in history[-LAST:]]
 
   def values(quantity: str) -> np.ndarray:
@@ -209,7 +209,7 @@ def _last_epochs(
 def _measured(
   model: Model, out: Path, method: str, summary: dict[str, Any]
 ) -> tuple[GradientNoise, np.ndarray]:
-  """The first seed's best model: its gradients, and its weights in that epoch."""
+  """Measures the gradients of the first seed's best model; adds its weights."""
   rate = summary["rows"][method]["learning_rate"]
   folder = _folder(out, method, rate, 0)
   settings = summary["settings"]
@@ -226,7 +226,7 @@ def _measured(
 def _numbers(
   problem: Problem, noise: GradientNoise, weights: np.ndarray
 ) -> dict[str, dict[str, float]]:
-  """What figure 5 shows, by task."""
+  """Lists the numbers of figure 5 by task."""
   values = {
     "weight": weights,
     "median_norm": np.median(noise.norms, axis=0),

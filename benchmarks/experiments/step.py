@@ -1,4 +1,4 @@
-"""Train steps of one method, compiled once for all seeds and learning rates."""
+"""Takes train steps of one method, compiled once for all seeds and learning rates."""
 
 import functools
 from typing import Any, NamedTuple
@@ -16,14 +16,14 @@ from benchmarks.methods import EQUAL_WEIGHTS, Setting, named
 
 
 class EpochSums(NamedTuple):
-  """Sums over the steps of an epoch so far; K tasks trained.
+  """Sums over the steps of the current epoch; K is the number of tasks trained.
 
   Attributes:
     steps: [], int32.
     losses: [K].
     weights: [K].
-    log_gnr: [K], of the steps in which the GNR was positive and finite.
-    measured: [K], int32. The number of those.
+    log_gnr: [K], over the steps in which the GNR was positive and finite.
+    measured: [K], int32. The number of those steps.
   """
 
   steps: jax.Array
@@ -34,14 +34,14 @@ class EpochSums(NamedTuple):
 
   @classmethod
   def zeros(cls, num_tasks: int) -> "EpochSums":
-    """Of no step."""
+    """Returns the sums over no step."""
     # One array each: a step gives up the memory of every one.
     losses, weights, log_gnr = (jnp.zeros(num_tasks) for _ in range(3))
     measured = jnp.zeros(num_tasks, jnp.int32)
     return cls(jnp.zeros((), jnp.int32), losses, weights, log_gnr, measured)
 
   def add(self, losses: jax.Array, weights: jax.Array, gnr: jax.Array) -> "EpochSums":
-    """With one step more."""
+    """Returns the sums with one more step."""
     log_gnr = jnp.log(gnr)
     measured = jnp.isfinite(log_gnr)
     return EpochSums(
@@ -53,7 +53,7 @@ class EpochSums(NamedTuple):
     )
 
   def means(self, tasks: tuple[str, ...]) -> dict[str, dict[str, float | None]]:
-    """Mean losses and weights, geometric mean of the GNR; None where unmeasured."""
+    """Averages losses and weights, and GNRs geometrically; None where unmeasured."""
     steps = float(self.steps)
     with np.errstate(invalid="ignore"):
       gnr = np.exp(np.asarray(self.log_gnr) / np.asarray(self.measured))
@@ -72,15 +72,15 @@ class EpochSums(NamedTuple):
 
 
 class RunState(NamedTuple):
-  """All that a run is: what a checkpoint holds.
+  """The state of a run, which a checkpoint holds.
 
   Attributes:
     step: [], int32. Steps done.
     params: The model's parameters.
-    rest: What the forward pass changes: batch statistics.
+    rest: Batch statistics, which the forward pass changes.
     combination: The method's state.
-    adam: Adam's, with the learning rate.
-    epoch: Sums of the epoch that is under way.
+    adam: Adam's state, with the learning rate.
+    epoch: Sums over the current epoch.
   """
 
   step: jax.Array
@@ -99,7 +99,7 @@ class Trainer:
     method: Name of a method, see :func:`benchmarks.methods.named`.
     task: The only task to train, if not all.
     batch_size: Examples per step.
-    microbatches: Parts in which a batch is taken.
+    microbatches: Parts into which a batch is divided.
     steps_per_call: Steps that :meth:`steps` takes.
 
   Raises:
@@ -160,12 +160,12 @@ class Trainer:
       self._second_part = CompiledOnce(self._combine, donate_argnums=0)
 
   def init(self, seed: int, learning_rate: float) -> RunState:
-    """The state before the first step, on all devices."""
+    """Makes the state before the first step, on all devices."""
     state = self._init_once(jax.random.key(seed), jnp.float32(learning_rate))
     return self.model.replicate(state)
 
   def step(self, state: RunState, batch: Batch) -> tuple[RunState, tuple[Any, Any]]:
-    """One step, the state's memory given up; also its losses and weights, [K]."""
+    """Takes a step, donating the state; returns also losses and weights, [K]."""
     batch = self.model.on_devices(batch)
     if self._combination.combine is None:
       return self._whole_step(state, batch)
@@ -173,10 +173,10 @@ class Trainer:
     return self._second_part(state, found, rest)
 
   def steps(self, state: RunState, batches: Batch) -> tuple[RunState, tuple[Any, Any]]:
-    """Steps in one compiled call, otherwise like :meth:`step`.
+    """Takes several steps in one compiled call, otherwise like :meth:`step`.
 
     Args:
-      state: Its memory is given up.
+      state: The state before them, which is donated.
       batches: Stacked on a new leading axis.
 
     Returns:
@@ -185,7 +185,7 @@ class Trainer:
     return self._scan(state, self.model.on_devices(batches, stacked=True))
 
   def start_epoch(self, state: RunState) -> RunState:
-    """With the sums of an epoch put back to zero."""
+    """Resets the sums over the epoch."""
     return state._replace(epoch=self.model.replicate(EpochSums.zeros(len(self.tasks))))
 
   def _init(self, key: jax.Array, learning_rate: jax.Array) -> RunState:

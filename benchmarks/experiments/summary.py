@@ -1,4 +1,4 @@
-"""Results of many runs as one small summary: what is committed."""
+"""Summarises the results of many runs in one small file, which is committed."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ from benchmarks.experiments.metric import Metric, delta_m, mean_ranks
 from benchmarks.experiments.problem import Problem
 from benchmarks.machine import describe_machine
 
-# Which of a run's models is judged, and what tables say of it.
+# The model of a run that is judged -> how tables call it.
 JUDGED = {
   "last": "mean over the last epochs, 10 at most",
   "best": "the model that is best on the training set",
@@ -22,7 +22,7 @@ class Found(NamedTuple):
   Attributes:
     learning_rate: The chosen one.
     scores: Learning rate -> Δm % on the validation data; empty if there was no choice.
-    results: Of :func:`benchmarks.experiments.train.train`, by seed.
+    results: Results of :func:`benchmarks.experiments.train.train`, by seed.
   """
 
   learning_rate: float
@@ -35,7 +35,7 @@ def summarise(
   found: Mapping[tuple[str, str | None], Found],
   described: Mapping[str, Any],
 ) -> dict[str, Any]:
-  """Every published number, per seed, with what it takes to make it again."""
+  """Collects every published number, per seed, and how to reproduce it."""
   metrics = problem.metrics
   single = {task: f for (_, task), f in found.items() if task is not None}
   joint = {method: f for (method, task), f in found.items() if task is None}
@@ -67,7 +67,7 @@ def summarise(
 def _on_test(
   metrics: Sequence[Metric], found: Mapping[str, Found]
 ) -> dict[str, dict[str, list[float]]]:
-  """Which model is judged -> metric -> value by seed, on the test set."""
+  """Collects test metrics: judged model -> metric -> value by seed."""
   return {
     judged: {
       metric.name: [
@@ -80,7 +80,7 @@ def _on_test(
 
 
 def _sum_up(rows: dict[str, Any], judged: str, metrics) -> None:
-  """Adds Δm of each seed and the mean rank among all rows, single-task models too."""
+  """Adds Δm of each seed, and the mean rank among all rows with single-task models."""
   means = {
     name: {key: float(np.mean(v)) for key, v in row["test"][judged].items()}
     for name, row in rows.items()

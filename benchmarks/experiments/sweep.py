@@ -1,4 +1,4 @@
-"""Methods x learning rates x seeds; what is done already is not done again."""
+"""Runs methods x learning rates x seeds; runs that are complete are not repeated."""
 
 import dataclasses
 import json
@@ -36,21 +36,21 @@ PAPER_METHODS = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sweep(Settings):
-  """Runs of several methods, the same budget for each, single-task models included."""
+  """Train several methods and single-task models, each with the same budget."""
 
   methods: tuple[str, ...] = PAPER_METHODS
   """Rows of the table: names of benchmarks/methods.py, or ``all`` of these."""
   learning_rates: tuple[float, ...] = (1e-4,)
-  """Adam's; of several the validation data choose one for each method."""
+  """Adam's; validation data choose one of several for each method."""
   seeds: int = 3
   """Runs per method."""
   tuning_seeds: int = 1
-  """Of these, runs by which the learning rate is chosen."""
+  """Runs by which the learning rate is chosen, at most ``seeds``."""
   jobs: int = os.cpu_count() or 1
-  """Runs side by side."""
+  """Runs at the same time."""
 
   def __post_init__(self) -> None:
-    """Finds what is out of range before anything is loaded."""
+    """Checks the settings before anything is loaded."""
     super().__post_init__()
     if "all" in self.methods:
       object.__setattr__(self, "methods", tuple(METHODS))
@@ -70,20 +70,20 @@ class Sweep(Settings):
       named(method)
 
 
-# Settings of the sweep, and of no single run.
+# Settings that the sweep has and a single run has not.
 _OF_THE_WHOLE = ("methods", "learning_rates", "seeds", "tuning_seeds", "jobs")
 
-# Of a table: a method, and the task of a single-task model.
+# A row of a table: a method, and the task if it is a single-task model.
 Row = tuple[str, str | None]
 
 
 def sweep(model: Model, settings: Sweep, make_run: Callable[..., Run]) -> dict:
-  """Runs all that is missing in ``settings.out/runs`` and sums it up.
+  """Runs what is missing in ``settings.out/runs``, and summarises all runs.
 
   Args:
     model: What is trained.
-    settings: Of the sweep.
-    make_run: From the fields of a :class:`Run`.
+    settings: The sweep's settings.
+    make_run: Makes a :class:`Run` from its fields.
 
   Returns:
     What :func:`benchmarks.experiments.summary.summarise` makes, also written to
@@ -181,10 +181,10 @@ def _scores(
   seeds: Sequence[int],
   results: dict[Any, dict[str, Any]],
 ) -> dict[Row, dict[float, float]]:
-  """How well each rate does on the validation data: Δm, mean over seeds.
+  """Computes each rate's Δm on the validation data, mean over seeds.
 
-  A single-task model's is against the mean over its rates; that of a method, against
-  the single-task models at their best rates.
+  A single-task model is compared with the mean over its rates, a method with the
+  single-task models at their best rates.
   """
   if len(rates) == 1:
     return {row: {rates[0]: 0.0} for row in rows}
@@ -213,12 +213,12 @@ def _scores(
 
 
 def _finite(scores: dict[float, float]) -> Callable[[float], float]:
-  """A key for `max`: a rate whose run diverged has no score, and is not chosen."""
+  """Makes a key for `max` that ranks rates whose runs diverged last."""
   return lambda rate: np.nan_to_num(scores[rate], nan=-np.inf)
 
 
 def _described(settings: Sweep) -> dict[str, Any]:
-  """What it takes to make the results again."""
+  """Records the command and the settings that reproduce the results."""
   fields = dataclasses.asdict(settings)
   for name in ("data", "out", "jobs", "checkpoint_seconds", "tensorboard", "methods"):
     fields.pop(name, None)  # a problem without files has no `data`

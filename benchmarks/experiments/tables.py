@@ -1,4 +1,4 @@
-"""The paper's tables, in Markdown and LaTeX."""
+"""Formats the paper's tables in Markdown and LaTeX."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -23,10 +23,10 @@ _MANY = 8  # metrics of one kind are no longer listed, but summed up
 
 
 class Reference(NamedTuple):
-  """Numbers that somebody else published.
+  """Published numbers of others.
 
   Attributes:
-    title: Whose, on which data.
+    title: Their source and data.
     rows: Method -> metric's name -> value.
   """
 
@@ -42,10 +42,10 @@ class _Column(NamedTuple):
 
 
 def markdown(summary: dict, judged: str, reference: Reference | None = None) -> str:
-  """A Markdown table, mean ± standard error over seeds, the best two in bold.
+  """Formats a Markdown table of mean ± standard error, the best two in bold.
 
   Args:
-    summary: Of :func:`benchmarks.experiments.summary.summarise`.
+    summary: Result of :func:`benchmarks.experiments.summary.summarise`.
     judged: ``"last"`` or ``"best"``.
     reference: Published numbers, for further rows, marked as such.
   """
@@ -53,7 +53,7 @@ def markdown(summary: dict, judged: str, reference: Reference | None = None) -> 
 
 
 def latex(summary: dict, judged: str, reference: Reference | None = None) -> str:
-  """The same for LaTeX, with the lines of the package booktabs."""
+  """Formats the same table for LaTeX, with the rules of the package booktabs."""
 
   def escape(text: str) -> str:
     for symbol, command in _LATEX.items():
@@ -137,7 +137,7 @@ def _columns(summary: dict, judged: str) -> list[_Column]:
 
 
 def _best_two(sign: int, means: np.ndarray) -> set[int]:
-  """Which rows hold the best two values; all that tie with the second."""
+  """Finds the rows with the best two values, and those that tie with the second."""
   score = sign * means
   finite = np.sort(score[np.isfinite(score)])
   if len(finite) < 3:
@@ -152,7 +152,7 @@ def _rates(row: dict[str, Any]) -> str:
 
 
 def whole(summary: dict, reference: Reference | None = None) -> str:
-  """Both Markdown tables, under headings that say which models are judged."""
+  """Formats both Markdown tables under headings that name the judged models."""
   parts = []
   for judged, text in JUDGED.items():
     parts.append(f"{summary['problem']}; test set, {text}:")

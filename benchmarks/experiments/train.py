@@ -1,4 +1,4 @@
-"""One run, from its settings to its result; killed at any moment, it can go on."""
+"""Trains one run from its settings to its result; a run that was killed is resumed."""
 
 import csv
 import itertools
@@ -28,7 +28,7 @@ _SECONDS_PER_LINE = 1.0
 
 
 def make_trainer(model: Model, run: Run) -> Trainer:
-  """The steps that ``run`` needs."""
+  """Makes the trainer that ``run`` needs."""
   return Trainer(
     model,
     run.method_name,
@@ -42,12 +42,13 @@ def make_trainer(model: Model, run: Run) -> Trainer:
 def train(
   trainer: Trainer, run: Run, progress: Callable[[int, str], Any] | None = None
 ) -> dict[str, Any]:
-  """Trains, or goes on training, and returns what is in ``run.out/result.json``.
+  """Trains or resumes a run, and returns what is in ``run.out/result.json``.
 
   Args:
-    trainer: Of :func:`make_trainer`, shared by runs that differ in seed and rate.
+    trainer: From :func:`make_trainer`; runs that differ in seed and rate share it.
     run: The settings.
-    progress: Called with each number of steps done and, now and then, a line on them.
+    progress: Called after each call with its steps and, about once a second, a line
+      on losses and weights, otherwise an empty text.
 
   Returns:
     ``identity`` (the settings), ``history`` (a row per epoch), ``best_epoch``,
@@ -79,7 +80,7 @@ def train(
 
 
 def _loop(trainer, run, snapshot, checkpoints, writer, progress) -> Snapshot:
-  """All steps that are left."""
+  """Takes all steps that are left."""
   state, best, history = snapshot
   batches = trainer.problem.train_batches(run.batch_size, run.seed)
   first, per_epoch = int(state.step), trainer.steps_per_epoch
@@ -118,7 +119,7 @@ def _model(score: float, epoch: int, state: RunState) -> Best:
 
 
 def _better(best: Best, row: dict[str, Any], state: RunState) -> Best:
-  """The model of this epoch, if its losses are smaller, whatever their scales."""
+  """Returns this epoch's model if the product of its losses is smaller."""
   losses = [np.nan if x is None else x for x in row["loss"].values()]
   with np.errstate(divide="ignore"):
     score = float(np.exp(np.mean(np.log(losses))))
@@ -126,7 +127,7 @@ def _better(best: Best, row: dict[str, Any], state: RunState) -> Best:
 
 
 def _row(trainer: Trainer, epoch: int, state: RunState) -> dict[str, Any]:
-  """What an epoch leaves in the history."""
+  """Makes an epoch's row of the history."""
   row = {"epoch": epoch, **state.epoch.means(trainer.tasks)}
   for split in SPLITS:
     batches = trainer.problem.evaluation_batches(split)
@@ -137,7 +138,7 @@ def _row(trainer: Trainer, epoch: int, state: RunState) -> dict[str, Any]:
 
 
 def summarise(snapshot: Snapshot, metrics: tuple[Metric, ...]) -> dict[str, Any]:
-  """The result: metrics of the best model, and those of the last epochs on average."""
+  """Collects the metrics of the best model, and the means over the last epochs."""
   history, epoch = snapshot.history, max(1, int(snapshot.best.epoch))
   splits = [split for split in SPLITS if split in history[-1]]
   names = [metric.name for metric in metrics]
@@ -153,7 +154,7 @@ def summarise(snapshot: Snapshot, metrics: tuple[Metric, ...]) -> dict[str, Any]
 
 
 def _claim(run: Run, identity: dict[str, Any]) -> dict[str, Any] | None:
-  """The result, if it is there; an error, if the folder is another run's."""
+  """Returns the result if there is one; raises if the folder is another run's."""
   settings = run.out / "run.json"
   if settings.exists():
     there = json.loads(settings.read_text())
@@ -174,7 +175,7 @@ def _claim(run: Run, identity: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _log(run: Run, history: list[dict[str, Any]], writer) -> None:
-  """The history as CSV, written anew; the last row for TensorBoard."""
+  """Writes the whole history as CSV, and the last row for TensorBoard."""
   rows = [dict(_flat(row)) for row in history]
   with (run.out / "history.csv.new").open("w", newline="") as file:
     table = csv.DictWriter(file, list(rows[0]))
@@ -205,7 +206,7 @@ def _tensorboard(run: Run, epochs_done: int):
 
 
 def _write(path: Path, text: str) -> None:
-  """All of it or nothing, whenever the process is killed."""
+  """Writes a file completely or, if the process is killed, not at all."""
   new = path.with_name(path.name + ".new")
   new.write_text(text + "\n")
   os.replace(new, path)
@@ -217,7 +218,7 @@ def _line(tasks: tuple[str, ...], losses, weights) -> str:
 
 
 def train_with_bar(trainer: Trainer, run: Run) -> dict[str, Any]:
-  """:func:`train`, with a progress bar of steps, losses and weights."""
+  """Calls :func:`train` with a progress bar of steps, losses and weights."""
   total = run.epochs * trainer.steps_per_epoch
   with tqdm(total=total, unit="step", dynamic_ncols=True, smoothing=0.1) as bar:
     bar.set_description(run.method_name)

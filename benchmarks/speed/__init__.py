@@ -1,1 +1,1 @@
-"""What a step costs, against the memory's speed and TorchJD: ``benchmarks.speed``."""
+"""Times a step and compares it with the memory's speed and TorchJD."""

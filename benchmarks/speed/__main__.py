@@ -43,11 +43,13 @@ def main() -> None:
   """Measures everything; writes ``results.json``, two tables and ``growth.png``."""
   parser = argparse.ArgumentParser(
     prog="python -m benchmarks.speed",
-    description="Time of a step against the memory's speed and TorchJD. On an "
-    "accelerator that JAX finds, of larger models, and against a copy by JAX.",
+    description="Time a step and compare it with the memory's speed and TorchJD. On "
+    "an accelerator, models are larger and the copy is made by JAX.",
     formatter_class=argparse.ArgumentDefaultsHelpFormatter,
   )
-  parser.add_argument("--rounds", type=int, default=15, help="of every measurement")
+  parser.add_argument(
+    "--rounds", type=int, default=15, help="repetitions of every measurement"
+  )
   parser.add_argument(
     "--torch",
     type=Path,
@@ -112,7 +114,7 @@ def _naive(case: Case):
 
 
 def _summary(seconds: list[float], every: dict[str, list[float]]) -> dict:
-  """Median and quartiles in ms; the median ratio to the copy of the same round."""
+  """Computes median and quartiles in ms, and the median ratio to the round's copy."""
   copied = every["torch copy" if "torch copy" in every else "copy"]
   return {**summarise(seconds), "to_copy": ratio(seconds, copied)}
 

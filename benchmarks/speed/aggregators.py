@@ -1,4 +1,4 @@
-"""The updates that are timed: name -> from a case to the arguments of ``Update``."""
+"""The updates to time: name -> function from a case to the arguments of ``Update``."""
 
 import jax.numpy as jnp
 

@@ -1,4 +1,4 @@
-"""The gradients that are aggregated, and what runs on them in JAX."""
+"""Makes gradients to aggregate, and the functions of JAX that are timed on them."""
 
 from typing import Any, NamedTuple
 
@@ -12,13 +12,13 @@ from maxgnr_jax import GradientStats, maxgnr, projected_gradient
 
 
 class Case(NamedTuple):
-  """K tasks' gradients of D parameters in so many arrays.
+  """The size of a problem: K tasks' gradients of D parameters in some arrays.
 
   Attributes:
     tasks: K.
     parameters: D.
     leaves: Number of arrays. Half of more than 20 are small, as biases are.
-    dtype: Of gradients, momentum and update.
+    dtype: The dtype of gradients, momentum and update.
   """
 
   tasks: int
@@ -27,7 +27,7 @@ class Case(NamedTuple):
   dtype: str = "float32"
 
   def shapes(self) -> list[tuple[int, ...]]:
-    """Of the parameters: kernels of two axes, and biases."""
+    """Lists the parameters' shapes: kernels with two axes, and biases."""
     small = self.leaves // 2 if self.leaves > 20 else 0
     kernel = max(1, (self.parameters - 512 * small) // (self.leaves - small))
     rows = max(1, kernel // 1024)
@@ -35,16 +35,16 @@ class Case(NamedTuple):
     return [shape] * (self.leaves - small) + [(512,)] * small
 
   def floor_bytes(self) -> int:
-    """Bytes of :meth:`floor` numbers."""
+    """Counts the bytes of :meth:`floor` numbers."""
     return self.floor() * jnp.dtype(self.dtype).itemsize
 
   def floor(self) -> int:
-    """Numbers that a step with momentum must move: ``(4 K + 1) D``."""
+    """Counts the numbers that a step with momentum must move, ``(4 K + 1) D``."""
     return (4 * self.tasks + 1) * sum(map(int, map(np.prod, self.shapes())))
 
 
 def gradients(case: Case) -> list[jax.Array]:
-  """Normally distributed, stacked over the tasks."""
+  """Draws normally distributed gradients, stacked over the tasks."""
   rng = np.random.default_rng(0)
   return [
     jnp.asarray(rng.standard_normal((case.tasks, *shape), np.float32), case.dtype)
@@ -71,12 +71,12 @@ class Update(Run):
     super().__init__(update, tx.init(params), grads, params)
 
   def temporary_share(self) -> float:
-    """Temporary memory in units of the gradients' bytes."""
+    """Computes temporary memory in units of the gradients' bytes."""
     return self.temporary_bytes() / self.gradient_bytes
 
 
 def copy(case: Case) -> Run:
-  """A copy, by JAX, of the bytes that a step must move: half are read, half written."""
+  """Makes a copy by JAX that reads and writes the bytes that a step must move."""
 
   def negative(state, numbers):
     return -numbers, state
@@ -85,7 +85,7 @@ def copy(case: Case) -> Run:
 
 
 def solver(case: Case) -> Run:
-  """The default solver alone."""
+  """Makes a run of the default solver alone."""
   rng = np.random.default_rng(0)
   noise = rng.standard_normal((case.tasks, 2 * case.tasks))
   noise /= np.linalg.norm(noise, axis=1, keepdims=True)
@@ -99,7 +99,7 @@ def solver(case: Case) -> Run:
 
 
 def naive(case: Case, gamma: float = 0.9) -> optax.GradientTransformationExtraArgs:
-  """MaxGNR as one would write it down: what the library's speed is compared with."""
+  """Makes MaxGNR as one would write it down, to compare the library's speed with."""
   reference = maxgnr(gamma, num_tasks=case.tasks)
 
   def update(grads, state, params=None):

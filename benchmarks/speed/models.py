@@ -1,4 +1,4 @@
-"""Networks of usual kinds with several tasks: a shared trunk, and a head per task."""
+"""Networks of usual kinds, each with a shared trunk and a head per task."""
 
 import itertools
 from collections.abc import Callable
@@ -54,7 +54,7 @@ class ConvNet(nnx.Module):
 
 
 class Block(nnx.Module):
-  """Attention, then two dense layers, each beside what passes them by."""
+  """Attention and two dense layers, each with a residual connection."""
 
   def __init__(self, width: int, rngs: nnx.Rngs):
     self.norms = nnx.List(nnx.LayerNorm(width, rngs=rngs) for _ in range(2))
@@ -72,7 +72,7 @@ class Block(nnx.Module):
 
 
 class Transformer(nnx.Module):
-  """An encoder of words, and the mean over them."""
+  """A transformer encoder whose output is averaged over the words."""
 
   def __init__(self, rngs: nnx.Rngs):
     self.features = 128
@@ -114,7 +114,7 @@ class Kind(NamedTuple):
   """A kind of task.
 
   Attributes:
-    outputs: Of its head.
+    outputs: Outputs of its head.
     loss: From outputs [N, outputs] and targets to a scalar.
     targets: From a generator and the batch size to random targets.
   """
@@ -160,7 +160,7 @@ class Network(nnx.Module):
 
 
 class Problem(NamedTuple):
-  """What a train step needs.
+  """The model, the losses and the batch of a train step.
 
   Attributes:
     losses: From parameters and batch to the K losses, a list of scalars.
@@ -182,7 +182,7 @@ class Problem(NamedTuple):
 
 
 def make_problem(trunk: str, tasks: int, batch_size: int) -> Problem:
-  """One of ``TRUNKS`` with so many tasks and a batch of random numbers."""
+  """Makes a problem from one of ``TRUNKS``, with a batch of random numbers."""
   kinds = [KINDS[k % len(KINDS)] for k in range(tasks)]
   rngs, rng = nnx.Rngs(0), np.random.default_rng(0)
   network = Network(TRUNKS[trunk].make(rngs), kinds, rngs)

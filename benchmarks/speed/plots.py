@@ -1,4 +1,4 @@
-"""The figures: the step as the problem grows, and whole train steps."""
+"""Draws the time of a step as the problem grows, and of whole train steps."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from benchmarks.speed.report import STEPS
 
 
 def growth(summary: dict, path: Path) -> None:
-  """Time against D at K = 3, and against K at D = 10⁶, with the copy's."""
+  """Draws time against D at K = 3 and against K at D = 10⁶, beside that of a copy."""
   figure = Figure(figsize=(9, 3.6), layout="constrained")
   entries = summary["growth"]
   panels = {
@@ -42,7 +42,7 @@ def growth(summary: dict, path: Path) -> None:
 
 
 def steps(summary: dict, path: Path) -> None:
-  """Whole train steps: a panel per batch size, a group of bars per model."""
+  """Draws whole train steps, a panel per batch size and a group of bars per model."""
   entries = summary["steps"]
   batch_sizes = sorted({entry["batch_size"] for entry in entries})
   figure = Figure(figsize=(1 + 4 * len(batch_sizes), 3.6), layout="constrained")

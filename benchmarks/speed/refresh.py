@@ -21,7 +21,7 @@ from benchmarks.speed.steps import train_steps
 from benchmarks.speed.timing import Run, interleave, ratio, summarise
 from maxgnr_jax import maxgnr, value_and_combined_grad
 
-# Steps that are timed together, as many refreshes in each: all n divide it.
+# Steps that are timed as one; all n divide it, so that each has whole refreshes.
 CYCLE = max(report.EVERY)
 
 
@@ -29,10 +29,12 @@ def main() -> None:
   """Measures everything; writes ``results.json`` and ``table.md``."""
   parser = argparse.ArgumentParser(
     prog="python -m benchmarks.speed.refresh",
-    description="Time of train steps whose weights are chosen anew every n steps.",
+    description="Time train steps that choose their weights in every n-th step.",
     formatter_class=argparse.ArgumentDefaultsHelpFormatter,
   )
-  parser.add_argument("--rounds", type=int, default=7, help=f"of {CYCLE} steps each")
+  parser.add_argument(
+    "--rounds", type=int, default=7, help=f"repetitions, {CYCLE} steps each"
+  )
   parser.add_argument("--models", nargs="+", choices=TRUNKS, default=list(TRUNKS))
   parser.add_argument("--tasks", nargs="+", type=int, default=[3, 10])
   parser.add_argument("--batch-sizes", nargs="+", type=int, default=[32])
@@ -78,7 +80,7 @@ def main() -> None:
 
 
 def cycles(problem: Problem) -> dict[str, Callable[[], float]]:
-  """What takes ``CYCLE`` steps and returns the mean of their seconds, by name.
+  """Makes functions, by name, that take ``CYCLE`` steps and return their mean seconds.
 
   "single" is a step of the mean loss, "every 1" takes all gradients in every step.
   "cond n" is one compiled step that chooses by its count, "two n" calls one of two.
@@ -91,7 +93,7 @@ def cycles(problem: Problem) -> dict[str, Callable[[], float]]:
 
 
 def refreshed(problem: Problem, every: int, refresh: bool | None = None) -> Run:
-  """Whole steps with MaxGNR and Adam, with weights of every so many steps."""
+  """Makes whole steps with MaxGNR and Adam that keep their weights for some steps."""
   num_tasks, adam = problem.num_tasks(), optax.adam(1e-3)
   combined = value_and_combined_grad(
     problem.losses, maxgnr(num_tasks=num_tasks), refresh_every=every
@@ -112,7 +114,7 @@ def refreshed(problem: Problem, every: int, refresh: bool | None = None) -> Run:
 
 
 def _cycle(first: Run, other: Run | None = None, every: int = 1) -> Callable[[], float]:
-  """Every so many steps the first, else the other, both on one state."""
+  """Takes the first step once in a while, otherwise the other one, on one state."""
 
   def cycle() -> float:
     seconds, state = [], first.state

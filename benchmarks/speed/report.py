@@ -1,4 +1,4 @@
-"""The results as tables."""
+"""Formats the results as Markdown tables."""
 
 from tabulate import tabulate
 
@@ -8,7 +8,7 @@ STEPS = {
   "equal_weights": "equal weights",
   "maxgnr": "MaxGNR",
 }
-# Steps from one choice of weights to the next.
+# The compared numbers of steps from one choice of weights to the next.
 EVERY = (2, 4, 8, 16)
 TASK_GRADS = {
   "written_out": "written out",
@@ -18,7 +18,7 @@ TASK_GRADS = {
 
 
 def table(summary: dict) -> str:
-  """The step of MaxGNR against the copy and TorchJD's MGDA, as Markdown."""
+  """Formats the step of MaxGNR beside the copy and TorchJD's MGDA."""
   rows = []
   for entry in [*summary["table"], *summary["bfloat16"], summary["compiled"]]:
     runs = entry["runs"]
@@ -51,7 +51,7 @@ def table(summary: dict) -> str:
 
 
 def aggregators(summary: dict) -> str:
-  """Every aggregator beside TorchJD's counterpart, in ms, as Markdown."""
+  """Formats every aggregator beside TorchJD's counterpart, in ms."""
   entries = summary["aggregators"]
   names = list(entries[0]["temporary_share"])
   rows = [
@@ -73,7 +73,7 @@ def aggregators(summary: dict) -> str:
 
 
 def steps(summary: dict) -> str:
-  """Whole train steps beside that with a single backward pass, as Markdown."""
+  """Formats whole train steps beside the one with a single backward pass."""
   rows = [
     [
       *_problem(entry),
@@ -88,7 +88,7 @@ def steps(summary: dict) -> str:
 
 
 def task_grads(summary: dict) -> str:
-  """A step by the way to the stacked gradients, as Markdown."""
+  """Formats a step by the way that its task gradients are taken."""
   rows = [
     [
       *_problem(entry),
@@ -107,7 +107,7 @@ def task_grads(summary: dict) -> str:
 
 
 def refresh(summary: dict) -> str:
-  """Steps with weights that are kept for some steps, as Markdown."""
+  """Formats steps that keep their weights for some steps."""
   columns = ["every 1"]
   columns += [f"{way} {every}" for way in ("cond", "two") for every in EVERY]
   rows = [

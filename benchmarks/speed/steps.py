@@ -30,7 +30,9 @@ def main() -> None:
     description="Time of whole train steps, also by the way to stacked gradients.",
     formatter_class=argparse.ArgumentDefaultsHelpFormatter,
   )
-  parser.add_argument("--rounds", type=int, default=15, help="of every measurement")
+  parser.add_argument(
+    "--rounds", type=int, default=15, help="repetitions of every measurement"
+  )
   parser.add_argument("--models", nargs="+", choices=TRUNKS, default=list(TRUNKS))
   parser.add_argument("--batch-sizes", nargs="+", type=int, default=[32, 256])
   out = Path("out/speed-steps")
@@ -74,7 +76,7 @@ def main() -> None:
 
 
 def train_steps(problem: Problem) -> dict[str, Run]:
-  """Whole steps with Adam; their state is the parameters and the optimiser's."""
+  """Makes whole steps with Adam; their state holds parameters and optimiser state."""
   num_tasks = problem.num_tasks()
 
   def mean_loss(params, batch):
@@ -95,7 +97,7 @@ def train_steps(problem: Problem) -> dict[str, Run]:
 
 
 def task_grads(problem: Problem) -> dict[str, Run]:
-  """Whole steps with MaxGNR, by the way to the stacked gradients."""
+  """Makes whole steps with MaxGNR, one for each way to take task gradients."""
   num_tasks = problem.num_tasks()
   ways = {"written_out": None, "vmap": num_tasks, "sequential": 1}
   return {
@@ -123,7 +125,7 @@ def _train_step(problem, differentiated, tx) -> Run:
 
 
 def _summary(name: str, run: Run, every: dict[str, list[float]]) -> dict:
-  """Times, also in units of the first run's in the same round, and memory."""
+  """Computes times, ratios to the first run of the same round, and memory."""
   reference = next(iter(every))
   return {
     **summarise(every[name]),

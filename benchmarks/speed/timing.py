@@ -1,4 +1,4 @@
-"""Compiled functions, run in turn, and what their times come to."""
+"""Times compiled functions in turn, and summarises the times."""
 
 import time
 from collections.abc import Callable
@@ -31,7 +31,7 @@ class Run:
     return time.perf_counter() - start
 
   def temporary_bytes(self) -> int:
-    """Of memory, besides arguments and results."""
+    """Counts temporary memory in bytes, besides arguments and results."""
     analysis: Any = self.compiled.memory_analysis()
     return analysis.temp_size_in_bytes
 
@@ -39,7 +39,7 @@ class Run:
 def interleave(
   runs: dict[str, Callable[[], float]], rounds: int, progress: Callable[[], object]
 ) -> dict[str, list[float]]:
-  """Seconds of every run in every round, one after the other in each round."""
+  """Times every run in every round, in seconds, one after the other in each round."""
   for run in runs.values():
     run()
   seconds: dict[str, list[float]] = {name: [] for name in runs}
@@ -51,11 +51,11 @@ def interleave(
 
 
 def summarise(seconds: list[float]) -> dict[str, Any]:
-  """Median and quartiles in ms."""
+  """Computes median and quartiles in ms."""
   low, middle, high = np.percentile(1e3 * np.array(seconds), [25, 50, 75])
   return {"median_ms": middle, "quartiles_ms": [low, high]}
 
 
 def ratio(seconds: list[float], others: list[float]) -> float:
-  """The median ratio to the others of the same round."""
+  """Computes the median ratio to the other times of the same round."""
   return float(np.median(np.array(seconds) / np.array(others)))

@@ -1,4 +1,4 @@
-"""The other end of :mod:`benchmarks.speed.torch_worker`."""
+"""Sends orders to :mod:`benchmarks.speed.torch_worker`, and reads its answers."""
 
 import json
 import subprocess
@@ -24,7 +24,7 @@ class Torch:
   """A process with PyTorch, which waits while JAX is measured.
 
   Args:
-    python: Of an environment with PyTorch, and perhaps TorchJD.
+    python: Python of an environment with PyTorch, and perhaps TorchJD.
   """
 
   def __init__(self, python: Path):
@@ -42,7 +42,7 @@ class Torch:
     self.versions: dict[str, Any] = json.loads(versions.stdout)
 
   def runs(self, case: Case) -> dict[str, Callable[[], float]]:
-    """What it can run on gradients like the case's; each returns seconds."""
+    """Returns functions that run on gradients like the case's and return seconds."""
     parameters = case.floor() // (4 * case.tasks + 1)
     copied = case.floor_bytes() // 8  # read once and written once, four bytes each
     names = self._ask({"setup": [case.tasks, parameters, copied]})

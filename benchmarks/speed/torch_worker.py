@@ -40,7 +40,7 @@ COUNTERPARTS = {
 
 
 def main() -> None:
-  """Answers until the input ends."""
+  """Answers orders until the input ends."""
   runs: dict = {}
   for line in sys.stdin:
     order = json.loads(line)
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def make_runs(tasks: int, parameters: int, copied: int) -> dict:
-  """What can be run on K gradients of D parameters."""
+  """Makes the functions that run on K gradients of D parameters."""
   source, target = torch.randn(copied), torch.empty(copied)
   runs = {"copy": functools.partial(target.copy_, source)}
   if aggregation is not None:
@@ -69,7 +69,7 @@ def make_runs(tasks: int, parameters: int, copied: int) -> dict:
 
 
 def timed(run) -> float:
-  """Seconds of one run."""
+  """Times one run in seconds."""
   with torch.no_grad():
     start = time.perf_counter()
     run()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from benchmarks.combination import weights_and_gnr
 from benchmarks.experiments import __main__, mlp
 from benchmarks.experiments.metric import delta_m
 from benchmarks.experiments.problems import PROBLEMS, pairs
@@ -142,6 +143,22 @@ def test_a_method_by_layer_needs_layers():
   setting = Setting(len(TASKS), mlp.trunk_only, 100)
   with pytest.raises(ValueError, match=r"maxgnr-0\.9-by-layer needs a problem"):
     named("maxgnr-0.9-by-layer").make(setting)
+
+
+def test_weights_by_layer_are_averaged_over_layers():
+  state = {
+    "weights": jnp.array([[0.5, 0.5], [0.25, 0.75]]),
+    "gnr": jnp.array([[1.0, 4.0], [4.0, 9.0]]),
+  }
+  weights, gnr = weights_and_gnr(state, 2)
+  np.testing.assert_allclose(weights, [0.375, 0.625])
+  np.testing.assert_allclose(gnr, [2.0, 6.0], rtol=1e-6)
+  weights, gnr = weights_and_gnr({"weights": jnp.array([0.1, 0.9])}, 2)
+  np.testing.assert_allclose(weights, [0.1, 0.9])
+  assert np.isnan(gnr).all()
+  for values in weights_and_gnr({"count": jnp.zeros(())}, 2):
+    assert values.shape == (2,)
+    assert np.isnan(values).all()
 
 
 def test_names_of_maxgnr_hold_its_options():

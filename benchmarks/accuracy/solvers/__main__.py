@@ -22,9 +22,11 @@ def main() -> None:
     formatter_class=argparse.ArgumentDefaultsHelpFormatter,
   )
   parser.add_argument(
-    "--seeds", type=int, default=100, help="of every kind of problem, for the steps"
+    "--seeds", type=int, default=100, help="problems of each kind, for the steps"
   )
-  parser.add_argument("--rounds", type=int, default=1000, help="of the timing")
+  parser.add_argument(
+    "--rounds", type=int, default=1000, help="repetitions of each timing"
+  )
   parser.add_argument(
     "--out", type=Path, default=Path("benchmarks/results/solvers"), help="folder"
   )
@@ -52,7 +54,7 @@ def main() -> None:
 
 
 def measure_steps(seeds: int, rounds: int) -> dict:
-  """All that there is to know about the number of steps."""
+  """Measures what each number of steps reaches, and what it costs."""
   kinds = len(battery.KINDS) * len(battery.CONDITION_NUMBERS) * len(battery.DECADES)
   total = len(steps.NUM_TASKS) * kinds
   with tqdm(total=total, unit="kind", dynamic_ncols=True) as progress:

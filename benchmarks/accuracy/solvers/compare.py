@@ -1,4 +1,4 @@
-"""The default solver beside the paper's own."""
+"""Compares the default solver with the paper's own."""
 
 import itertools
 
@@ -15,7 +15,7 @@ CASES = list(itertools.product(SOLVERS, battery.DECADES, battery.NUM_TASKS))
 
 
 def measure(solver: str, decades: int, num_tasks: int) -> dict:
-  """The share of the optimum that a solver reaches, over all kinds of problems."""
+  """Measures the share of the optimum that a solver reaches, over all problems."""
   ratios = np.concatenate(
     [
       battery.ratios_to_optimum(SOLVERS[solver], kind, num_tasks, condition, decades)

@@ -1,4 +1,4 @@
-"""What is lost to the optimum against the number of steps, and the time against K."""
+"""Draws the loss to the optimum against the steps, and the time against K."""
 
 from pathlib import Path
 

@@ -1,10 +1,10 @@
-"""The results as tables."""
+"""Formats the results as Markdown tables."""
 
 from tabulate import tabulate
 
 
 def table(summary: dict) -> str:
-  """Both solvers on norms over one decade, as Markdown."""
+  """Formats the results of both solvers on norms over one decade."""
   found = {
     (entry["solver"], entry["tasks"]): entry
     for entry in summary["fraction_of_optimum"]
@@ -30,7 +30,7 @@ def table(summary: dict) -> str:
 
 
 def steps(summary: dict) -> str:
-  """1 % quantile and worst share of the optimum by K and number of steps, Markdown."""
+  """Formats the 1 % quantile and the worst share of the optimum by K and steps."""
   entries = summary["steps"]["fraction_of_optimum"]
   found = {(entry["tasks"], entry["steps"]): entry for entry in entries}
   counts = sorted({steps for _, steps in found})
@@ -53,7 +53,7 @@ def steps(summary: dict) -> str:
 
 
 def worst_of_steps(summary: dict) -> dict[int, float]:
-  """The worst share of the optimum over all K, by number of steps."""
+  """Finds the worst share of the optimum over all K, by number of steps."""
   worst: dict[int, float] = {}
   for entry in summary["steps"]["fraction_of_optimum"]:
     worst[entry["steps"]] = min(worst.get(entry["steps"], 1.0), entry["worst"])

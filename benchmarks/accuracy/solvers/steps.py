@@ -1,4 +1,4 @@
-"""What each number of steps of ``projected_gradient`` reaches, and what it costs."""
+"""Measures what each number of steps of ``projected_gradient`` reaches and costs."""
 
 import functools
 import inspect
@@ -21,7 +21,7 @@ ENOUGH = {"one_percent": 0.999, "worst": 0.99}
 
 
 def measure(num_tasks: int, seeds: int, progress: Callable[[], object]) -> list[dict]:
-  """The distribution of achieved over optimal value, for each number of steps."""
+  """Measures the ratio of achieved to optimal value, for each number of steps."""
   axes = (battery.KINDS, battery.CONDITION_NUMBERS, battery.DECADES)
   found = []
   for case in itertools.product(*axes):
@@ -36,7 +36,7 @@ def measure(num_tasks: int, seeds: int, progress: Callable[[], object]) -> list[
 
 
 def enough(entries: list[dict]) -> int | None:
-  """The smallest number of steps that is enough for every K."""
+  """Finds the smallest number of steps that is enough for every K."""
   for steps in NUM_STEPS:
     measured = [entry for entry in entries if entry["steps"] == steps]
     if all(entry[name] >= ENOUGH[name] for name in ENOUGH for entry in measured):
@@ -45,7 +45,7 @@ def enough(entries: list[dict]) -> int | None:
 
 
 def time_calls(rounds: int, progress: Callable[[], object]) -> list[dict]:
-  """Microseconds of a jitted call with the default number of steps, for each K."""
+  """Times a jitted call with the default number of steps, in microseconds, by K."""
   calls = [_timed_call(num_tasks) for num_tasks in NUM_TASKS]
   seconds = []
   for _ in range(rounds):  # one K after the other: what disturbs them is shared
@@ -59,7 +59,7 @@ def time_calls(rounds: int, progress: Callable[[], object]) -> list[dict]:
 
 
 def _ratios(num_tasks: int, case: tuple, seeds: int) -> np.ndarray:
-  """[numbers of steps, seeds], the value reached over the optimal one."""
+  """Computes reached over optimal value, an array [numbers of steps, seeds]."""
   kind, condition_number, decades = case
   problems = [
     battery.problem(kind, num_tasks, condition_number, decades, seed)
@@ -87,7 +87,7 @@ def _value(weights: np.ndarray, problem: battery.Problem) -> float:
 
 
 def _distribution(ratios: np.ndarray) -> dict:
-  """Of ratios [kinds, condition numbers, decades, seeds]."""
+  """Summarises ratios [kinds, condition numbers, decades, seeds]."""
   kind, condition, decades, seed = np.unravel_index(ratios.argmin(), ratios.shape)
   return {
     "problems": ratios.size,
@@ -109,7 +109,7 @@ def _distribution(ratios: np.ndarray) -> dict:
 
 
 def _timed_call(num_tasks: int) -> Callable[[], float]:
-  """Seconds of a call right after another, from Python and back."""
+  """Makes a function that times a call right after another one, in seconds."""
   solve = jax.jit(projected_gradient().solve)
   problem = battery.problem(battery.random_spectrum, num_tasks, 1000, 1, 0)
   stats = battery.gradient_stats(problem)

@@ -1,1 +1,1 @@
-"""The tables and figures of the paper, small."""
+"""The paper's tables and figures on small data."""

@@ -39,21 +39,21 @@ class Paper:
   epochs: int = 20
   """Passes over the scenes."""
   learning_rate: float = 3e-3
-  """Adam's."""
+  """Adam's learning rate."""
   train: int = 160
   """Scenes to train on."""
   test: int = 64
   """Scenes to test on."""
   height: int = 24
-  """Of a scene, pixels."""
+  """Pixels of a scene from top to bottom."""
   width: int = 32
-  """Of a scene, pixels."""
+  """Pixels of a scene from left to right."""
   filters: tuple[int, ...] = (8, 16, 32)
   """Channels of the network's stages."""
 
 
 def main(paper: Paper) -> str:
-  """Makes all of it, or what is missing, and returns the tables."""
+  """Makes whatever is missing of the tables and figures, and returns the tables."""
   rooms = paper.out / "rooms"
   synthetic.write(rooms, paper.train, paper.test, paper.height, paper.width)
   of_scenes = commands(SceneSettings)

@@ -53,17 +53,17 @@ class Settings:
   passes: int = 15
   """Passes over the training examples."""
   steps: int = 1_000
-  """Steps, where these are what all sizes have in common."""
+  """Steps of every size, in the comparison of equal steps."""
   train: int = 8_000
   """Training examples, at most."""
   learning_rate: float = 1e-3
-  """Adam's, the same for all sizes: what changes is the noise."""
+  """Adam's learning rate, the same for all sizes so that only the noise changes."""
   seeds: int = 5
   """Runs per size."""
 
 
 def examples(settings: Settings) -> tuple[str, Classified, Classified]:
-  """The data's name, examples to train on and to test on."""
+  """Loads the data: their name, examples to train on and examples to test on."""
   if settings.data is None:
     name, digits = "digits", load_digits()
     image, label = digits.images / digits.images.max(), digits.target
@@ -86,7 +86,7 @@ def examples(settings: Settings) -> tuple[str, Classified, Classified]:
 def make_run(
   train: Classified, test: Classified, size: int, steps: int, learning_rate: float
 ) -> CompiledOnce:
-  """A function of a PRNG key to a trained model's test accuracy, in percent."""
+  """Makes a function from a PRNG key to a trained model's test accuracy in percent."""
   adam = optax.adam(learning_rate)
   number, inputs = train.x.shape
   classes = int(max(train.label.max(), test.label.max())) + 1
@@ -124,7 +124,7 @@ def make_run(
 
 
 def measure(settings: Settings) -> dict[str, Any]:
-  """Accuracies by budget, batch size and seed, with what it takes to make them again.
+  """Measures accuracies by budget, batch size and seed, and records the settings.
 
   Raises:
     ValueError: if a batch would be larger than the data.
@@ -180,7 +180,7 @@ def measure(settings: Settings) -> dict[str, Any]:
 
 
 def table(summary: dict[str, Any]) -> str:
-  """A Markdown table: test accuracy, mean ± standard error over seeds."""
+  """Formats test accuracies, mean ± standard error over seeds, as Markdown."""
   sizes = summary["accuracy"]["passes"]
   rows = [
     [size, *(mean_and_error(summary["accuracy"][b][size], 2) for b in _BUDGETS)]
@@ -191,7 +191,7 @@ def table(summary: dict[str, Any]) -> str:
 
 
 def draw(summary: dict[str, Any], path: Path) -> None:
-  """One line per budget, every seed as a dot."""
+  """Draws a line for each budget, and a dot for each seed."""
   figure = Figure(figsize=(6.5, 3.8), layout="constrained")
   ax = figure.add_subplot()
   for colour, (budget, text) in zip(

@@ -56,13 +56,13 @@ def canvases(digits: Digits, left: np.ndarray, right: np.ndarray) -> Batch:
     The arrays that :mod:`benchmarks.experiments.problems.pairs` lists, canvases of
     ``PIXELS`` pixels.
   """
+  left_image, right_image = digits.image[left], digits.image[right]
   canvas = np.zeros((len(left), 8, WIDTH), np.float32)
-  canvas[:, :, :8] = digits.image[left]
-  np.maximum(canvas[:, :, -8:], digits.image[right], out=canvas[:, :, -8:])
-  ink = digits.image.mean((1, 2))
+  canvas[:, :, :8] = left_image
+  np.maximum(canvas[:, :, -8:], right_image, out=canvas[:, :, -8:])
   return {
     "canvas": canvas.reshape(len(left), PIXELS),
     "left": digits.label[left],
     "right": digits.label[right],
-    "ink": (ink[left] + ink[right]) / 2,
+    "ink": (left_image.mean((1, 2)) + right_image.mean((1, 2))) / 2,
   }

@@ -35,7 +35,7 @@ class Images(NamedTuple):
 
 
 def load(path: Path) -> tuple[Images, Images]:
-  """The images to train and to test on.
+  """Loads the images to train on and to test on.
 
   Args:
     path: ``.npz`` file with ``x_train`` and ``x_test``, [N, 28, 28] uint8, and
@@ -78,12 +78,12 @@ def load(path: Path) -> tuple[Images, Images]:
 
 
 def canvases(images: Images, left: np.ndarray, right: np.ndarray, pool: int) -> Batch:
-  """Pairs of images, the brighter pixel on top.
+  """Draws pairs of images, the brighter pixel on top.
 
   Args:
-    images: To choose from.
+    images: The images to choose from.
     left: [N]. Indices of the images in the upper left corner.
-    right: [N]. Of those in the lower right corner.
+    right: [N]. Indices of the images in the lower right corner.
     pool: Side of the squares of pixels that are averaged; it must divide 36.
 
   Returns:

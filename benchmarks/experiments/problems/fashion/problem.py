@@ -23,7 +23,7 @@ _EVALUATED_AT_ONCE = 1_000
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FashionSettings(FileSettings):
-  """Of the pairs and the network."""
+  """The settings of the pairs and the network."""
 
   batch_size: int = 128
   """Pairs per step."""
@@ -39,14 +39,14 @@ class FashionSettings(FileSettings):
   """Width of the two hidden layers."""
 
   def __post_init__(self) -> None:
-    """Finds what is out of range before anything is loaded."""
+    """Checks the settings before anything is loaded."""
     super().__post_init__()
     if self.pool < 1 or SIDE % self.pool:
       raise ValueError(f"pool must be a divisor of {SIDE}, got {self.pool}")
 
 
 def make_problem(settings: FashionSettings) -> Problem:
-  """Pairs of the images in the file ``settings.data``."""
+  """Makes the problem from the images in the file ``settings.data``."""
   images, test = load(settings.data)
   kept, validation = hold_out(len(images.label), settings.validation, seed=0)
   parts = {

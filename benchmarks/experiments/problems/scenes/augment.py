@@ -1,4 +1,4 @@
-"""Random zoom and mirroring of an example, with the targets changed as they must be.
+"""Zooms and mirrors an example at random, and changes the targets accordingly.
 
 A zoom by s looks at a part 1/s as wide and high, magnified by s, with the same camera.
 The surface point seen in a pixel then seems to be at depth Z / s, and, as its place in
@@ -24,7 +24,7 @@ def augment(
   rng: np.random.Generator,
   inverse_depth: bool = False,
 ) -> dict[str, np.ndarray]:
-  """The example, zoomed by one of ``SCALES`` somewhere and mirrored half of the time.
+  """Zooms an example by a random one of ``SCALES``, and mirrors it half of the time.
 
   Args:
     example: ``image`` [H, W, 3], ``label`` [H, W], ``depth`` [H, W] and, if there are
@@ -46,7 +46,7 @@ def zoom(
   offset=(0.5, 0.5),
   inverse_depth: bool = False,
 ) -> dict[str, np.ndarray]:
-  """A part of the example, at the resolution of the whole.
+  """Cuts a part out of the example, at the resolution of the whole.
 
   Intensities are interpolated. All else is that of the nearest pixel: between a value
   and a missing one there is nothing.
@@ -76,7 +76,7 @@ def zoom(
 
 
 def mirror(example: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """The example with left and right exchanged, as seen in a mirror."""
+  """Exchanges left and right, as in a mirror."""
   mirrored = {name: value[:, ::-1] for name, value in example.items()}
   if "normal" in example:
     mirrored["normal"] = mirrored["normal"] * np.array([-1, 1, 1], np.float32)
@@ -84,13 +84,13 @@ def mirror(example: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _sample_places(size: int, scale: float, offset: float) -> np.ndarray:
-  """[size]: where along an axis, in pixels, the new pixels' middles are."""
+  """Computes the middles of the new pixels along an axis, [size], in pixels."""
   start = offset * (size - size / scale)
   return (start + (np.arange(size) + 0.5) / scale - 0.5).clip(0, size - 1)
 
 
 def _interpolate(image: np.ndarray, places: np.ndarray, axis: int) -> np.ndarray:
-  """Linear interpolation along one axis of an image [H, W, 3]."""
+  """Interpolates linearly along one axis of an image [H, W, 3]."""
   below = np.floor(places).astype(int)
   above = np.minimum(below + 1, image.shape[axis] - 1)
   weight = (places - below).astype(np.float32)

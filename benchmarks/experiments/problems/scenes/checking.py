@@ -1,4 +1,4 @@
-"""Finds what is wrong with a data set before hours of training do."""
+"""Checks a data set before training begins."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,7 @@ REPEAT = "Download or preprocess the data again."
 
 
 class Size(NamedTuple):
-  """How many images a split has, and their height and width in pixels."""
+  """The number of images of a split, and their height and width in pixels."""
 
   number: int
   height: int
@@ -24,7 +24,7 @@ class Size(NamedTuple):
 
 
 def check(directory: str | Path, split: str, contents: bool = True) -> Size:
-  """Makes sure that every file of a split can be trained on.
+  """Checks that every file of a split can be trained on.
 
   Args:
     directory: The folder that holds ``train`` and ``val``.
@@ -69,7 +69,7 @@ def _error(path: Path, must: str, got: object, remedy: str) -> ValueError:
 
 
 def _count(root: Path, layout: Layout) -> int:
-  """The number of images: files 0.npy, 1.npy, ... in every folder."""
+  """Counts the images: files 0.npy, 1.npy, ... in every folder."""
   counts = {}
   for folder in layout.folders.values():
     path = root / folder
@@ -99,7 +99,7 @@ def _count(root: Path, layout: Layout) -> int:
 
 
 def _open(path: Path) -> np.ndarray:
-  """The array of a file, read from its header; the file's length must fit it."""
+  """Opens the array of a file; the file must be as long as its header says."""
   try:
     values = np.load(path, mmap_mode="r")
     if not isinstance(values, np.ndarray):  # an archive of several arrays
@@ -112,7 +112,7 @@ def _open(path: Path) -> np.ndarray:
 
 
 def _require_shape(values: np.ndarray, name: str, path: Path) -> tuple[int, int]:
-  """Height and width."""
+  """Checks an array's shape, and returns height and width."""
   channels = CHANNELS[name]
   expected = "[H, W]" if channels is None else f"[H, W, {channels}]"
   fits = values.ndim == 2 if channels is None else values.shape[2:] == (channels,)

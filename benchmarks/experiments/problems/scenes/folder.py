@@ -25,10 +25,10 @@ DESCRIPTION = "scenes.json"  # what rendered data say of themselves
 
 
 class Layout(NamedTuple):
-  """What is in a data set's folders.
+  """The folders of a data set and what they hold.
 
   Attributes:
-    name: Of the data set.
+    name: Name of the data set.
     label: Name of the folder with the labels.
     num_classes: Labels are below it.
     inverse_depth: Whether ``depth`` is 1 / depth.
@@ -55,7 +55,7 @@ CITYSCAPES = Layout("Cityscapes", "label_7", 7, inverse_depth=True, has_normals=
 
 
 def find_layout(directory: str | Path) -> Layout:
-  """Which data set a folder holds, by the folders in it.
+  """Finds out which data set a folder holds, by the folders in it.
 
   Raises:
     ValueError: If it holds none, with what was looked for.
@@ -77,7 +77,7 @@ def find_layout(directory: str | Path) -> Layout:
 
 
 def _listing(directory: Path) -> str:
-  """What is in a folder, in words."""
+  """Describes the content of a folder."""
   if not directory.is_dir():
     return "no such folder"
   names = sorted(path.name for path in directory.iterdir())

@@ -1,4 +1,4 @@
-"""Furniture, each piece made of a few boxes, and the pile that a room's things form."""
+"""Builds furniture out of boxes, and collects the primitives of a room."""
 
 import numpy as np
 
@@ -28,7 +28,7 @@ GLOSSY = 0.15  # share of the things that reflect
 
 
 class Pile:
-  """Collects primitives, with the class and the material of what they belong to."""
+  """Collects primitives with the class and the material of the things they form."""
 
   def __init__(self, rng: np.random.Generator):
     self._rng = rng
@@ -40,13 +40,13 @@ class Pile:
     self._cylinders: list[tuple] = []
 
   def face(self, name: str, material: tuple) -> None:
-    """The next face of the room; all faces of one name are one thing."""
+    """Adds the next face of the room; all faces of one name are one thing."""
     label = CLASSES.index(name)
     self._faces.append(((), label, label, material))
     self._things = max(self._things, label + 1)
 
   def begin(self, name: str, material: tuple | None = None) -> None:
-    """A new thing, to which the primitives that follow belong."""
+    """Begins a new thing, to which the primitives that follow belong."""
     if material is None:
       pattern = self._rng.choice([PLAIN, PLAIN, STRIPES, NOISE, CHECKER])
       material = self.draw_material(pattern, glossy=self._rng.random() < GLOSSY)
@@ -54,16 +54,16 @@ class Pile:
     self._things += 1
 
   def box(self, centre, half, yaw: float = 0.0) -> None:
-    """A box of the current thing."""
+    """Adds a box to the current thing."""
     shape = (np.asarray(centre, float), np.asarray(half, float), yaw)
     self._boxes.append((shape, *self._current))
 
   def sphere(self, centre, radius: float) -> None:
-    """A sphere of the current thing."""
+    """Adds a sphere to the current thing."""
     self._spheres.append(((np.asarray(centre, float), radius), *self._current))
 
   def cylinder(self, centre, radius: float, half: float) -> None:
-    """An upright cylinder of the current thing."""
+    """Adds an upright cylinder to the current thing."""
     shape = (np.asarray(centre, float), radius, half)
     self._cylinders.append((shape, *self._current))
 
@@ -74,7 +74,7 @@ class Pile:
     glow: float = 0.0,
     glossy: bool = False,
   ) -> tuple:
-    """A random material: two related colours, whitened by the share ``pale``."""
+    """Draws a material: two related colours, whitened by the share ``pale``."""
     rng = self._rng
     colour = rng.uniform(0.15, 0.9, 3)
     # Real things are seldom vivid: part of the way to grey of the same brightness.
@@ -86,7 +86,7 @@ class Pile:
     return pattern, colours, period, glow, rng.uniform(0.5, 0.9) if glossy else 0.0
 
   def gather(self, size: np.ndarray):
-    """Geometry, materials, and [P] labels and things of all primitives."""
+    """Returns geometry, materials, labels [P] and things [P] of all primitives."""
     every = self._faces + self._boxes + self._spheres + self._cylinders
     assert len(self._faces) == NUM_FACES
 
@@ -108,7 +108,7 @@ class Pile:
 
 
 def add_table(pile: Pile, rng: np.random.Generator, place: np.ndarray) -> float:
-  """A top on four legs; returns its height in metres."""
+  """Adds a top on four legs; returns its height in metres."""
   length, width, height = rng.uniform([0.45, 0.3, 0.5], [0.7, 0.42, 0.8])
   yaw = rng.choice([0.0, np.pi / 2]) + rng.normal(0, 0.2)
   pile.begin("table")
@@ -118,7 +118,7 @@ def add_table(pile: Pile, rng: np.random.Generator, place: np.ndarray) -> float:
 
 
 def add_chair(pile: Pile, rng: np.random.Generator, place: np.ndarray) -> None:
-  """A seat on four legs, with a back."""
+  """Adds a seat on four legs, with a back."""
   half, seat = rng.uniform([0.19, 0.4], [0.24, 0.5])
   back, yaw = rng.uniform([0.35, 0], [0.55, 2 * np.pi])
   pile.begin("chair")
@@ -129,7 +129,7 @@ def add_chair(pile: Pile, rng: np.random.Generator, place: np.ndarray) -> None:
 
 
 def _add_legs(pile: Pile, place, along: float, across: float, height, yaw) -> None:
-  """Four legs at the corners of a rectangle of these half lengths."""
+  """Adds four legs at the corners of a rectangle of these half lengths."""
   cosine, sine = np.cos(yaw), np.sin(yaw)
   for x, y in ((along, across), (along, -across), (-along, across), (-along, -across)):
     corner = place + np.array([cosine * x - sine * y, sine * x + cosine * y])
@@ -137,7 +137,7 @@ def _add_legs(pile: Pile, place, along: float, across: float, height, yaw) -> No
 
 
 def add_cabinet(pile: Pile, rng: np.random.Generator, size: np.ndarray, taken) -> None:
-  """A box on the floor with its back to a wall, where there is room for it.
+  """Adds a box on the floor with its back to a wall, where there is room for it.
 
   ``taken``, a list of discs (centre [2], radius), is read and added to.
   """
@@ -156,7 +156,7 @@ def add_cabinet(pile: Pile, rng: np.random.Generator, size: np.ndarray, taken) -
 def add_hung(
   pile: Pile, rng: np.random.Generator, name: str, wall: int, size: np.ndarray
 ) -> None:
-  """A picture or a window on a wall, in the order of ``Geometry``'s faces."""
+  """Adds a picture or a window to a wall, which is numbered as in ``Geometry``."""
   low, high = ([0.4, 0.4], [0.7, 0.6]) if name == "window" else ([0.2, 0.2], [0.5, 0.4])
   width, height = rng.uniform(low, high)
   place, half = _against_wall(rng, wall, size, width, 0.015)
@@ -173,7 +173,7 @@ def add_hung(
 
 
 def _against_wall(rng, wall: int, size, width: float, depth: float):
-  """Place [2] and half lengths [2] of a box of half ``width`` x ``depth`` at a wall."""
+  """Computes place [2] and half lengths [2] of a box at a wall."""
   across, far = divmod(wall, 2)  # the axis that the wall is perpendicular to
   along = 1 - across
   place, half = np.empty(2), np.empty(2)

@@ -1,4 +1,4 @@
-"""Batches by number: what a training step is given depends on the seed and the step.
+"""Makes the batch of a training step from the seed and the step alone.
 
 So a run that is interrupted goes on from its step alone; no state of an iterator has to
 be saved.
@@ -17,7 +17,7 @@ Example = dict[str, np.ndarray]
 
 
 class Source(Protocol):
-  """Examples by number, as ``folder.Scenes`` or a list of examples."""
+  """A random-access source of examples, as ``folder.Scenes`` or a list."""
 
   def __len__(self) -> int: ...
 
@@ -31,7 +31,7 @@ def batches(
   augment: bool = True,
   inverse_depth: bool = False,
 ) -> grain.MapDataset:
-  """Element t is the batch of training step t, without end.
+  """Makes an endless data set whose element t is the batch of training step t.
 
   Every epoch has an order of its own, and changes each example in its own way. Where
   an epoch's examples do not fill the last batch, it is filled with the next epoch's:
@@ -40,7 +40,7 @@ def batches(
   Args:
     source: The examples to train on.
     batch_size: Examples per batch.
-    seed: Of the orders and the changes, from 0 to 2³² - 1.
+    seed: Determines orders and changes; from 0 to 2³² - 1.
     augment: Whether to zoom and mirror at random.
     inverse_depth: Whether ``depth`` is 1 / depth.
 
@@ -62,7 +62,7 @@ def batches(
 
 
 def evaluation_batches(source: Source, batch_size: int) -> Iterator[Example]:
-  """All examples once, in order, in batches of one size.
+  """Yields all examples once, in order, in batches of one size.
 
   What the last one lacks is filled up with void examples (label -1, depth 0, normal
   0), which metrics leave out of account as they do void pixels.

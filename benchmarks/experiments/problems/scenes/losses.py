@@ -1,4 +1,4 @@
-"""Each task's loss, and how well it does in [0, 1].
+"""Computes each task's loss and its key performance indicator in [0, 1].
 
 A batch holds ``image`` [N, H, W, 3], ``label`` [N, H, W] (-1: void), ``depth``
 [N, H, W] (0: missing) and, where the data have them, ``normal`` [N, H, W, 3] of length
@@ -18,19 +18,19 @@ Arrays = Mapping[str, jax.Array]
 
 
 def labelled_pixels(batch: Arrays, task: str) -> jax.Array:
-  """[N, H, W], bool: where ``batch`` says what the task is to predict."""
+  """Marks the pixels that have a target for the task, [N, H, W], bool."""
   if task == "segmentation":
     return batch["label"] >= 0
   return batch["depth"] != 0 if task == "depth" else jnp.any(batch["normal"] != 0, -1)
 
 
 def losses(outputs: Arrays, batch: Arrays) -> dict[str, jax.Array]:
-  """Cross-entropy, absolute error of the depth, and 1 - cosine of the normals."""
+  """Computes cross-entropy, absolute error of the depth, and 1 - cosine of normals."""
   return _by_task(_LOSSES, outputs, batch)
 
 
 def kpis(outputs: Arrays, batch: Arrays) -> dict[str, jax.Array]:
-  """How well each task does, in [0, 1], for methods that ask (DTP).
+  """Computes how well each task does, in [0, 1], which DTP needs.
 
   Segmentation: pixel accuracy. Depth: 1 - (sum of absolute errors) / (sum of depths),
   not below 0. Normals: share within 30°.

@@ -1,4 +1,4 @@
-"""The metrics of the tables, over all labelled pixels of a set of images.
+"""Computes the metrics of the tables over all labelled pixels of a set of images.
 
 Sums over a batch are taken on the device (:func:`sums`), and added up over the set on
 the host; :func:`summarise` makes metrics of them. The result does not
@@ -30,16 +30,17 @@ METRICS = (
   ),
   Metric("within_30", "normal", "within 30° %", 1, 2, in_delta_m=False, shown=False),
 )
-# Of the histogram of angles; 180° has a bin of its own.
+# Bins of the histogram of angles; 180° has a bin of its own.
 BINS_PER_DEGREE = 100
 BINS = 180 * BINS_PER_DEGREE + 1
 
 
 def sums(outputs: Arrays, batch: Arrays) -> dict[str, jax.Array]:
-  """What is to be added up over batches, for the tasks in ``outputs``.
+  """Computes sums to be added up over batches, for the tasks in ``outputs``.
 
   Args:
-    outputs: Of :class:`SegNet <benchmarks.experiments.problems.scenes.segnet.SegNet>`.
+    outputs: Outputs of a
+      :class:`SegNet <benchmarks.experiments.problems.scenes.segnet.SegNet>`.
     batch: See :mod:`benchmarks.experiments.problems.scenes.losses`.
 
   Returns:
@@ -74,7 +75,7 @@ def sums(outputs: Arrays, batch: Arrays) -> dict[str, jax.Array]:
 
 
 def angles(first: jax.Array, second: jax.Array) -> jax.Array:
-  """Degrees [...] between vectors [..., 3] of length 1; 90 from a vector of zeros.
+  """Computes degrees [...] between unit vectors [..., 3]; 90 from a vector of zeros.
 
   The arc cosine of their product would be wrong by 0.03° at small angles in float32.
   """
@@ -83,14 +84,14 @@ def angles(first: jax.Array, second: jax.Array) -> jax.Array:
 
 
 def _count(bins: jax.Array, labelled: jax.Array, number: int) -> jax.Array:
-  """[number], int32: how many labelled pixels are in each bin."""
+  """Counts the labelled pixels in each bin, [number], int32."""
   # Void pixels go to a bin that is thrown away.
   bins = jnp.where(labelled, jnp.clip(bins, 0, number - 1), number)
   return jnp.bincount(bins.ravel(), length=number + 1)[:number].astype(jnp.int32)
 
 
 def summarise(total: Mapping[str, np.ndarray]) -> dict[str, float]:
-  """The metrics of ``METRICS`` whose tasks have been summed.
+  """Computes the metrics of ``METRICS`` whose tasks have been summed.
 
   ``miou`` is the mean of intersection over union over the classes that occur in truth
   or prediction, at labelled pixels; a class that occurs in neither is left out.

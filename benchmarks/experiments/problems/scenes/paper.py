@@ -1,4 +1,4 @@
-"""The numbers in the paper's tables 2 and 3, to be read beside ours."""
+"""The numbers in the paper's tables 2 and 3, which our tables show as well."""
 
 from benchmarks.experiments.tables import Reference
 

@@ -1,11 +1,11 @@
-"""Max-pooling that remembers where the maxima were, and its way back."""
+"""Max-pooling that returns where the maxima were, and unpooling."""
 
 import jax
 import jax.numpy as jnp
 
 
 def max_pool(features: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """The maxima of the 2x2 windows, and where they were.
+  """Computes the maxima of 2x2 windows, and a mask of where they were.
 
   A mask in place of indices: neither this, nor :func:`max_unpool`, nor their
   derivatives gather or scatter.

@@ -1,4 +1,4 @@
-"""Scenes as an experiment: files, network, losses and metrics together."""
+"""The scenes' settings, and the problem that they describe."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -22,13 +22,13 @@ _IN_MEMORY = 2**30  # bytes; more is read again whenever it is needed
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SceneSettings(FileSettings):
-  """Of the files and the network."""
+  """The settings of the files and the network."""
 
   batch_size: int = 0
   """Examples per step. 0: as in the paper, 2, and 128 for Cityscapes."""
   microbatches: int = 0
-  """Parts in which a batch is taken, for memory's sake; each is normalised by itself.
-  0: 1, and 8 for Cityscapes."""
+  """Parts into which a batch is divided to save memory; each is normalised by itself.
+  0: as in the paper, 1, and 8 for Cityscapes."""
   epochs: int = 0
   """Passes over the training set; each ends with an evaluation. 0: as in the paper,
   100, and 200 for Cityscapes."""
@@ -38,7 +38,7 @@ class SceneSettings(FileSettings):
   """Zoom and mirror training images at random."""
 
   def __post_init__(self) -> None:
-    """Finds what is out of range, and what the paper has for these data."""
+    """Replaces zeros by the paper's settings for these data, and checks the rest."""
     is_cityscapes = find_layout(self.data).name == CITYSCAPES.name
     papers = {"batch_size": (2, 128), "microbatches": (1, 8), "epochs": (100, 200)}
     for name, values in papers.items():
@@ -50,7 +50,7 @@ class SceneSettings(FileSettings):
 
 
 def make_problem(settings: SceneSettings) -> Problem:
-  """The files in the folder ``settings.data``, which are all looked at first."""
+  """Makes the problem from the folder ``settings.data``, after a check of its files."""
   layout = find_layout(settings.data)
   size = checking.check(settings.data, "train")
   test_size = checking.check(settings.data, "val")
@@ -108,7 +108,7 @@ def make_problem(settings: SceneSettings) -> Problem:
 
 
 def reference(settings: SceneSettings) -> Reference:
-  """The paper's numbers on the data set that has the same tasks."""
+  """Returns the paper's numbers on the data set that has the same tasks."""
   return paper.TABLE_2 if find_layout(settings.data).has_normals else paper.TABLE_3
 
 

@@ -1,4 +1,4 @@
-"""What rays meet in a room of solids: the place, its normal, and whether it is lit."""
+"""Finds where rays hit a room's surfaces, and whether light gets there."""
 
 from typing import NamedTuple
 
@@ -38,7 +38,7 @@ class Hits(NamedTuple):
 
 
 def cast(geometry: Geometry, origin: np.ndarray, directions: np.ndarray) -> Hits:
-  """What rays from inside the room, outside of all solids, meet first.
+  """Finds what rays from inside the room, outside of all solids, hit first.
 
   Args:
     geometry: The room.
@@ -62,14 +62,14 @@ def cast(geometry: Geometry, origin: np.ndarray, directions: np.ndarray) -> Hits
 
 
 def is_lit(geometry: Geometry, hits: Hits, light: np.ndarray) -> np.ndarray:
-  """[R], bool: whether no solid is between where rays ended and a light, [3]."""
+  """Says for R rays whether no solid is between their ends and a light, [3]."""
   start = hits.position + LIFT * hits.normal
   distance, _ = _in_chunks(nearest_solid, geometry, start, without_zeros(light - start))
   return distance >= 1
 
 
 def _in_chunks(function, geometry, origins, directions):
-  """``function`` of all rays, a chunk at a time."""
+  """Applies ``function`` to all rays, a chunk at a time."""
   parts = [
     function(geometry, origins[i : i + CHUNK], directions[i : i + CHUNK])
     for i in range(0, len(directions), CHUNK)
@@ -78,7 +78,7 @@ def _in_chunks(function, geometry, origins, directions):
 
 
 def _surface(geometry, primitive, position):
-  """The normals at positions on primitives, and both in the primitive's coordinates."""
+  """Computes normals on primitives; returns both in their coordinates as well."""
   local, normal = position.copy(), np.zeros_like(position)
   yaw = np.zeros(len(position))
   face = primitive < NUM_FACES
@@ -89,7 +89,7 @@ def _surface(geometry, primitive, position):
   index = number[box]
   yaw[box] = geometry.box_yaw[index]
   local[box] = _turn(position[box] - geometry.box_centre[index], -yaw[box])
-  # Of the three pairs of faces, the one whose planes the position is nearest to.
+  # The pair of faces whose planes are nearest to the position.
   axis = (np.abs(local[box]) - geometry.box_half[index]).argmax(1)
   normal[np.flatnonzero(box), axis] = np.sign(local[box, axis])
   number = number - len(geometry.box_yaw)
@@ -114,7 +114,7 @@ def _surface(geometry, primitive, position):
 
 
 def _turn(vectors: np.ndarray, yaw: np.ndarray) -> np.ndarray:
-  """Vectors [R, 3] turned about the vertical by angles [R]."""
+  """Turns vectors [R, 3] about the vertical by angles [R]."""
   x, y, z = vectors.T
   cosine, sine = np.cos(yaw), np.sin(yaw)
   return np.stack([cosine * x - sine * y, sine * x + cosine * y, z], 1)

@@ -1,4 +1,4 @@
-"""A picture of a room with its exact labels, depth and normals, and what sensors keep.
+"""Renders a room with exact labels, depth and normals, and imitates sensors.
 
 Camera coordinates: x to the right, y up, z back towards the viewer. Depth is measured
 along the optical axis. Pixel (row i, column j) of an [H, W] picture looks along
@@ -29,7 +29,7 @@ class View(NamedTuple):
 
   Attributes:
     image: [H, W, 3], in [0, 1].
-    label: [H, W], int. Number of the class; -1 where nobody has named the thing.
+    label: [H, W], int. Number of the class; -1 where the thing has no label.
     depth: [H, W]. Metres.
     normal: [H, W, 3]. Unit vectors in camera coordinates, towards the camera.
     thing: [H, W], int. Pixels of one number show one thing.
@@ -45,7 +45,7 @@ class View(NamedTuple):
 
 
 def pixel_rays(height: int, width: int) -> np.ndarray:
-  """[H W, 3]: the direction of each pixel, of length 1 along the optical axis."""
+  """Computes each pixel's direction, [H W, 3], of length 1 along the optical axis."""
   x = (np.arange(width) + 0.5 - width / 2) / (FOCAL * width)
   y = (height / 2 - np.arange(height) - 0.5) / (FOCAL * width)
   x, y = np.meshgrid(x, y)
@@ -53,7 +53,7 @@ def pixel_rays(height: int, width: int) -> np.ndarray:
 
 
 def render(room: Room, height: int, width: int) -> View:
-  """What the room's camera sees. Each pixel is one ray: resolution only samples."""
+  """Renders what the room's camera sees, with one ray for each pixel."""
   rays = pixel_rays(height, width)
   directions = rays @ room.camera.axes
   hits = ray_casting.cast(room.geometry, room.camera.position, directions)
@@ -81,11 +81,12 @@ def render(room: Room, height: int, width: int) -> View:
 
 
 def sense(view: View, rng: np.random.Generator) -> dict[str, np.ndarray]:
-  """The picture as a data set has it: noisy, and incomplete.
+  """Adds noise and gaps to a picture, as data sets have them.
 
   Returns:
-    ``image`` [H, W, 3], ``label`` [H, W] with -1 along the edges of things and on what
-    nobody has named, ``depth`` [H, W] and ``normal`` [H, W, 3], both 0 where missing.
+    ``image`` [H, W, 3], ``label`` [H, W] with -1 along the edges of things and on
+    things without a label, ``depth`` [H, W] and ``normal`` [H, W, 3], both 0 where
+    missing.
   """
   image = view.image + NOISE * rng.standard_normal(view.image.shape)
   edge = np.zeros(view.thing.shape, bool)
@@ -101,7 +102,7 @@ def sense(view: View, rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 
 def _shade(room: Room, hits: ray_casting.Hits, directions: np.ndarray) -> np.ndarray:
-  """[R, 3] colours: light from everywhere, and from the lamp where it is not hidden."""
+  """Computes colours [R, 3] under ambient light, and the lamp where it is visible."""
   materials, primitive = room.materials, hits.primitive
   colour = albedo(materials, primitive, hits.local, hits.local_normal)
   to_light = room.light - hits.position

@@ -1,4 +1,4 @@
-"""Random furnished rooms, a camera in each.
+"""Makes random furnished rooms with a camera.
 
 What a thing is shows in its shape and place, not in its colour: all furniture draws its
 materials from the same palette.
@@ -30,11 +30,11 @@ from benchmarks.experiments.problems.scenes.textures import (
 )
 
 CLEARANCE = 0.9  # metres from the camera to the middle of anything on the floor
-UNLABELLED = 0.06  # share of the things that nobody has named
+UNLABELLED = 0.06  # share of the things without a label
 
 
 class Camera(NamedTuple):
-  """Where a picture is taken from.
+  """The place and the direction of a camera.
 
   Attributes:
     position: [3]. Metres.
@@ -46,17 +46,17 @@ class Camera(NamedTuple):
 
 
 class Room(NamedTuple):
-  """All that a picture depends on but its resolution; P primitives.
+  """Everything that a picture depends on except its resolution; P primitives.
 
   Attributes:
     geometry: Faces of the room, and solids.
-    materials: Of the P primitives.
-    label: [P], int. Number in ``furniture.CLASSES``, or -1 if nobody has named it.
-    thing: [P], int. Primitives of one number belong together.
+    materials: Materials of the P primitives.
+    label: [P], int. Number in ``furniture.CLASSES``, or -1 without a label.
+    thing: [P], int. Primitives of one number form one thing.
     light: [3]. Position of the lamp.
-    brightness: Of the lamp's light.
-    ambient: Light from everywhere.
-    camera: Inside the room, outside of all solids.
+    brightness: Brightness of the lamp's light.
+    ambient: Brightness of the light from everywhere.
+    camera: A camera inside the room and outside of all solids.
   """
 
   geometry: Geometry
@@ -70,7 +70,7 @@ class Room(NamedTuple):
 
 
 def furnish(rng: np.random.Generator) -> Room:
-  """A random room."""
+  """Makes a random room."""
   size = rng.uniform([3.2, 3.6, 2.4], [5.5, 6.5, 3.0])
   pile = Pile(rng)
   _paint_faces(pile, rng)
@@ -78,7 +78,7 @@ def furnish(rng: np.random.Generator) -> Room:
   taken = [(camera.position[:2], CLEARANCE)]
 
   def free_place(radius: float) -> np.ndarray | None:
-    """Somewhere on the floor where a disc is, if it can be found."""
+    """Finds a free place for a disc on the floor, or returns None."""
     for _ in range(20):
       place = rng.uniform(radius, size[:2] - radius)
       if all(np.hypot(*(place - p)) > radius + r for p, r in taken):
@@ -119,7 +119,7 @@ def furnish(rng: np.random.Generator) -> Room:
 
 
 def _paint_faces(pile: Pile, rng: np.random.Generator) -> None:
-  """Begins with the faces of the room: four walls of one paint, floor and ceiling."""
+  """Adds the faces of the room: four walls of one paint, floor and ceiling."""
   wall = pile.draw_material(rng.choice([PLAIN, PLAIN, NOISE, STRIPES]), pale=0.6)
   floor = pile.draw_material(rng.choice([CHECKER, STRIPES, NOISE]), pale=0.3)
   ceiling = pile.draw_material(rng.choice([PLAIN, NOISE]), pale=0.8)
@@ -130,21 +130,21 @@ def _paint_faces(pile: Pile, rng: np.random.Generator) -> None:
 
 
 def _hang(pile: Pile, rng: np.random.Generator, size: np.ndarray) -> None:
-  """Pictures and, seldom, a window: at most one of them on a wall."""
+  """Hangs a picture or, seldom, a window on some walls, at most one on each."""
   for wall in rng.permutation(4)[: rng.integers(2, 5)]:
     name = "window" if rng.random() < 0.25 else "picture"
     add_hung(pile, rng, name, int(wall), size)
 
 
 def _add_ball(pile: Pile, rng: np.random.Generator, place, height: float) -> None:
-  """A ball that lies at a place on a surface of that height."""
+  """Adds a ball that lies at a place on a surface of that height."""
   radius = rng.uniform(0.09, 0.2)
   pile.begin("ball")
   pile.sphere([*place, height + radius], radius)
 
 
 def _camera(rng: np.random.Generator, size: np.ndarray) -> Camera:
-  """Near a corner at eye level, looking across the room and a little down."""
+  """Places a camera near a corner at eye level, looking across and a little down."""
   corner = rng.integers(0, 2, 2)
   inset = rng.uniform(0.35, 1.0, 2)
   ground = np.where(corner == 0, inset, size[:2] - inset)
@@ -167,6 +167,6 @@ def _camera(rng: np.random.Generator, size: np.ndarray) -> Camera:
 
 
 def _unlabelled(rng: np.random.Generator, thing: np.ndarray) -> np.ndarray:
-  """[P], bool: the primitives of the things that nobody has named; never a face."""
+  """Marks the primitives of things without a label, [P], bool; never a face."""
   unnamed = rng.random(thing.max() + 1) < UNLABELLED
   return unnamed[thing] & (np.arange(len(thing)) >= NUM_FACES)

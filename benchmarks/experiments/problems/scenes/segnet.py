@@ -14,12 +14,12 @@ XAVIER_NORMAL = nnx.initializers.variance_scaling(1.0, "fan_avg", "normal")
 
 
 def conv(inputs: int, outputs: int, size: int, rngs: nnx.Rngs) -> nnx.Conv:
-  """A convolution of size x size pixels that keeps height and width."""
+  """Makes a convolution of size x size pixels that keeps height and width."""
   return nnx.Conv(inputs, outputs, (size, size), kernel_init=XAVIER_NORMAL, rngs=rngs)
 
 
 def stage(index: int, inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.Sequential:
-  """Two layers of convolution, batch normalisation and ReLU; three from stage 2 on."""
+  """Makes two layers of convolution, batch norm and ReLU; three from stage 2 on."""
   layers: list = []
   for _ in range(2 if index < 2 else 3):
     # PyTorch's momentum of 0.1, which is that of the new value.
@@ -43,7 +43,7 @@ class Trunk(nnx.Module):
     )
 
   def __call__(self, image: jax.Array) -> jax.Array:
-    """Features [N, H, W, filters[0]] of images [N, H, W, 3]."""
+    """Computes features [N, H, W, filters[0]] of images [N, H, W, 3]."""
     features, masks = image, []
     for encode in self.encoder:
       features, mask = max_pool(encode(features))
@@ -64,7 +64,7 @@ class SegNet(nnx.Module):
     num_classes: C of the segmentation.
     tasks: Some of "depth", "normal" and "segmentation".
     filters: Channels of each stage; at least one stage.
-    rngs: Of the parameters.
+    rngs: For the initial parameters.
 
   Raises:
     ValueError: if there is no such task.
@@ -94,11 +94,11 @@ class SegNet(nnx.Module):
     )
 
   def __call__(self, image: jax.Array) -> dict[str, jax.Array]:
-    """Each task's output for images [N, H, W, 3].
+    """Computes each task's output for images [N, H, W, 3].
 
     Returns:
-      Of the model's tasks: "depth" [N, H, W], "normal" [N, H, W, 3] of length 1, and
-      "segmentation" [N, H, W, C], logits.
+      A dict with those of "depth" [N, H, W], "normal" [N, H, W, 3] of length 1, and
+      "segmentation" [N, H, W, C], logits, that are tasks of the model.
 
     Raises:
       ValueError: if H or W is not divisible by 2 ** number of stages.
@@ -120,6 +120,6 @@ class SegNet(nnx.Module):
 
 
 def unit_length(vectors: jax.Array) -> jax.Array:
-  """[..., 3] divided by their lengths; zeros remain, with a finite gradient."""
+  """Divides vectors [..., 3] by their lengths; zeros remain, with finite gradients."""
   square = jnp.sum(vectors**2, axis=-1, keepdims=True)
   return vectors / jnp.sqrt(jnp.where(square > 0, square, 1))

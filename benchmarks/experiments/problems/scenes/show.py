@@ -1,4 +1,4 @@
-"""A picture of some examples: what a network is given, and what it is to predict."""
+"""Draws some examples: the inputs of a network and its targets."""
 
 from pathlib import Path
 

@@ -40,7 +40,7 @@ class Geometry(NamedTuple):
 
 
 def nearest_solid(geometry, origins, directions) -> tuple[np.ndarray, np.ndarray]:
-  """[R] distances, infinite where none is met, and [R] numbers among the solids."""
+  """Computes distances [R], infinite where none is hit, and the solids' numbers [R]."""
   # [3, 1, R]: NumPy reduces over a first axis much faster than over a last one.
   rays = origins.T[:, None], directions.T[:, None]
   entries = np.concatenate(
@@ -56,7 +56,7 @@ def nearest_solid(geometry, origins, directions) -> tuple[np.ndarray, np.ndarray
 
 
 def _enter_boxes(geometry, origins, directions) -> np.ndarray:
-  """[B, R]: the distance at which each ray enters each box."""
+  """Computes the distance at which each ray enters each box, [B, R]."""
   shift = origins - geometry.box_centre.T[..., None]
   cosine, sine = np.cos(geometry.box_yaw)[:, None], np.sin(geometry.box_yaw)[:, None]
   first, last = -np.inf, np.inf
@@ -75,13 +75,13 @@ def _enter_boxes(geometry, origins, directions) -> np.ndarray:
 
 
 def _enter_spheres(geometry, origins, directions) -> np.ndarray:
-  """[S, R]: the distance at which each ray enters each sphere."""
+  """Computes the distance at which each ray enters each sphere, [S, R]."""
   shift = origins - geometry.sphere_centre.T[..., None]
   return _entry(*_in_ball(shift, directions, geometry.sphere_radius[:, None]))
 
 
 def _enter_cylinders(geometry, origins, directions) -> np.ndarray:
-  """[C, R]: the distance at which each ray enters each cylinder."""
+  """Computes the distance at which each ray enters each cylinder, [C, R]."""
   shift = origins - geometry.cylinder_centre.T[..., None]
   first, last = _in_ball(shift[:2], directions[:2], geometry.cylinder_radius[:, None])
   middle = -shift[2] / directions[2]
@@ -90,7 +90,7 @@ def _enter_cylinders(geometry, origins, directions) -> np.ndarray:
 
 
 def _in_ball(shift, direction, radius) -> tuple[np.ndarray, np.ndarray]:
-  """Where a ray enters and leaves a ball (or disc), NaN where it misses it."""
+  """Computes where a ray enters and leaves a ball or disc; NaN where it misses it."""
   squared = (direction**2).sum(0)
   middle = -(shift * direction).sum(0) / squared
   inside = radius**2 - ((shift + middle * direction) ** 2).sum(0)
@@ -99,10 +99,10 @@ def _in_ball(shift, direction, radius) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _entry(first, last) -> np.ndarray:
-  """The distance at which a convex solid is entered, infinite if it is not."""
+  """Computes the distance at which a convex solid is entered; infinite if it is not."""
   return np.where((first < last) & (first > 0), first, np.inf)
 
 
 def without_zeros(directions: np.ndarray) -> np.ndarray:
-  """Directions that may be divided by."""
+  """Replaces zeros in directions, so that one can divide by them."""
   return np.where(np.abs(directions) < 1e-12, 1e-12, directions)

@@ -28,14 +28,14 @@ VERSION = 1  # of the renderer: a folder that another one wrote is not the same 
 
 
 def room(seed: int, split: str, index: int) -> Room:
-  """The room of an example."""
+  """Makes the room of an example."""
   return furnish(np.random.default_rng([seed, zlib.crc32(split.encode()), index]))
 
 
 def example(
   seed: int, split: str, index: int, height: int, width: int
 ) -> dict[str, np.ndarray]:
-  """One example, as the files of the folder hold it.
+  """Makes one example, as the files of the folder hold it.
 
   Returns:
     ``image`` [H, W, 3] in [0, 1], ``label`` [H, W] with -1 for void, ``depth``
@@ -60,15 +60,15 @@ def write(
   width: int,
   seed: int = 0,
 ) -> None:
-  """Writes a data set, whole or not at all; one that is there already is kept.
+  """Writes a data set completely or not at all; one that is there already is kept.
 
   Args:
     directory: Gets ``train/``, ``val/`` and ``scenes.json``, which says what they are.
     num_train: Examples of the training split.
     num_val: Examples of the validation split.
-    height: Of the images, pixels.
-    width: Of the images, pixels.
-    seed: Of the rooms.
+    height: Pixels of an image from top to bottom.
+    width: Pixels of an image from left to right.
+    seed: Determines the rooms.
 
   Raises:
     ValueError: If the directory exists and holds anything else.
@@ -98,7 +98,7 @@ def write(
 
 
 def _require_same(directory: Path, description: dict[str, Any]) -> None:
-  """Raises unless the directory says that it holds what is described."""
+  """Raises unless the directory's description is the given one."""
   path = directory / DESCRIPTION
   found = json.loads(path.read_text()) if path.exists() else {}
   for key, value in description.items():
@@ -111,7 +111,7 @@ def _require_same(directory: Path, description: dict[str, Any]) -> None:
 
 
 def _write_splits(directory: Path, description: dict[str, Any]) -> None:
-  """Renders all examples into ``directory``, side by side on the CPU's cores."""
+  """Renders all examples into ``directory``, in parallel on the CPU's cores."""
   jobs = [(split, i) for split in ("train", "val") for i in range(description[split])]
   size = description["height"], description["width"]
 
@@ -133,7 +133,7 @@ def _write_splits(directory: Path, description: dict[str, Any]) -> None:
 
 
 def main() -> None:
-  """Command line."""
+  """Runs the command line."""
   parser = argparse.ArgumentParser(
     prog="python -m benchmarks.experiments.problems.scenes.synthetic",
     description="Render rooms with labels, depth and normals, in NYUv2's format.",

@@ -1,4 +1,4 @@
-"""Procedural patterns of surfaces, as functions of the place on the surface."""
+"""Computes patterns of surfaces from the place on the surface."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ PLAIN, CHECKER, STRIPES, NOISE = range(4)
 
 
 class Materials(NamedTuple):
-  """How P primitives look.
+  """The materials of P primitives.
 
   Attributes:
     pattern: [P], int. ``PLAIN``, ``CHECKER``, ``STRIPES`` or ``NOISE``.
@@ -28,10 +28,10 @@ class Materials(NamedTuple):
 def albedo(
   materials: Materials, primitive: np.ndarray, local: np.ndarray, normal: np.ndarray
 ) -> np.ndarray:
-  """[R, 3]: colours of surfaces at R places on them.
+  """Computes the colours [R, 3] of surfaces at R places.
 
   Args:
-    materials: Of all primitives.
+    materials: Materials of all primitives.
     primitive: [R], int. The primitive of each place.
     local: [R, 3]. Places in the primitive's coordinates, metres.
     normal: [R, 3]. Normals in the primitive's coordinates.
@@ -54,7 +54,7 @@ def albedo(
 
 
 def value_noise(place: np.ndarray) -> np.ndarray:
-  """[R] in [0, 1]: smooth noise, random at each point of the integer lattice."""
+  """Computes smooth noise [R] in [0, 1], random at each integer point."""
   corner = np.floor(place).T
   fraction = place.T - corner
   weight = fraction**2 * (3 - 2 * fraction)
@@ -68,7 +68,7 @@ def value_noise(place: np.ndarray) -> np.ndarray:
 
 
 def _lattice_value(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-  """[R] in [0, 1): a fixed pseudorandom number of each integer point."""
+  """Computes a fixed pseudorandom number in [0, 1) for each integer point, [R]."""
   # Odd factors without a pattern in their bits; the products wrap around.
   key = x * 0x9E3779B97F4A7C15 + y * 0xC2B2AE3D27D4EB4F + z * 0x165667B19E3779F9
   key = (key ^ (key >> 29)) * 0xBF58476D1CE4E5B9

@@ -32,7 +32,7 @@ _UNREADABLE = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TableSettings(FileSettings):
-  """Of the network."""
+  """The settings of the network."""
 
   batch_size: int = 128
   """Rows per step."""
@@ -49,7 +49,7 @@ class Table(NamedTuple):
 
 
 def load(path: Path) -> Table:
-  """An ARFF file whose last 16 columns are the targets, all numbers.
+  """Loads an ARFF file of numbers whose last 16 columns are the targets.
 
   Raises:
     ValueError: if it is not such a file.
@@ -74,7 +74,7 @@ def load(path: Path) -> Table:
 
 
 def make_problem(settings: TableSettings) -> Problem:
-  """The table in the file ``settings.data``; a fifth of its rows are the test set.
+  """Makes the problem from ``settings.data``; a fifth of its rows is the test set.
 
   Inputs and targets are brought to mean 0 and variance 1 on the training rows.
   """
@@ -110,7 +110,7 @@ def make_problem(settings: TableSettings) -> Problem:
     return {task: jnp.mean(error) for task, error in errors(outputs, batch).items()}
 
   def kpis(outputs, batch: Batch) -> dict[str, jax.Array]:
-    """The share of the variance that is explained, which is 1 in all."""
+    """Computes the explained share of each target's variance, which is 1."""
     every = losses(outputs, batch)
     return {task: jnp.clip(1 - error, 0, 1) for task, error in every.items()}
 
