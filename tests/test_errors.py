@@ -83,7 +83,7 @@ def test_gradients_of_zero_tasks_are_refused():
 
 
 def test_a_number_of_tasks_unlike_num_tasks_raises_an_error_with_both():
-  with pytest.raises(ValueError, match="are of 2 tasks, but the state is of 3"):
+  with pytest.raises(ValueError, match="for 2 tasks, but the state was initialised for 3"):
     trace_update(random_grads(PARAMS, 2), default_maxgnr(3))
 
 
@@ -91,7 +91,7 @@ def test_a_changed_number_of_tasks_raises_an_error_with_both():
   tx = default_maxgnr()
   grads = random_grads(PARAMS, 3)
   _, state = jax.eval_shape(tx.update, grads, tx.init(PARAMS), PARAMS)
-  with pytest.raises(ValueError, match=r"are of 2 tasks.*of 3\. .* a new state"):
+  with pytest.raises(ValueError, match=r"for 2 tasks.*for 3\. .* a new state"):
     trace_update(random_grads(PARAMS, 2), state=state)
 
 

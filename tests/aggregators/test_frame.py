@@ -105,7 +105,7 @@ def test_every_factory_takes_num_tasks_and_shared(name):
 
 @pytest.mark.parametrize("name", ["constant_weights", "ngdiff"])
 def test_num_tasks_must_be_the_number_of_values_per_task(name):
-  with pytest.raises(ValueError, match="`num_tasks` must be the number of .* 3"):
+  with pytest.raises(ValueError, match=r"`num_tasks` must be the number of .* 3"):
     make(name, num_tasks=2)
 
 
@@ -222,8 +222,9 @@ def test_a_method_without_weights_is_refused_between_refreshes(name):
   chex.assert_tree_all_finite(grad)
 
 
-def test_groups_are_refused_between_refreshes():
-  tx = aggregators.mgda(num_tasks=2, groups="parameter")
+@pytest.mark.parametrize("name", ["maxgnr", "mgda"])
+def test_groups_are_refused_between_refreshes(name):
+  tx = make(name, num_tasks=2, groups="parameter")
   combined = value_and_combined_grad(lambda p: (p.sum(), p[0]), tx, refresh_every=2)
   with pytest.raises(TypeError, match="several groups of parameters"):
     combined.init(jnp.ones(2))

@@ -37,7 +37,7 @@ def gradvac(jacobian, goals, orders, beta):
 
 @functools.cache
 def gradvac_of(num_tasks, beta, seed=0):
-  tx = aggregators.gradvac(beta, num_tasks=num_tasks, seed=seed)
+  tx = aggregators.gradvac(beta, num_tasks=num_tasks, key=seed)
   return tx.init, jax.jit(tx.update)
 
 

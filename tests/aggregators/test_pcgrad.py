@@ -88,7 +88,7 @@ def test_pcgrad_of_the_active_tasks_has_the_outcomes_of_these_tasks_alone():
   keys = jax.random.split(jax.random.key(0), 200)
 
   def outcomes(gramian, active):
-    weigh = functools.partial(aggregators.pcgrad_weights, gramian, present=active)
+    weigh = functools.partial(aggregators.pcgrad_weights, gramian, active=active)
     weights = np.asarray(jax.jit(jax.vmap(weigh))(keys))
     return weights, {tuple(w) for w in np.round(weights[:, active], 3)}
 

@@ -28,7 +28,7 @@ def three_steps(name):
 
 
 def followed(name, seed):
-  tx = getattr(aggregators, name)(num_tasks=5, seed=seed)
+  tx = getattr(aggregators, name)(num_tasks=5, key=seed)
   return np.asarray(three_steps(name)(tx.init(jnp.zeros(10))))
 
 

@@ -45,12 +45,18 @@ def test_the_trunk_is_measured_and_the_heads_get_the_weighted_gradient(name):
     expected, state_alone = alone.update(
       grads["trunk"], state_alone, losses=losses, independent_grads=others["trunk"]
     )
-    np.testing.assert_allclose(state.weights, state_alone.weights, rtol=1e-5)
-    np.testing.assert_allclose(updates["trunk"], expected, rtol=1e-5, atol=1e-6)
-    head, weights = grads["head"], state.weights
-    if name in ("modo", "sdmgrad"):
-      head = (head + others["head"]) / 2
     if name == "db_mtl":
       weights = 1 / losses  # heads get the gradients of the losses' logarithms
+    elif name == "moco":
+      weights = state.memory["simplex_weights"]
+      alone_weights = state_alone.memory["simplex_weights"]
+      np.testing.assert_allclose(weights, alone_weights, rtol=1e-5)
+    else:
+      weights = state.weights
+      np.testing.assert_allclose(weights, state_alone.weights, rtol=1e-5)
+    np.testing.assert_allclose(updates["trunk"], expected, rtol=1e-5, atol=1e-6)
+    head = grads["head"]
+    if name in ("modo", "sdmgrad"):
+      head = (head + others["head"]) / 2
     expected = np.asarray(weights) @ np.asarray(head)
     np.testing.assert_allclose(updates["head"], expected, rtol=1e-4, atol=1e-3)

@@ -85,6 +85,9 @@ def first_step(tx, jacobian):
 def scanned(tx, jacobians, **extra_args):
   """Scans T steps; returns weights [T, K], updates [T, D] and the last state.
 
+  For methods without weights, the weights are those on the simplex that they remember,
+  if they remember any.
+
   Args:
     tx: Transformation with ``num_tasks``.
     jacobians: [T, K, D], the gradients of a vector of parameters.
@@ -94,10 +97,13 @@ def scanned(tx, jacobians, **extra_args):
 
   def step(state, now):
     updates, state = tx.update(now[0], state, **now[1])
-    return state, (state.weights, updates)
+    weights = state.weights
+    if weights is None:
+      weights = state.memory.get("simplex_weights")
+    return state, (weights, updates)
 
   state, (weights, updates) = jax.lax.scan(step, tx.init(inputs[0][0, 0]), inputs)
-  return np.asarray(weights), np.asarray(updates), state
+  return jax.tree.map(np.asarray, weights), np.asarray(updates), state
 
 
 def rows(stacked):

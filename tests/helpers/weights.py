@@ -42,4 +42,4 @@ def _compiled(name, quick):
 def _compiled_active(name, quick, **arguments):
   del quick
   weights = getattr(aggregators, f"{name}_weights")
-  return jax.jit(lambda gramian, active: weights(gramian, present=active, **arguments))
+  return jax.jit(lambda gramian, active: weights(gramian, active=active, **arguments))
