@@ -83,7 +83,9 @@ def test_gradients_of_zero_tasks_are_refused():
 
 
 def test_a_number_of_tasks_unlike_num_tasks_raises_an_error_with_both():
-  with pytest.raises(ValueError, match="for 2 tasks, but the state was initialised for 3"):
+  with pytest.raises(
+    ValueError, match="for 2 tasks, but the state was initialised for 3"
+  ):
     trace_update(random_grads(PARAMS, 2), default_maxgnr(3))
 
 

@@ -32,5 +32,7 @@ def test_constant_weights_must_be_a_vector_of_finite_numbers(weights):
 
 def test_constant_weights_refuse_another_number_of_tasks():
   tx = aggregators.constant_weights([1.0, 2.0])
-  with pytest.raises(ValueError, match="for 3 tasks, but the state was initialised for 2"):
+  with pytest.raises(
+    ValueError, match="for 3 tasks, but the state was initialised for 2"
+  ):
     tx.update(grads_sequence(PARAMS, 3, 1)[0], tx.init(PARAMS), PARAMS)

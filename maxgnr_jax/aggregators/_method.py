@@ -1,0 +1,154 @@
+"""What a method says for itself: what it remembers, measures and chooses."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from maxgnr_jax import _stacked
+
+Shared = Any | Callable[[optax.Params], Any] | None
+Memory = dict[str, Any]
+
+
+class AggregatorState(NamedTuple):
+  """State of every aggregator but :func:`maxgnr_jax.maxgnr`, which has its own.
+
+  Read a field with ``optax.tree.get(opt_state, name)``.
+
+  Attributes:
+    count: [], int32. Number of updates.
+    weights: [K], or [G, K] with G groups; float32, or float64 where the parameters are.
+      The weights that made the most recent update, 0 for inactive tasks; uniform before
+      the first step. K is 0 until then with ``num_tasks=None``. None for methods whose
+      update is no weighted sum of the gradients.
+    memory: What the method remembers from step to step, by name; its docstring says
+      what. Empty for most. What it remembers of an inactive task stays as it is.
+    task_count: [K], int32. Number of updates in which each task was active.
+    notfinite_count: [K], int32. Number of updates in which each task was inactive
+      because its gradient, or a number that the method reads, was not finite.
+    trunk: Pytree like the parameters, without arrays: says which ``shared`` selected
+      when the state was made. :class:`optax.MaskedNode` stands for the others.
+    groups: Pytree like the parameters, without arrays: says which group each belongs
+      to. None without groups.
+  """
+
+  count: jax.Array  # type: ignore[assignment]
+  weights: jax.Array | None
+  memory: Memory
+  task_count: jax.Array
+  notfinite_count: jax.Array
+  trunk: Any = None
+  groups: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+  """What a method may measure in one step.
+
+  Attributes:
+    count: [], int32. Number of updates before this one.
+    task_count: [K], int32. Number of updates before this one in which each task was
+      active.
+    weights: [K] or [G, K]. The weights of the step before, uniform at first; None for
+      methods without weights.
+    grads: Stacked gradients of the trunk, with :class:`optax.MaskedNode` in place of
+      other parameters. Those of masked tasks may hold anything.
+    values: The numbers per task that were passed to ``update``, by name, each [K].
+    dtype: Dtype of K-sized arithmetic.
+    labels: Pytree of labels, the group of each parameter; None without groups.
+  """
+
+  count: jax.Array
+  task_count: jax.Array
+  weights: jax.Array | None
+  grads: optax.Updates
+  values: Mapping[str, jax.Array]
+  dtype: Any
+  labels: Any = None
+
+  @property
+  def num_tasks(self) -> int:
+    """K."""
+    return self.task_count.size
+
+  def in_groups(self, fun: Callable[..., Any], *trees: Any) -> Any:
+    """Calls ``fun`` with each group's part of pytrees like ``grads``.
+
+    Returns:
+      What ``fun`` returns; with groups, stacked over the groups.
+    """
+    parts = zip(*(_stacked.split(self.labels, tree) for tree in trees), strict=True)
+    results = [fun(*part) for part in parts]
+    return results[0] if self.labels is None else _stacked.stack(results)
+
+  def gramian(self, other: optax.Updates | None = None) -> jax.Array:
+    """Measures ``⟨g_i, g_j⟩``: [K, K], or [G, K, K] with groups.
+
+    Args:
+      other: Stacked pytree like ``grads``: then ``⟨g_i, other_j⟩``.
+    """
+    trees = (self.grads,) if other is None else (self.grads, other)
+    return self.in_groups(
+      lambda g, *rest: _stacked.gramian(g, self.dtype, *rest), *trees
+    )
+
+  def finite(self) -> jax.Array:
+    """Tells which tasks' gradients hold neither NaN nor infinity, [K]; reads them."""
+    return _stacked.finite(self.grads, self.num_tasks, self.dtype)
+
+
+class Choice(NamedTuple):
+  """What a method decides in one step.
+
+  Attributes:
+    weights: [K], or [G, K] with groups: the update is the weighted sum of the
+      gradients. None if the update is ``combined``.
+    memory: What the method remembers for the next step, of the same structure as
+      before. Use :func:`remember` to leave that of inactive tasks as it is.
+    combined: Pytree like one task's gradients of the trunk: the update there, for
+      methods whose update is no weighted sum of the gradients.
+    head_weights: [K], the weights outside of the trunk beside ``combined``.
+  """
+
+  weights: jax.Array | None = None
+  memory: Memory = {}  # noqa: RUF012 - never written to
+  combined: optax.Updates | None = None
+  head_weights: jax.Array | None = None
+
+
+def no_memory(params: Any, shape: tuple[int, ...], dtype: Any) -> Memory:
+  """Starts the memory of a method whose steps do not depend on each other."""
+  del params, shape, dtype
+  return {}
+
+
+class Method(NamedTuple):
+  """What an aggregator says for itself; :func:`aggregator` does everything else.
+
+  Attributes:
+    measure: From a :class:`Step` and the memory to what the choice depends on, and
+      which tasks' gradients are finite, [K] bool. Measure K-sized numbers where you
+      can. If measuring does not tell which are finite, return None: the update is then
+      looked at, and made once more without the tasks that spoil it.
+    choose: From the measurements, the active tasks [K] bool and the memory to a
+      :class:`Choice`. It must be the method's choice if there were no tasks but the
+      active ones; what was measured of the others may be anything. The frame sets
+      their weights to 0.
+    init: From the parameters of the trunk (or their shapes), the shape of the weights
+      ([K], or [G, K] with groups) and the dtype of K-sized numbers to the memory before
+      the first step.
+    values: Names of the numbers per task that ``update`` must be given, such as
+      ``("losses",)``. A task for which one is not finite is inactive.
+    optional_values: Names of numbers per task that ``update`` may be given.
+    weighted: Whether the update is a weighted sum of the gradients.
+  """
+
+  measure: Callable[[Step, Memory], tuple[Any, jax.Array | None]]
+  choose: Callable[[Any, jax.Array, Memory], Choice]
+  init: Callable[[Any, tuple[int, ...], Any], Memory] = no_memory
+  values: tuple[str, ...] = ()
+  optional_values: tuple[str, ...] = ()
+  weighted: bool = True
