@@ -19,11 +19,12 @@ class Aggregator(NamedTuple):
   """A factory of transformations, and what is known of it.
 
   Attributes:
-    factory: Takes ``num_tasks=`` and the arguments below, returns a transformation.
+    factory: Takes ``num_tasks=``, ``shared=`` and the arguments below, returns a
+      transformation.
     arguments: Arguments without a default in the factory, and their values.
     needs: Extra arguments of ``update`` besides the gradients: ``losses`` and ``kpis``
       are arrays [K], ``flat_grads`` is a tree like the gradients.
-    on_trunk: Whether it measures gradients, so that the factory takes ``shared=``.
+    on_trunk: Whether it measures gradients. Others are given all parameters.
     degree: When all gradients are multiplied by s, the update is multiplied by s to
       this power.
     schedulable: A numeric argument, its default, and another value that leads to other

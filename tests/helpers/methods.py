@@ -1,6 +1,6 @@
 """Every method, with the properties that the common tests rely on.
 
-A new method joins by one line in `METHODS`.
+A new method joins by its row in `benchmarks/methods.py`.
 """
 
 import functools
@@ -11,10 +11,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from benchmarks.methods import AGGREGATORS
 from maxgnr_jax import aggregators, maxgnr, steepest_descent
-from tests.helpers.examples import (
-  example_params,
-)
+from tests.helpers.examples import example_params
 
 
 class Method(NamedTuple):
@@ -60,55 +59,48 @@ def ngdiff(num_tasks=3):
   return aggregators.ngdiff([1, 1, -1, 1][:num_tasks])
 
 
-METHODS = {
-  "maxgnr": Method(maxgnr, ("gamma", 0.9, 0.1)),
-  "maxgnr-paper": Method(
-    functools.partial(maxgnr, solver=steepest_descent(1e-2)), ("gamma", 0.9, 0.1)
-  ),
-  "aligned_mtl": Method(aggregators.aligned_mtl),
-  "bmtl": Method(aggregators.bmtl, ("temperature", 1.0, 0.1)),
-  "cagrad": Method(aggregators.cagrad, ("c", 0.5, 0.1)),
-  "config": Method(aggregators.config),
-  "conicgrad": Method(aggregators.conicgrad, ("c", 0.5, 0.99)),
-  "constant_weights": Method(constant_weights, exempt=FIXED),
-  "db_mtl": Method(aggregators.db_mtl, ("beta", 0.9, 0.1), exempt=AVERAGE),
-  "dtp": Method(aggregators.dtp, ("gamma", 1.0, 3.0)),
-  "dualproj": Method(aggregators.dualproj),
-  "dwa": Method(
-    functools.partial(aggregators.dwa, steps_per_epoch=1), ("temperature", 2.0, 0.2)
-  ),
-  "equal_weights": Method(aggregators.equal_weights),
-  "excess_mtl": Method(
-    functools.partial(aggregators.excess_mtl, step_size=0.1), ("step_size", 0.1, 0.5)
-  ),
-  "fairgrad": Method(aggregators.fairgrad, ("alpha", 1.0, 2.0), degree=0.0),
-  "famo": Method(functools.partial(aggregators.famo, SGD), ("min_losses", 0.0, 0.2)),
-  "flat_regions": Method(flat_regions),
-  "gls": Method(aggregators.gls),
-  "graddrop": Method(aggregators.graddrop, ("leak", 0.0, 0.5)),
-  "gradient_dropout": Method(
-    aggregators.gradient_dropout, ("rate", 0.1, 0.3), exempt=RANDOM
-  ),
-  "gradient_norm_scaling": Method(aggregators.gradient_norm_scaling),
-  "gradnorm": Method(functools.partial(aggregators.gradnorm, optimizer=SGD)),
-  "gradvac": Method(aggregators.gradvac),
-  "imtl_g": Method(aggregators.imtl_g),
-  "imtl_l": Method(functools.partial(aggregators.imtl_l, SGD)),
-  "krum": Method(aggregators.krum, exempt=TOO_FEW | NEAREST),
-  "mgda": Method(aggregators.mgda, exempt=ZERO),
-  "moco": Method(aggregators.moco, ("gamma", 0.1, 0.5), exempt=AVERAGE),
-  "modo": Method(aggregators.modo, ("gamma", 0.1, 0.5)),
-  "nash_mtl": Method(aggregators.nash_mtl, degree=0.0),
-  "ngdiff": Method(ngdiff, exempt=FIXED, degree=0.0),
-  "pcgrad": Method(aggregators.pcgrad),
-  "random_weights": Method(aggregators.random_weights),
-  "sdmgrad": Method(aggregators.sdmgrad, ("direction", 0.3, 3.0), exempt=ZERO),
-  "slaw": Method(aggregators.slaw, ("beta", 0.99, 0.1)),
-  "stch": Method(aggregators.stch, ("mu", 1.0, 0.1)),
-  "trimmed_mean": Method(aggregators.trimmed_mean, exempt=TOO_FEW),
-  "uncertainty": Method(functools.partial(aggregators.uncertainty, SGD)),
-  "upgrad": Method(aggregators.upgrad),
+# Arguments and factories of the tests' own; all else is as in the benchmarks' table.
+ARGUMENTS = {
+  "dwa": {"steps_per_epoch": 1},
+  "famo": {"optimizer": SGD},
+  "gradnorm": {"optimizer": SGD},
+  "imtl_l": {"optimizer": SGD},
+  "uncertainty": {"optimizer": SGD},
 }
+FACTORIES = {
+  "constant_weights": constant_weights,
+  "flat_regions": flat_regions,
+  "ngdiff": ngdiff,
+}
+EXEMPT = {
+  "constant_weights": FIXED,
+  "db_mtl": AVERAGE,
+  "gradient_dropout": RANDOM,
+  "krum": TOO_FEW | NEAREST,
+  "mgda": ZERO,
+  "moco": AVERAGE,
+  "ngdiff": FIXED,
+  "sdmgrad": ZERO,
+  "trimmed_mean": TOO_FEW,
+}
+
+
+def tested(name, row):
+  """A row of the benchmarks' table with what the tests must know besides."""
+  factory = FACTORIES.get(name, row.factory)
+  arguments = {**row.arguments, **ARGUMENTS.get(name, {})}
+  return Method(
+    functools.partial(factory, **arguments) if arguments else factory,
+    row.schedulable,
+    EXEMPT.get(name, {}),
+    row.degree,
+  )
+
+
+METHODS = {name: tested(name, row) for name, row in AGGREGATORS.items()}
+METHODS["maxgnr-paper"] = METHODS["maxgnr"]._replace(
+  make=functools.partial(maxgnr, solver=steepest_descent(1e-2))
+)
 NUM_TASKS, NUM_STEPS = 3, 4
 PARAMS = example_params()
 
