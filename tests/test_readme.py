@@ -63,7 +63,9 @@ def test_the_readmes_tables_of_experiments_are_the_committed_results(name, refer
     latex = tables.latex(summary, judged, reference)
     assert (folder / f"table_{judged}.tex").read_text() == latex + "\n"
   assert tables.markdown(summary, "last") in README
-  assert summary["command"].startswith(f"python -m benchmarks.{name} sweep ")
+  assert summary["command"].startswith(
+    f"python -m benchmarks.experiments.problems.{name} sweep "
+  )
   assert summary["settings"]["validation"] > 0
   assert summary["settings"]["seeds"] >= 3
   assert summary["machine"]["processor"]
