@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from benchmarks.speed import report, steps
+from benchmarks.speed import aggregators, report, steps
+from benchmarks.speed.cases import Case, gradients
 from benchmarks.speed.models import make_problem
 from tests import commands
 
@@ -50,6 +51,18 @@ def test_equal_weights_step_like_the_mean_loss():
     name: optax.tree.get(run.state[1], "mu") for name, run in runs.items()
   }
   assert_close(first_moments["equal_weights"], first_moments["single"])
+
+
+def test_every_aggregator_gets_the_values_that_its_update_needs():
+  case = Case(3, 2_000, 2)
+  grads = gradients(case)
+  params = jax.tree.map(lambda g: g[0], grads)
+  for make in aggregators.METHODS.values():
+    tx, _, values = make(case)
+    updates, _ = jax.eval_shape(
+      functools.partial(tx.update, **values), grads, tx.init(params), params
+    )
+    assert jax.tree.map(np.shape, updates) == jax.tree.map(np.shape, params)
 
 
 def test_command_writes_tables_figure_and_results(tmp_path):
