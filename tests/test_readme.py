@@ -11,6 +11,7 @@ import pytest
 from benchmarks.accuracy import residuals
 from benchmarks.accuracy.solvers import report as solvers_report
 from benchmarks.experiments import tables
+from benchmarks.experiments.metric import mean_and_error
 from benchmarks.experiments.paper import batch_size
 from benchmarks.experiments.problems.scenes import paper
 from benchmarks.speed import report as speed_report
@@ -131,6 +132,12 @@ def test_what_the_text_says_of_the_digits_are_the_committed_results():
   assert f"takes back {regained['canvas']:.0f} % of the error that equal" in text
   assert f"on the canvas and {regained['ink']:.0f} % on the ink" in text
   assert f"pays with {paid['left']:.1f} and {paid['right']:.1f} points" in text
+  every = json.loads((RESULTS / "digits-all" / "results.json").read_text())["rows"]
+  kept = [
+    mean_and_error(every[name]["delta_m"]["last"], 1).replace("-", "−")
+    for name in ("maxgnr-0.9-every-4", "maxgnr-0.9-every-16", "maxgnr-0.9")
+  ]
+  assert f"spread: {kept[0]} and {kept[1]}, against {kept[2]} in every step" in text
 
 
 def test_the_default_number_of_steps_is_enough_by_the_committed_results():

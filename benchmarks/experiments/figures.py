@@ -39,7 +39,8 @@ def delta_m(summary: dict[str, Any], judged: str, path: Path) -> None:
     ax.plot(np.mean(values[name]), row, "|", color=colour, ms=12, mew=2)
   ax.axvline(0, color="black", ls="--", lw=1)
   if min(map(min, values.values())) < -100:  # one far behind would press the others
-    ax.set_xscale("symlog", linthresh=20)
+    ax.set_xscale("symlog", linthresh=100)
+    ax.set_xlim(right=max(10.0, 1.2 * max(map(max, values.values()))))
   ax.set(yticks=range(len(names)), yticklabels=names, ylim=(-1, len(names)))
   ax.set_xlabel("Δm % against single-task models, test (dots: seeds; bar: mean)")
   ax.set_title(f"{summary['problem']}\n{JUDGED[judged]}", fontsize="medium")

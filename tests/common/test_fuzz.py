@@ -106,8 +106,9 @@ def test_random_steps_give_finite_updates_and_consistent_states(method, number, 
       if jnp.issubdtype(leaf.dtype, jnp.floating):
         assert not np.any(np.isnan(leaf.astype(jnp.float32)))
     chex.assert_tree_all_finite(updates)
-    weights = np.atleast_2d(state.weights)
-    assert np.all(weights[:, ~active] == 0)
+    if state.weights is not None:
+      weights = np.atleast_2d(state.weights)
+      assert np.all(weights[:, ~active] == 0)
     if method in OF_SUM_ONE:
       assert np.all(weights >= 0)
       np.testing.assert_allclose(weights.sum(axis=1), float(any(active)), rtol=1e-5)

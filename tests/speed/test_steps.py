@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from benchmarks.speed import report, steps
+from benchmarks.speed import aggregators, report, steps
+from benchmarks.speed.cases import Case, gradients
 from benchmarks.speed.models import make_problem
 from tests.helpers import commands
 
@@ -52,7 +53,23 @@ def test_a_step_with_equal_weights_equals_a_step_on_the_mean_loss():
   assert_close(first_moments["equal_weights"], first_moments["single"])
 
 
+<<<<<<< HEAD:tests/speed/test_steps.py
 def test_the_command_writes_its_tables_figure_and_results(tmp_path):
+=======
+def test_every_aggregator_gets_the_values_that_its_update_needs():
+  case = Case(3, 2_000, 2)
+  grads = gradients(case)
+  params = jax.tree.map(lambda g: g[0], grads)
+  for make in aggregators.METHODS.values():
+    tx, _, values = make(case)
+    updates, _ = jax.eval_shape(
+      functools.partial(tx.update, **values), grads, tx.init(params), params
+    )
+    assert jax.tree.map(np.shape, updates) == jax.tree.map(np.shape, params)
+
+
+def test_command_writes_tables_figure_and_results(tmp_path):
+>>>>>>> bench-rooms:tests/test_speed_steps.py
   options = ["--rounds", "1", "--models", "MLP", "--batch-sizes", "4"]
   options += ["--out", str(tmp_path)]
   done = commands.run("-m", "benchmarks.speed.steps", *options)

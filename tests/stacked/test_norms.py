@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from maxgnr_jax import _stacked
 
 SIZES = st.one_of(st.integers(0, 70), st.sampled_from([2047, 2048, 4096, 4099, 70_001]))
-gram = jax.jit(_stacked.gram, static_argnums=1)
+gram = jax.jit(_stacked.gramian, static_argnums=1)
 norms = jax.jit(_stacked.norms, static_argnums=1)
 
 

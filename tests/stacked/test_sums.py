@@ -7,7 +7,7 @@ import pytest
 
 from maxgnr_jax import _stacked
 
-gram = jax.jit(_stacked.gram, static_argnums=1)
+gram = jax.jit(_stacked.gramian, static_argnums=1)
 norms = jax.jit(_stacked.norms, static_argnums=1)
 
 
