@@ -53,9 +53,6 @@ def test_a_step_with_equal_weights_equals_a_step_on_the_mean_loss():
   assert_close(first_moments["equal_weights"], first_moments["single"])
 
 
-<<<<<<< HEAD:tests/speed/test_steps.py
-def test_the_command_writes_its_tables_figure_and_results(tmp_path):
-=======
 def test_every_aggregator_gets_the_values_that_its_update_needs():
   case = Case(3, 2_000, 2)
   grads = gradients(case)
@@ -68,8 +65,7 @@ def test_every_aggregator_gets_the_values_that_its_update_needs():
     assert jax.tree.map(np.shape, updates) == jax.tree.map(np.shape, params)
 
 
-def test_command_writes_tables_figure_and_results(tmp_path):
->>>>>>> bench-rooms:tests/test_speed_steps.py
+def test_the_command_writes_its_tables_figure_and_results(tmp_path):
   options = ["--rounds", "1", "--models", "MLP", "--batch-sizes", "4"]
   options += ["--out", str(tmp_path)]
   done = commands.run("-m", "benchmarks.speed.steps", *options)
