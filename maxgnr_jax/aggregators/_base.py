@@ -160,6 +160,7 @@ def aggregator(
     # Choose and combine.
     def attempt(active: jax.Array) -> tuple[optax.Updates, Any, Memory]:
       choice = method.choose(measurements, active, state.memory)
+      _check_choice(choice, method)
       weights = None
       if method.weighted:
         assert state.weights is not None
@@ -211,6 +212,18 @@ def _with_tasks(
   )
 
 
+def _check_choice(choice: Choice, method: Method) -> None:
+  """Raises unless a choice has what its method promised."""
+  combined = choice.combined is not None and choice.head_weights is not None
+  if not (choice.weights is not None if method.weighted else combined):
+    needed = "`weights`" if method.weighted else "`combined` and `head_weights`"
+    given = [name for name, value in choice._asdict().items() if value is not None]
+    raise TypeError(
+      f"The `Choice` of a method with weighted={method.weighted} must have {needed}, "
+      f"got one with {', '.join(given)}. See `aggregators.Method`."
+    )
+
+
 def _dtype(state: AggregatorState, like: Any) -> Any:
   """Returns the dtype of K-sized arithmetic."""
   return _stacked.compute_dtype(like if state.weights is None else state.weights)
@@ -226,8 +239,7 @@ def _combine(
   labels: Any,
 ) -> optax.Updates:
   """Makes the update that a method chose, in the dtypes of ``like``."""
-  if choice.combined is None:
-    assert weights is not None
+  if weights is not None:
     rows = [weights] if labels is None else list(weights)
     parts = (_stacked.split(labels, tree) for tree in (grads, like))
     return _stacked.merge(

@@ -126,8 +126,7 @@ def gradnorm(
       sum_moved = jnp.sum(moved)
       positive = sum_moved > 0
       share = jnp.where(positive, moved / jnp.where(positive, sum_moved, 1.0), share)
-      kept = remember(active, total * share, next_weights)
-      return weights, kept, remember(active, after, optimizer_state)
+      return weights, remember(active, total * share, next_weights), after
 
     weights, next_weights, optimizer_state = in_each_group(
       learn_weights, gramian, memory["next_weights"], memory["optimizer"]

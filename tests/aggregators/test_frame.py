@@ -357,6 +357,17 @@ def test_a_choice_must_have_one_weight_per_task():
     tx.update(random_grads(0), tx.init(PARAMS), PARAMS)
 
 
+@pytest.mark.parametrize(
+  ("weighted", "needed"), [(True, "`weights`"), (False, "`combined` and `head_")]
+)
+def test_a_choice_must_have_what_its_method_promised(weighted, needed):
+  tx = aggregator(
+    Method(lambda step, memory: (None, None), lambda *_: Choice(), weighted=weighted)
+  )
+  with pytest.raises(TypeError, match=f"weighted={weighted} must have {needed}"):
+    tx.update(random_grads(0), tx.init(PARAMS), PARAMS)
+
+
 def test_diagnostics_finds_states_by_their_type():
   class AggregatorState:  # a namesake is not mistaken for the package's own
     weights = None
