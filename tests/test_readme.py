@@ -15,7 +15,8 @@ from benchmarks.experiments.metric import mean_and_error
 from benchmarks.experiments.paper import batch_size
 from benchmarks.experiments.problems.scenes import paper
 from benchmarks.speed import report as speed_report
-from maxgnr_jax import aggregators, projected_gradient
+from maxgnr_jax import projected_gradient
+from tests.helpers.methods import public_methods
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -164,12 +165,7 @@ def test_files_linked_from_the_readme_exist():
 
 def test_every_aggregator_is_in_the_readmes_table_of_methods():
   listed = set(re.findall(r"^\| `(\w+)\(", README, re.MULTILINE))
-  exported = {name for name in dir(aggregators) if not name.startswith("_")}
-  factories = {
-    name
-    for name in exported
-    if callable(getattr(aggregators, name)) and not name.endswith("State")
-  }
+  factories = public_methods()
   weightings = {name for name in factories if name.removesuffix("_weights") in listed}
   assert factories - weightings <= listed
   assert listed <= factories

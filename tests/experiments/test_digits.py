@@ -16,8 +16,8 @@ from benchmarks.experiments.problems import PROBLEMS, pairs
 from benchmarks.experiments.problems.digits import data
 from benchmarks.experiments.problems.digits.problem import DigitsSettings, make_problem
 from benchmarks.methods import AGGREGATORS, METHODS, Setting, named
-from maxgnr_jax import aggregators
 from tests.helpers import commands
+from tests.helpers.methods import public_methods
 
 TASKS = ("canvas", "ink", "left", "right")
 
@@ -172,10 +172,7 @@ def test_names_of_maxgnr_hold_its_options():
 
 def test_the_table_holds_every_aggregator():
   factories = {
-    name
-    for name in dir(aggregators)
-    if callable(getattr(aggregators, name))
-    and not name.endswith(("_weights", "State", "_method"))
+    name for name in public_methods() if not name.endswith(("_weights", "_method"))
   }
   shown = {"flat_regions" if name.startswith("flat-") else name for name in METHODS}
   shown = {name.replace("-", "_").removesuffix("_2") for name in shown}

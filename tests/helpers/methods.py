@@ -101,6 +101,20 @@ METHODS = {name: tested(name, row) for name, row in AGGREGATORS.items()}
 METHODS["maxgnr-paper"] = METHODS["maxgnr"]._replace(
   make=functools.partial(maxgnr, solver=steepest_descent(1e-2))
 )
+# The frame, with which one writes a method.
+FRAME = {"Choice", "Method", "Step", "aggregator", "remember"}
+
+
+def public_methods():
+  """Names of all that makes an aggregator or its weights, the frame aside."""
+  names = {name for name in dir(aggregators) if not name.startswith("_")} - FRAME
+  return {
+    name
+    for name in names
+    if callable(getattr(aggregators, name)) and not name.endswith("State")
+  }
+
+
 NUM_TASKS, NUM_STEPS = 3, 4
 PARAMS = example_params()
 
