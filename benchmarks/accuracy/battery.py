@@ -1,4 +1,7 @@
-"""Problems of Eq. 17 to try a solver on: ``python -m benchmarks.accuracy.battery``."""
+"""Tries a solver on many problems of Eq. 17.
+
+Run ``python -m benchmarks.accuracy.battery``.
+"""
 
 import itertools
 from typing import NamedTuple
@@ -17,7 +20,7 @@ NUM_SEEDS = 10
 
 
 class Problem(NamedTuple):
-  """K tasks' momentum norms [K] and noise vectors [K, D], in double precision."""
+  """Holds momentum norms [K] and noise vectors [K, D] of K tasks in float64."""
 
   momentum_norm: np.ndarray
   noise: np.ndarray
@@ -37,21 +40,21 @@ def random_spectrum(num_tasks, condition_number, rng):
 
 
 def positively_equicorrelated(num_tasks, condition_number, rng):
-  """Makes noises of which every two have the same positive correlation."""
+  """Makes noises with the same positive correlation between every two tasks."""
   del rng
   correlation = (condition_number - 1) / (condition_number - 1 + num_tasks)
   return _equicorrelated(num_tasks, correlation)
 
 
 def negatively_equicorrelated(num_tasks, condition_number, rng):
-  """Makes noises of which every two have the same negative correlation."""
+  """Makes noises with the same negative correlation between every two tasks."""
   del rng
   correlation = (1 - condition_number) / (1 + condition_number * (num_tasks - 1))
   return _equicorrelated(num_tasks, correlation)
 
 
 def one_common_noise(num_tasks, condition_number, rng):
-  """Makes tasks share one noise with random signs, the slowest kind to solve."""
+  """Makes all tasks share one noise with random signs, the slowest kind to solve."""
   share = rng.normal(size=num_tasks)
   return _with_condition(
     np.outer(share, share) + 1e-6 * np.eye(num_tasks), condition_number

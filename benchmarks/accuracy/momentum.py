@@ -2,9 +2,9 @@
 
 Run ``python -m benchmarks.accuracy.momentum``.
 
-Gradients of normally distributed numbers around a mean that turns once, halfway; a
-bfloat16 or float16 momentum, rounded to the nearest or stochastically, against the same
-update in float64. Also what the rounding costs.
+Gradients are normally distributed around a mean that changes once, halfway through the
+run. Momenta in bfloat16 and float16, rounded to the nearest or stochastically, are
+compared with the same update in float64. The time of an update is measured too.
 """
 
 import argparse
@@ -27,7 +27,8 @@ from maxgnr_jax import maxgnr
 
 SIZE, TASKS = 10_000, 2
 GAMMAS = (0.9, 0.99, 0.999)
-NOISES = (0.1, 1.0, 10.0)  # standard deviation in units of the mean's
+# Standard deviations of the gradients, in units of the standard deviation of their means.
+NOISES = (0.1, 1.0, 10.0)
 KINDS: dict[str, dict[str, Any]] = {
   "float32": {"momentum_dtype": jnp.float32},
   "bfloat16": {"momentum_dtype": jnp.bfloat16},
@@ -45,7 +46,7 @@ TIMED = (3, 5_000_000)
 
 
 def main() -> None:
-  """Prints a table and writes it and all numbers to ``momentum/``."""
+  """Prints a table and writes it and all numbers to the folder ``--out``."""
   parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy.momentum")
   parser.add_argument("--out", type=Path, default=Path("benchmarks/results/momentum"))
   parser.add_argument("--seeds", type=int, default=5)
@@ -106,10 +107,10 @@ def main() -> None:
 
 
 def follow(gamma: float, noise: float, seed: int) -> dict[str, float]:
-  """The momenta's relative errors, root mean square over the last fifth of the steps.
+  """Measures the relative rounding errors of all kinds of momentum.
 
-  Their noise is not theirs: the difference is to the momentum in float64 of the very
-  same gradients.
+  Each error is the root mean square over the last fifth of the steps. The momentum in
+  float64 averages the same gradients, so gradient noise does not count as error.
   """
   steps = int(10 / (1 - gamma))
   rng = np.random.default_rng(seed)

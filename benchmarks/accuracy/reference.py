@@ -1,7 +1,7 @@
-"""Eq. 17 in NumPy and SciPy, in double precision and from the raw noise vectors.
+"""Solves Eq. 17 with NumPy and SciPy in float64, from the raw noise vectors.
 
-Shares no code and no algorithm with the library: SciPy's non-negative least squares
-is an active-set method, exact up to rounding.
+The module shares no code and no algorithm with the library: SciPy's non-negative least
+squares is an active-set method, exact up to rounding.
 """
 
 from typing import NamedTuple
@@ -11,7 +11,7 @@ import scipy.optimize
 
 
 def task_gnr(weights, momentum_norm, noise):
-  """``(w_k ‖m_k‖)² / ‖Σ_j w_j n_j‖²`` for each task, ``noise`` being [K, D]."""
+  """Computes ``(w_k ‖m_k‖)² / ‖Σ_j w_j n_j‖²`` of each task; ``noise`` is [K, D]."""
   weights, noise = np.float64(weights), np.float64(noise)
   with np.errstate(divide="ignore"):
     return (weights * momentum_norm) ** 2 / np.sum((weights @ noise) ** 2)
@@ -25,8 +25,9 @@ def smallest_gnr(weights, momentum_norm, noise):
 def optimal_weights(momentum_norm, noise):
   """Computes the weights that maximise Eq. 17; all momentum norms must be positive.
 
-  With ``v_k = w_k ‖n_k‖`` and the unit noises as the columns of N, it is to minimise
-  ``‖N v‖`` over ``v ≥ b``, ``b_k = ‖n_k‖ / ‖m_k‖``: least squares in ``v - b ≥ 0``.
+  With ``v_k = w_k ‖n_k‖`` and the unit noises as the columns of N, the optimum
+  minimises ``‖N v‖`` over ``v ≥ b`` with ``b_k = ‖n_k‖ / ‖m_k‖``. This is non-negative
+  least squares in ``v - b``.
   """
   momentum_norm, noise = np.float64(momentum_norm), np.float64(noise)
   noise_norm = np.linalg.norm(noise, axis=1)
@@ -35,7 +36,7 @@ def optimal_weights(momentum_norm, noise):
   weights = inverse.copy()
   if noisy.any():
     unit = (noise[noisy] / noise_norm[noisy, None]).T
-    # The Gram matrix keeps D out of the least squares: ‖N v‖ = ‖R v‖.
+    # With N = Q R, ‖N v‖ = ‖R v‖, so the size of the problem does not depend on D.
     _, unit = np.linalg.qr(unit)
     bound = noise_norm[noisy] * inverse[noisy]
     bound_scale = bound.max()
@@ -58,7 +59,7 @@ def simplex_projection(point):
 
 
 def steepest_descent_weights(momentum_norm, noise, learning_rate, num_steps):
-  """Climbs the smallest GNR on the simplex from equal weights; returns the best met."""
+  """Maximises the smallest GNR from uniform weights; returns the best weights found."""
   momentum_norm, noise = np.float64(momentum_norm), np.float64(noise)
   weights = np.full(len(noise), 1 / len(noise))
   best, best_value = weights, smallest_gnr(weights, momentum_norm, noise)
@@ -77,7 +78,7 @@ def steepest_descent_weights(momentum_norm, noise, learning_rate, num_steps):
 
 
 class Step(NamedTuple):
-  """The results of one step of Algorithm 1 for K tasks and D parameters."""
+  """Holds the results of one step of Algorithm 1 for K tasks and D parameters."""
 
   weights: np.ndarray  # [K]
   momentum: np.ndarray  # [K, D]
@@ -88,7 +89,7 @@ class Step(NamedTuple):
 def algorithm1(
   gradients, gamma=0.9, choose_weights=optimal_weights, measured=slice(None)
 ):
-  """Runs Algorithm 1 on a sequence of gradients [K, D], measured on some columns."""
+  """Runs Algorithm 1 on gradients [K, D]; ``measured`` selects the trunk's columns."""
   momentum, steps = None, []
   for gradient in gradients:
     seen = gradient[:, measured]

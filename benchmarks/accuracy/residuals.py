@@ -1,9 +1,9 @@
 """Measures how exactly the aggregators solve their problems, in float32 on the device.
 
 ``python -m benchmarks.accuracy.residuals`` compares each solution with the problem in
-float64. Gradients are the vectors of the solvers' benchmark: independent or correlated
-in several ways, with condition numbers of 10 and 1,000 and norms that spread over one
-order of magnitude.
+float64. Gradients are the noise vectors of ``benchmarks.accuracy.battery``, which are
+independent or correlated in several ways, with condition numbers of 10 and 1,000 and
+norms that spread over one order of magnitude.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def upgrad(jacobian: np.ndarray, weights: np.ndarray) -> float:
   return float(error / np.linalg.norm(exact @ jacobian))
 
 
-# Name -> weights of a Gram matrix, and what is left of the method's definition.
+# Maps each method to its weights of a Gramian and to the residual of its definition.
 METHODS = {
   "Nash-MTL": (aggregators.nash_mtl_weights, nash_mtl),
   "FairGrad, α = 2": (lambda g: aggregators.fairgrad_weights(g, FAIRNESS), fairgrad),

@@ -1,7 +1,8 @@
-"""Experiments on eight devices, which share each batch, and on one of them."""
+"""Compares experiments on eight devices, which share each batch, with one device."""
 
 import dataclasses
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -27,18 +28,17 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trainers(run, quick_experiments):
-  """On all devices, and on the first of them."""
+  """Makes a trainer on all devices and one on the first device."""
   problem = of_two_tasks(make_problem(run))
   models = Model(problem), Model(problem, jax.devices()[:1])
   return [make_trainer(model, run) for model in models]
 
 
 def assert_close(one, other, **tolerance):
-  for x, y in zip(*map(jax.tree.leaves, (one, other)), strict=True):
-    np.testing.assert_allclose(np.asarray(x), np.asarray(y), **tolerance)
+  chex.assert_trees_all_close(*map(jax.tree.leaves, (one, other)), **tolerance)
 
 
-def test_steps_are_the_same_on_one_device_and_on_eight(trainers):
+def test_steps_agree_on_one_device_and_on_eight(trainers):
   states = [trainer.init(0, 1e-3) for trainer in trainers]
   assert_close(states[0].params, states[1].params, rtol=1e-6)
   for step in range(4):
@@ -56,7 +56,7 @@ def test_steps_are_the_same_on_one_device_and_on_eight(trainers):
       assert len(leaf.sharding.device_set) == number
 
 
-def test_each_device_gets_its_part_of_a_batch(trainers):
+def test_each_device_gets_an_equal_part_of_a_batch(trainers):
   model = trainers[0].model
   batch = model.problem.train_batches(16, 0)[0]
   for name, array in model.on_devices(batch).items():
@@ -68,7 +68,7 @@ def test_each_device_gets_its_part_of_a_batch(trainers):
     )
 
 
-def test_batches_that_do_not_divide_over_the_devices_are_refused(trainers):
+def test_batches_that_devices_cannot_share_evenly_are_rejected(trainers):
   model = trainers[0].model
   with pytest.raises(ValueError, match=r"8 devices must share .* got a batch of 12"):
     Trainer(model, NAME, None, 12)
@@ -78,7 +78,7 @@ def test_batches_that_do_not_divide_over_the_devices_are_refused(trainers):
   Trainer(trainers[1].model, NAME, None, 12)
 
 
-def test_the_last_batch_of_an_evaluation_is_replicated(trainers, run):
+def test_incomplete_last_batch_of_an_evaluation_is_replicated(trainers, run):
   _, images = load(run.data)
   pairs = fixed_pairs(images, run.pool, 20)
   found = []
@@ -95,7 +95,7 @@ class Interruption(Exception):
   pass
 
 
-def test_a_run_continues_on_other_devices(trainers, run, tmp_path):
+def test_interrupted_run_resumes_on_other_devices(trainers, run, tmp_path):
   undisturbed = dataclasses.replace(run, out=tmp_path / "undisturbed")
   expected = train(trainers[0], undisturbed)
   run = dataclasses.replace(run, out=tmp_path / "moved", checkpoint_seconds=0)

@@ -1,8 +1,9 @@
-"""The digits: their data, the methods on them, and the commands a user types."""
+"""Tests the digits problem: its data, its table of methods and its command line."""
 
 import itertools
 import json
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,18 +23,18 @@ from tests.helpers.methods import public_methods
 TASKS = ("canvas", "ink", "left", "right")
 
 
-def test_splits_hold_every_digit_once():
+def test_every_digit_is_in_exactly_one_split():
   splits = [
     [image.tobytes() for image in part.image] for part in data.split(0.25).values()
   ]
   whole = [image.tobytes() for image in (load_digits().images / 16).astype(np.float32)]
   assert sorted(itertools.chain(*splits)) == sorted(whole)
-  assert len(set(whole)) == len(whole)  # so that no digit is in two splits
+  assert len(set(whole)) == len(whole)  # no digit occurs twice, so splits are disjoint
   sizes = [len(split) for split in splits]
   assert sizes == [1078, 360, 359]  # 60, 20 and 20 %
 
 
-def test_canvas_holds_both_digits_and_their_targets():
+def test_canvas_shows_both_digits_and_targets_describe_them():
   train = data.split(0.25)["train"]
   left, right = np.random.default_rng(0).integers(len(train.label), size=(2, 50))
   batch = data.canvases(train, left, right)
@@ -52,11 +53,11 @@ def test_canvas_holds_both_digits_and_their_targets():
     assert np.isclose(pair, float(batch["ink"][n]), atol=1e-6).any()
 
 
-def test_batches_are_a_function_of_seed_and_step():
+def test_batches_depend_only_on_seed_and_step():
   problem = make_problem(DigitsSettings())
   one, other = (problem.train_batches(8, 3) for _ in range(2))
   for step in (5, 0):
-    jax.tree.map(np.testing.assert_array_equal, one[step], other[step])
+    chex.assert_trees_all_equal(one[step], other[step])
   assert (one[0]["canvas"] != one[1]["canvas"]).any()
   assert (one[0]["canvas"] != problem.train_batches(8, 4)[0]["canvas"]).any()
   for split in ("train", "validation", "test"):
@@ -66,7 +67,7 @@ def test_batches_are_a_function_of_seed_and_step():
   assert not list(whole.evaluation_batches("validation"))
 
 
-def test_delta_m_counts_lower_errors_and_higher_accuracies_as_better():
+def test_delta_m_rewards_lower_errors_and_higher_accuracies():
   base = dict(zip(TASKS, (0.2, 0.1, 50.0, 80.0), strict=True))
   better = base | {"canvas": 0.1, "left": 75.0}  # +50 %, 0, +50 %, 0
   assert delta_m(better, base, pairs.METRICS) == pytest.approx(25.0)
@@ -79,7 +80,7 @@ def run_digits(command, *options):
   return done.stdout
 
 
-def test_commands_write_table_figures_and_results(tmp_path):
+def test_sweep_and_report_commands_write_table_figures_and_results(tmp_path):
   methods = ["equal-weights", "maxgnr-0.9", "flat-imtl-g", "maxgnr-0.9-by-layer"]
   out = ["--out", str(tmp_path)]
   options = ["--seeds", "2", "--epochs", "2", "--learning-rates", "1e-4", "1e-3"]
@@ -113,7 +114,7 @@ def test_commands_write_table_figures_and_results(tmp_path):
     (["--methods", "none-such"], "there is no method 'none-such'"),
   ],
 )
-def test_command_refuses_senseless_options(options, message, tmp_path, capsys):
+def test_sweep_command_rejects_invalid_options(options, message, tmp_path, capsys):
   out = str(tmp_path / "out")
   with pytest.raises(SystemExit) as stopped:
     __main__.main(["digits", "sweep", "--out", out, *options])
@@ -122,7 +123,7 @@ def test_command_refuses_senseless_options(options, message, tmp_path, capsys):
   assert not (tmp_path / "out").exists()
 
 
-def test_help_lists_every_problem(capsys):
+def test_help_lists_every_problem_and_unknown_problems_are_rejected(capsys):
   with pytest.raises(SystemExit, match=r"^0$"):
     __main__.main(["--help"])
   lines = capsys.readouterr().out.splitlines()
@@ -133,19 +134,19 @@ def test_help_lists_every_problem(capsys):
   assert "choose from" in capsys.readouterr().err
 
 
-def test_every_method_has_a_transformation_for_the_tasks():
+def test_every_method_makes_a_gradient_transformation():
   setting = Setting(len(TASKS), mlp.trunk_only, 100, mlp.layers)
   for method in METHODS.values():
     assert hasattr(method.make(setting), "update")
 
 
-def test_a_method_by_layer_needs_layers():
+def test_method_by_layer_rejects_a_problem_without_layers():
   setting = Setting(len(TASKS), mlp.trunk_only, 100)
   with pytest.raises(ValueError, match=r"maxgnr-0\.9-by-layer needs a problem"):
     named("maxgnr-0.9-by-layer").make(setting)
 
 
-def test_weights_by_layer_are_averaged_over_layers():
+def test_weights_and_gnr_by_layer_are_averaged_over_layers():
   state = {
     "weights": jnp.array([[0.5, 0.5], [0.25, 0.75]]),
     "gnr": jnp.array([[1.0, 4.0], [4.0, 9.0]]),
@@ -161,7 +162,7 @@ def test_weights_by_layer_are_averaged_over_layers():
     assert np.isnan(values).all()
 
 
-def test_names_of_maxgnr_hold_its_options():
+def test_options_of_maxgnr_are_parsed_from_its_name():
   assert named("maxgnr-0.7-every-3").refresh_every == 3
   for name in ("maxgnr-0.3-paper-solver-all", "maxgnr-0.99-noise-0.5-by-layer"):
     assert named(name).refresh_every == 1
@@ -170,7 +171,7 @@ def test_names_of_maxgnr_hold_its_options():
       named(name)
 
 
-def test_the_table_holds_every_aggregator():
+def test_method_table_contains_every_public_aggregator():
   factories = {
     name for name in public_methods() if not name.endswith(("_weights", "_method"))
   }
@@ -180,7 +181,7 @@ def test_the_table_holds_every_aggregator():
   assert factories | {"equal_weights", "random_weights"} <= set(AGGREGATORS)
 
 
-def test_indicators_are_shares_of_what_there_is_to_explain():
+def test_indicators_are_1_if_predictions_are_perfect_and_at_chance_if_constant():
   (batch,) = make_problem(DigitsSettings()).evaluation_batches("validation")
   perfect = {
     "canvas": batch["canvas"],

@@ -1,8 +1,9 @@
-"""The experiments' data: what batches hold, and every error a file can cause."""
+"""Tests the experiments' data: the contents of batches and the errors of bad files."""
 
 import dataclasses
 import json
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -21,13 +22,6 @@ from benchmarks.experiments.problems.scenes.problem import make_problem as make_
 from benchmarks.experiments.problems.scm20d import problem as scm20d
 from tests.helpers.experiments import random_images
 
-
-def assert_same(one, other):
-  assert one.keys() == other.keys()
-  for name, value in one.items():
-    np.testing.assert_array_equal(value, other[name])
-
-
 # --- Fashion-MNIST ---
 
 
@@ -38,7 +32,7 @@ def images():
 
 
 @pytest.mark.parametrize("pool", [1, 3])
-def test_a_canvas_is_two_images_the_brighter_on_top(pool, images):
+def test_canvas_overlays_two_images_by_their_maximum(pool, images):
   left, right = np.array([3, 7, 7]), np.array([5, 0, 7])
   found = fashion.canvases(images, left, right, pool)
   side = 36 // pool
@@ -65,27 +59,27 @@ def test_a_canvas_is_two_images_the_brighter_on_top(pool, images):
     assert found["right"][n] == images.label[other]
 
 
-def test_random_pairs_depend_on_seed_and_step_alone(images):
+def test_random_pairs_depend_only_on_seed_and_step(images):
   one, other = (fashion.random_pairs(images, 6, 8, seed=3) for _ in range(2))
   for step in (5, 0, 10**9):
-    assert_same(one[step], other[step])
+    chex.assert_trees_all_equal(one[step], other[step])
   assert len(one[0]["ink"]) == 8
   differs = fashion.random_pairs(images, 6, 8, seed=4)
   for batch in (one[1], differs[0]):
     assert (batch["canvas"] != one[0]["canvas"]).any()
   for step, batch in enumerate(stream(one, 2, 5), start=2):
-    assert_same(batch, other[step])
+    chex.assert_trees_all_equal(batch, other[step])
 
 
-def test_fixed_pairs_are_fixed(images):
+def test_fixed_pairs_are_reproducible_and_distinct(images):
   pairs = fashion.fixed_pairs(images, 6, 20)
-  assert_same(pairs, fashion.fixed_pairs(images, 6, 20))
+  chex.assert_trees_all_equal(pairs, fashion.fixed_pairs(images, 6, 20))
   assert len(np.unique(pairs["canvas"], axis=0)) == 20
 
 
-def test_no_image_is_in_two_parts(tmp_path):
+def test_no_image_is_in_two_splits(tmp_path):
   arrays = random_images()
-  # Every image is of one brightness: what a canvas's corners show.
+  # Every image has its own uniform brightness, which two corners of a canvas show.
   for name, first in (("x_train", 1), ("x_test", 101)):
     number = len(arrays[name])
     brightness = np.arange(first, first + number, dtype=np.uint8)
@@ -103,7 +97,7 @@ def test_no_image_is_in_two_parts(tmp_path):
 
   train = used([problem.train_batches(50, 0)[step] for step in range(20)])
   validation = used(problem.evaluation_batches("validation"))
-  # A part may have no left or right corner in common; its images are all shown.
+  # Every image of a split occurs in some canvas, on the left or on the right.
   assert len(train) == 30
   assert len(validation) == 10
   assert train | validation == set(range(1, 41))
@@ -113,7 +107,7 @@ def test_no_image_is_in_two_parts(tmp_path):
   assert not list(everything.evaluation_batches("validation"))
 
 
-def test_pools_that_do_not_divide():
+def test_pool_that_does_not_divide_the_canvas_is_rejected():
   with pytest.raises(ValueError, match="pool must be a divisor of 36, got 5"):
     FashionSettings(data="unused", pool=5)
 
@@ -141,7 +135,7 @@ def spoilt(**changes):
     (spoilt(x_train=np.array([{}])), "cannot be read"),
   ],
 )
-def test_archives_of_something_else(arrays, message, tmp_path):
+def test_archives_with_wrong_contents_are_rejected(arrays, message, tmp_path):
   path = tmp_path / "images.npz"
   np.savez(path, **arrays)
   with pytest.raises(ValueError, match=message) as raised:
@@ -149,7 +143,7 @@ def test_archives_of_something_else(arrays, message, tmp_path):
   assert str(path) in str(raised.value)
 
 
-def test_files_that_are_no_archives(tmp_path):
+def test_files_that_are_not_archives_are_rejected(tmp_path):
   np.savez_compressed(tmp_path / "whole", x_train=np.zeros((4, 28, 28), np.uint8))
   whole = (tmp_path / "whole.npz").read_bytes()
   np.save(tmp_path / "array.npy", np.zeros(3))
@@ -174,7 +168,7 @@ def test_files_that_are_no_archives(tmp_path):
 
 
 @given(st.data())
-def test_rows_are_shuffled_by_seed_and_epoch(draw):
+def test_an_epoch_has_no_row_twice_and_is_reproducible(draw):
   size = draw.draw(st.integers(1, 20), "rows")
   batch_size = draw.draw(st.integers(1, size), "batch size")
   seed = draw.draw(st.integers(0, 99), "seed")
@@ -188,17 +182,19 @@ def test_rows_are_shuffled_by_seed_and_epoch(draw):
   for batch in rows:
     np.testing.assert_array_equal(batch["y"], 10 * batch["x"])
   step = draw.draw(st.integers(0, steps - 1), "step")
-  assert_same(shuffled(arrays, batch_size, seed)[epoch * steps + step], rows[step])
+  chex.assert_trees_all_equal(
+    shuffled(arrays, batch_size, seed)[epoch * steps + step], rows[step]
+  )
 
 
-def test_every_epoch_and_seed_has_an_order_of_its_own():
+def test_order_of_rows_differs_by_epoch_and_seed():
   arrays = {"x": np.arange(50)}
   one, other = (shuffled(arrays, 50, seed) for seed in (0, 1))
   orders = [one[0]["x"], one[1]["x"], other[0]["x"]]
   assert len({tuple(order) for order in orders}) == 3
 
 
-def test_a_stream_of_rows_begins_anywhere():
+def test_stream_of_batches_can_start_at_any_step():
   batches = shuffled({"x": np.arange(7)}, 3, seed=0)
   whole = [batch["x"].tolist() for batch in stream(batches, 0, 6)]
   assert whole == [batches[step]["x"].tolist() for step in range(6)]
@@ -207,7 +203,7 @@ def test_a_stream_of_rows_begins_anywhere():
 
 
 @given(st.integers(1, 20), st.integers(1, 25))
-def test_rows_in_order(size, batch_size):
+def test_unshuffled_batches_hold_all_rows_in_order(size, batch_size):
   batches = list(in_order({"x": np.arange(size)}, batch_size))
   assert np.concatenate([batch["x"] for batch in batches]).tolist() == [*range(size)]
   assert {len(batch["x"]) for batch in batches[:-1]} <= {batch_size}
@@ -216,14 +212,14 @@ def test_rows_in_order(size, batch_size):
 # --- scm20d ---
 
 ROWS, INPUTS, TARGETS = 40, 3, 16
-# Not in the order of the alphabet, as those of the data are not.
+# Not in alphabetical order, like the targets of the real data.
 NAMES = [f"product{i}" for i in range(TARGETS, 0, -1)]
 
 
 def table(values=None):
   if values is None:
     values = np.random.default_rng(0).normal(5, 3, (ROWS, INPUTS + TARGETS))
-    values[:, 1] = 4  # an input that says nothing
+    values[:, 1] = 4  # a constant input
   names = [f"input{i}" for i in range(INPUTS)] + NAMES
   head = ["@relation prices", *(f"@attribute {name} numeric" for name in names)]
   rows = [",".join(map(repr, row)) for row in values.tolist()]
@@ -242,7 +238,7 @@ def whole(problem, split):
   return batch
 
 
-def test_a_table_is_standardised_on_its_training_rows(tmp_path):
+def test_table_is_standardised_by_its_training_rows(tmp_path):
   values, _ = table()
   problem = prices(tmp_path)
   assert problem.num_train == 24
@@ -254,13 +250,13 @@ def test_a_table_is_standardised_on_its_training_rows(tmp_path):
     if name == "inputs":
       expected[1] = 0
     np.testing.assert_allclose(array.std(0), expected, rtol=1e-4)
-  # What other rows hold has no influence on those trained on.
+  # Other rows have no influence on the training rows.
   others, test = hold_out(ROWS, 0.2, seed=0)
   kept, _ = hold_out(len(others), 0.25, seed=1)
   not_trained = np.setdiff1d(np.arange(ROWS), others[kept])
   changed = values.copy()
   changed[not_trained] *= 1000
-  assert_same(whole(prices(tmp_path, changed), "train"), train)
+  chex.assert_trees_all_equal(whole(prices(tmp_path, changed), "train"), train)
   mean, deviation = values[others[kept]].mean(0), values[others[kept]].std(0)
   expected = (values[test] - mean) / np.where(deviation > 0, deviation, 1)
   np.testing.assert_allclose(
@@ -273,7 +269,7 @@ def test_a_table_is_standardised_on_its_training_rows(tmp_path):
   assert not list(prices(tmp_path, validation=0.0).evaluation_batches("validation"))
 
 
-def test_rrmse_is_100_for_the_mean_and_0_for_the_truth(tmp_path):
+def test_rrmse_is_100_for_the_training_mean_and_0_for_the_targets(tmp_path):
   problem = prices(tmp_path)
   columns = {name: NAMES.index(name) for name in problem.tasks}
 
@@ -293,12 +289,12 @@ def test_rrmse_is_100_for_the_mean_and_0_for_the_truth(tmp_path):
   assert mean == pytest.approx(dict.fromkeys(NAMES, 100))
   half = rrmse(lambda task, target: target / 2)
   assert half == pytest.approx(dict.fromkeys(NAMES, 50))
-  # The right columns, although the tasks are sorted and the columns are not.
+  # Tasks find their columns although only the tasks are sorted.
   one = rrmse(lambda task, target: target * (task == "product9"))
   assert one == pytest.approx(dict.fromkeys(NAMES, 100) | {"product9": 0})
 
 
-def test_losses_and_indicators_of_a_table(tmp_path):
+def test_predicting_the_mean_gives_losses_of_1_and_indicators_of_0(tmp_path):
   problem = prices(tmp_path)
   batch = whole(problem, "train")
   nothing = {task: np.zeros((24, 1), np.float32) for task in problem.tasks}
@@ -330,7 +326,7 @@ CANNOT = "cannot be read as an .arff file"
     ("@relation x\n@attribute a numeric\n@data\n1\n", "16 targets.* got 1 columns"),
   ],
 )
-def test_tables_of_something_else(text, message, tmp_path):
+def test_tables_with_wrong_contents_are_rejected(text, message, tmp_path):
   path = tmp_path / "prices.arff"
   path.write_text(text)
   with pytest.raises(ValueError, match=message) as raised:
@@ -338,7 +334,7 @@ def test_tables_of_something_else(text, message, tmp_path):
   assert str(path) in str(raised.value)
 
 
-def test_a_table_that_is_not_there(tmp_path):
+def test_missing_files_and_too_few_rows_are_rejected(tmp_path):
   for path in (tmp_path, tmp_path / "nowhere.arff"):
     with pytest.raises(ValueError, match=r"must be scm20d as an \.arff file"):
       scm20d.load(path)
@@ -350,7 +346,7 @@ def test_a_table_that_is_not_there(tmp_path):
 
 
 def write_scenes(directory, label, train=(4, 6), val=(4, 6)):
-  """Two scenes to train on and one to validate, as one of the data sets has them."""
+  """Writes two training scenes and one for validation in the layout of a data set."""
   random = np.random.default_rng(0)
   for split, size, number in (("train", train, 2), ("val", val, 1)):
     normal = random.normal(size=(*size, 3))
@@ -373,7 +369,7 @@ def write_scenes(directory, label, train=(4, 6), val=(4, 6)):
   ("label", "batch_size", "microbatches", "epochs"),
   [("label", 2, 1, 100), ("label_7", 128, 8, 200)],
 )
-def test_scenes_are_trained_as_in_the_paper(
+def test_scene_settings_and_metrics_are_those_of_the_paper(
   label, batch_size, microbatches, epochs, tmp_path
 ):
   data = write_scenes(tmp_path, label)
@@ -398,7 +394,7 @@ def test_scenes_are_trained_as_in_the_paper(
   assert not list(problem.evaluation_batches("validation"))
 
 
-def test_scenes_that_do_not_fit(tmp_path):
+def test_scenes_of_unsuitable_size_and_invalid_filters_are_rejected(tmp_path):
   data = write_scenes(tmp_path / "odd", "label")
   with pytest.raises(ValueError, match=r"2 stages .* 4 must divide .*got 4x6.*fewer"):
     make_scenes(SceneSettings(data=data, filters=(4, 4)))
@@ -413,7 +409,7 @@ def test_scenes_that_do_not_fit(tmp_path):
 
 
 @pytest.mark.usefixtures("quick_experiments")
-def test_scenes_are_trained_from_the_command_line(tmp_path, capsys):
+def test_scenes_can_be_trained_from_the_command_line(tmp_path, capsys):
   data, out = tmp_path / "rooms", tmp_path / "out"
   synthetic.write(data, 2, 1, 8, 8)
   arguments = ["train", "--data", data, "--out", out, "--filters", "4", "--epochs", "1"]

@@ -1,4 +1,4 @@
-"""Norms and noise of gradients, against NumPy in double precision."""
+"""Compares norms and noise of gradients with NumPy in double precision."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ from benchmarks.experiments.problems.fashion.problem import make_problem
 from benchmarks.experiments.step import Trainer
 from tests.helpers.experiments import STEPS_PER_EPOCH, tiny_run, write_images
 
-BATCHES = 16  # of an epoch; fewer give a noise that is hardly known
+BATCHES = 16  # per epoch; with fewer, the noise estimate is too uncertain
 
 positive = st.floats(1e-3, 1e3)
 
@@ -28,7 +28,7 @@ def problem(tmp_path_factory):
 
 
 @pytest.mark.usefixtures("quick_experiments")
-def test_gradients_and_their_noise_are_those_of_separate_batches(problem):
+def test_gradient_norms_and_noise_agree_with_those_of_separate_batches(problem):
   trainer = Trainer(Model(problem), "dwa", None, 8)
   state = trainer.init(0, 1.0)
   params, rest = state.params, state.rest
@@ -66,13 +66,13 @@ def test_gradients_and_their_noise_are_those_of_separate_batches(problem):
   scale = np.sqrt(np.outer(np.diag(noise), np.diag(noise)))
   np.testing.assert_allclose(found.noise / scale, noise / scale, atol=1e-4)
   for k in range(len(problem.tasks)):
-    # Of a difference: the error is that of what it is taken of.
+    # The signal is a difference, so its error scales with the two terms.
     error = 1e-4 * (mean[k] @ mean[k] + noise[k, k])
     assert found.gradient[k] == pytest.approx(max(signal[k], 0), abs=error)
   assert STEPS_PER_EPOCH < trainer.steps_per_epoch == BATCHES
 
 
-def test_the_formulas_by_hand():
+def test_gnr_formulas_agree_with_hand_computed_values():
   noise = GradientNoise(
     norms=np.ones((2, 2)),
     gradient=np.array([8.0, 9.0]),
@@ -90,10 +90,10 @@ def test_the_formulas_by_hand():
   st.lists(st.tuples(positive, positive, positive), min_size=1, max_size=6),
   st.floats(0.01, 100),
 )
-def test_independent_noise_of_others_only_takes_away(tasks, scale):
+def test_independent_noise_of_other_tasks_never_raises_the_gnr(tasks, scale):
   gradient, noise, weights = np.array(tasks).T
   measured = GradientNoise(np.ones((1, len(tasks))), gradient, np.diag(noise))
   single, multi = measured.single_task_gnr(), measured.task_gnr(weights)
   assert (multi <= single * (1 + 1e-9)).all()
-  # Of all the weights together nothing depends on the scale.
+  # Multiplying all weights by the same factor has no effect.
   np.testing.assert_allclose(measured.task_gnr(scale * weights), multi, rtol=1e-9)

@@ -1,4 +1,4 @@
-"""Sweeps: what is chosen, summed up and reported, against NumPy and by hand."""
+"""Tests sweeps: which rates they choose, and how they summarise and report runs."""
 
 import dataclasses
 import json
@@ -39,20 +39,20 @@ ERROR, ACCURACY = (
 UNUSED = Metric("unused", "two", "unused", 1, 1, in_delta_m=False)
 
 
-def test_delta_m_by_hand():
+def test_delta_m_agrees_with_a_hand_computed_value():
   base = {"error": -2.0, "accuracy": 50.0, "unused": 1.0}
   values = {"error": -2.5, "accuracy": 40.0, "unused": 9.0}
-  # 25 % less of what is better if smaller, 20 % less of what is better if larger.
+  # The error falls by 25 % of its size, which is better; the accuracy falls by 20 %.
   assert delta_m(values, base, [ERROR, ACCURACY, UNUSED]) == pytest.approx(2.5)
   assert delta_m(base, base, [ERROR, ACCURACY]) == 0
 
 
-# Few values, so that there are ties.
+# With few distinct values, ties are common.
 value = st.sampled_from([-1.0, 0.0, 0.5, 2.0, float("nan")])
 
 
 @given(st.lists(st.tuples(value, value), min_size=1, max_size=7))
-def test_mean_ranks_are_those_of_scipy(rows):
+def test_mean_ranks_agree_with_scipy(rows):
   rows = [{"error": e, "accuracy": a, "unused": 0.0} for e, a in rows]
   ranks = [
     rankdata([np.nan_to_num(-m.sign * row[m.name], nan=np.inf) for row in rows])
@@ -62,7 +62,7 @@ def test_mean_ranks_are_those_of_scipy(rows):
   np.testing.assert_allclose(found, np.mean(ranks, axis=0))
 
 
-def test_what_diverged_is_last():
+def test_diverged_rows_have_the_last_rank():
   rows = [{"error": x} for x in (float("nan"), 1e30, 2.0)]
   assert mean_ranks(rows, [ERROR]) == [3, 2, 1]
 
@@ -85,7 +85,7 @@ def model(data, tmp_path_factory, quick_experiments):
 
 @pytest.fixture(scope="module")
 def trainers(model):
-  """By method and task: all sweeps here share them, for they take long to compile."""
+  """Trainers by method and task, which all sweeps share because they compile slowly."""
   made = {}
   make = sweeps.make_trainer
 
@@ -102,13 +102,13 @@ def trainers(model):
 
 @pytest.fixture(scope="module")
 def done(model, data, trainers, tmp_path_factory):
-  """A sweep: its settings and its summary."""
+  """Runs a sweep and returns its settings and its summary."""
   settings = make_settings(data, tmp_path_factory.mktemp("sweep") / "out")
   return settings, sweeps.sweep(model, settings, TinyRun)
 
 
 def results_of(out):
-  """(row, learning rate, seed) -> result."""
+  """Reads the results of all runs, by row, learning rate and seed."""
   found = {}
   for path in (out / "runs").glob("*/*/*/result.json"):
     row, rate, seed = path.parts[-4:-1]
@@ -117,7 +117,7 @@ def results_of(out):
   return found
 
 
-def test_rates_are_chosen_on_validation_data(done):
+def test_learning_rates_are_chosen_on_validation_data(done):
   settings, summary = done
   results = results_of(settings.out)
   base = {}
@@ -138,13 +138,13 @@ def test_rates_are_chosen_on_validation_data(done):
     assert summary["rows"][row]["learning_rate"] == chosen[row]
     expected = {f"{rate:g}": x for rate, x in zip(RATES, scores, strict=True)}
     assert summary["rows"][row]["validation"] == pytest.approx(expected)
-  # Both rates with the first seed; the other seeds with the chosen one only.
+  # The first seed is run with both rates, other seeds with the chosen rate only.
   runs = {(row, rate, 0) for row in chosen for rate in RATES}
   assert set(results) == runs | {(row, rate, 1) for row, rate in chosen.items()}
 
 
 @pytest.mark.parametrize("judged", ["last", "best"])
-def test_the_summary_holds_the_test_set_by_seed(judged, done):
+def test_summary_holds_test_results_by_seed_and_mean_ranks(judged, done):
   settings, summary = done
   results = results_of(settings.out)
   rows = summary["rows"]
@@ -174,7 +174,7 @@ def test_the_summary_holds_the_test_set_by_seed(judged, done):
   )
 
 
-def test_a_single_task_is_trained_by_its_own_loss(done, trainers):
+def test_single_task_run_trains_only_the_head_of_its_task(done, trainers):
   settings, summary = done
   for task, other in (TASKS, TASKS[::-1]):
     rate = summary["rows"]["single-task"]["learning_rates"][task]
@@ -182,13 +182,13 @@ def test_a_single_task_is_trained_by_its_own_loss(done, trainers):
     initial = trainers["equal-weights", task].init(1, rate)
     like = Best(np.array(0.0), np.array(0), initial.params, initial.rest)
     heads = load_model(folder / "seed-1" / "model", like).params["heads"]
-    # Whatever the other task's loss put into the trunk, its head would have moved.
+    # The other task's loss would have changed the other task's head.
     assert_same(heads[other], initial.params["heads"][other])
     moved = heads[task]["kernel"][...] != initial.params["heads"][task]["kernel"][...]
     assert moved.any()
 
 
-def test_a_finished_sweep_trains_nothing(done, model, monkeypatch):
+def test_finished_sweep_is_not_trained_again(done, model, monkeypatch):
   settings, summary = done
   written = (settings.out / "results.json").read_text()
   monkeypatch.setattr(Trainer, "step", None)
@@ -200,7 +200,9 @@ class Interruption(Exception):
   pass
 
 
-def test_a_sweep_that_was_stopped_goes_on(done, model, tmp_path, monkeypatch):
+def test_interrupted_sweep_resumes_and_gives_the_same_summary(
+  done, model, tmp_path, monkeypatch
+):
   settings, summary = done
   out = tmp_path / "out"
   shutil.copytree(settings.out, out)
@@ -223,16 +225,16 @@ def test_a_sweep_that_was_stopped_goes_on(done, model, tmp_path, monkeypatch):
     sweeps.sweep(model, stopped, TinyRun)
   assert not (out / "results.json").exists()
   sweeps.sweep(model, settings, TinyRun)
-  # Two runs of 12 steps; the step that was stopped was tried twice.
+  # Two runs have 12 steps each, and the interrupted step is tried twice.
   assert len(steps) == 2 * 12 + 1
   assert json.loads(written) == summary
   assert (out / "results.json").read_text() == written
 
 
-def test_neither_the_test_set_nor_what_diverged_decides(
+def test_learning_rate_choice_ignores_test_set_and_diverged_runs(
   model, data, tmp_path, monkeypatch
 ):
-  # Error at each rate, by data: on the test set the order is another.
+  # Validation and test error at each rate; the two rank the rates differently.
   errors = {0.1: (3.0, 1.0), 0.2: (2.0, 2.0), 0.3: (np.nan, 0.5), 0.4: (4.0, 0.1)}
 
   def pretend(trainer, run, progress=None):
@@ -258,7 +260,7 @@ def test_neither_the_test_set_nor_what_diverged_decides(
 
 @pytest.fixture(scope="module")
 def reported(done, model, tmp_path_factory):
-  """A report: its folder and the summary."""
+  """Writes a report and returns its folder and its summary."""
   settings, _ = done
   to = tmp_path_factory.mktemp("report")
   published = tables.Reference("paper, far_away", {"dwa": {"ink": 0.12345}})
@@ -266,7 +268,7 @@ def reported(done, model, tmp_path_factory):
   return to, report(model, options, published)
 
 
-def test_a_report_is_complete(reported, done):
+def test_report_writes_all_files_and_summarises_noise_and_last_epochs(reported, done):
   to, summary = reported
   names = {"table.md", "table_last.tex", "table_best.tex", "results.json"}
   pictures = {"weights", "gradient_norms", "gnr", "delta_m_last", "delta_m_best"}
@@ -298,7 +300,7 @@ def cells(line):
 
 
 @pytest.mark.parametrize("at", [0, 1])
-def test_the_table_has_means_and_standard_errors(at, reported):
+def test_table_shows_means_and_standard_errors_and_marks_the_best_bold(at, reported):
   to, summary = reported
   judged = ("last", "best")[at]
   parts = (to / "table.md").read_text().split("\n\n")
@@ -327,7 +329,7 @@ def test_the_table_has_means_and_standard_errors(at, reported):
         error = np.sqrt(np.var(values, ddof=1) / len(values))
         text += f" ± {error:.{places}f}"
       assert found[index].strip("*") == text
-      # Of three rows all but the worst; none is, if two tie for it.
+      # The two best of three rows are bold, and so are rows that tie with them.
       sign = (-1, 1, 1, -1)[index - 1]
       scores = [sign * np.mean(other[index - 1]) for other in expected]
       is_bold = sign * np.mean(values) >= sorted(scores)[-2]
@@ -336,7 +338,7 @@ def test_the_table_has_means_and_standard_errors(at, reported):
   assert len(lines) == 4
 
 
-def test_latex_of_a_report(reported):
+def test_report_in_latex_has_rules_escapes_and_all_columns(reported):
   text = (reported[0] / "table_last.tex").read_text()
   lines = text.splitlines()
   rules = [r"\toprule", r"\midrule", r"\bottomrule"]
@@ -350,7 +352,7 @@ def test_latex_of_a_report(reported):
 
 
 def made_up(metrics, values):
-  """A summary of rows by name: metric's name -> values by seed."""
+  """Makes a summary from rows by name, each with values by metric and seed."""
   return {
     "problem": "made up",
     "metrics": [metric._asdict() for metric in metrics],
@@ -366,7 +368,7 @@ def made_up(metrics, values):
   }
 
 
-def test_every_special_character_is_escaped_in_latex():
+def test_latex_escapes_every_special_character():
   metric = Metric("x", "some_task", "mIoU %", 1, 2)
   summary = made_up([metric], {"a_b": {"x": [1.0, 2.0]}})
   text = tables.latex(summary, "last")
@@ -378,7 +380,7 @@ def test_every_special_character_is_escaped_in_latex():
 
 
 @pytest.mark.parametrize(("sign", "worst"), [(-1, "8.00"), (1, "0.00")])
-def test_many_metrics_of_a_kind_become_mean_and_worst(sign, worst):
+def test_more_than_eight_metrics_of_one_kind_are_shown_as_mean_and_worst(sign, worst):
   metrics = [Metric(f"m{i}", f"t{i}", "RRMSE %", sign, 2) for i in range(9)]
   values = {f"m{i}": [float(i), float(i)] for i in range(9)}
   summary = made_up(metrics, {"dwa": values})
@@ -390,14 +392,14 @@ def test_many_metrics_of_a_kind_become_mean_and_worst(sign, worst):
     f"worst RRMSE % {arrow}",
   ]
   assert cells(line)[:3] == ["dwa", "4.00 ± 0.00", f"{worst} ± 0.00"]
-  # Few, or of several kinds: one column each.
+  # Eight metrics, or metrics of several kinds, have one column each.
   kinds = [metrics[0]._replace(label="other"), *metrics[1:]]
   for shown in (metrics[:8], kinds):
     table = tables.markdown(made_up(shown, {"dwa": values}), "last")
     assert len(cells(table.splitlines()[0])) == len(shown) + 4
 
 
-def test_metrics_that_are_not_shown_have_no_column():
+def test_hidden_metrics_have_no_column():
   metrics = [ERROR, ACCURACY, UNUSED._replace(shown=False)]
   row = {"error": [1.0], "accuracy": [2.0], "unused": [3.0]}
   header, _, line = tables.markdown(made_up(metrics, {"dwa": row}), "last").splitlines()
@@ -405,7 +407,7 @@ def test_metrics_that_are_not_shown_have_no_column():
   assert cells(line) == ["dwa", "1.00", "2.0", "1.0", "1.0", "0.0001"]
 
 
-def test_the_best_two_are_bold_and_so_is_what_ties():
+def test_two_best_values_and_their_ties_are_bold():
   values = {name: {"error": [x]} for name, x in zip("abcd", (3, 1, 2, 2), strict=True)}
   table = tables.markdown(made_up([ERROR], values), "last").splitlines()
   assert [cells(line)[1] for line in table[2:]] == [
@@ -419,7 +421,7 @@ def test_the_best_two_are_bold_and_so_is_what_ties():
   assert cells(table[2])[1] == "nan"
 
 
-def test_a_report_takes_the_settings_of_its_sweep(done):
+def test_report_uses_the_settings_of_its_sweep(done):
   settings, _ = done
   options = Report(data=settings.data, out=settings.out)
   found = settings_of(fashion.FashionSettings, options)
@@ -428,12 +430,12 @@ def test_a_report_takes_the_settings_of_its_sweep(done):
       assert getattr(found, field.name) == getattr(settings, field.name)
 
 
-def test_all_methods_are_those_of_the_table(data, tmp_path):
+def test_all_selects_every_method_of_the_table(data, tmp_path):
   settings = make_settings(data, tmp_path, methods=("mgda", "all"))
   assert settings.methods == tuple(methods.METHODS)
 
 
-def test_reports_of_nothing_or_of_something_else(done, model, tmp_path):
+def test_report_without_sweep_or_on_other_data_is_rejected(done, model, tmp_path):
   settings, _ = done
   nothing = Report(data=settings.data, out=tmp_path)
   for function, first in ((report, model), (settings_of, fashion.FashionSettings)):

@@ -1,4 +1,4 @@
-"""A run: interrupted at any moment it goes on to the same result; what it leaves."""
+"""Tests that interrupted runs resume to the same result, and what runs write."""
 
 import csv
 import dataclasses
@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,7 +57,7 @@ def trainer(model, data, quick_experiments):
 
 @pytest.fixture(scope="module")
 def whole(trainer, data, tmp_path_factory):
-  """A run that nothing disturbs: its settings and its result."""
+  """Trains without interruption and returns the settings and the result."""
   run = make_run(data, tmp_path_factory.mktemp("whole"), tensorboard=True)
   return run, train.train(trainer, run)
 
@@ -74,7 +75,7 @@ def assert_same_run(trainer, folder, other):
   assert not (folder / "checkpoints").exists()
 
 
-# With numbers and a random key in its state.
+# This method's state holds both numbers and a random key.
 METHOD = "random-weights"
 
 
@@ -91,7 +92,7 @@ class Interruption(Exception):
 
 
 def interrupt_at(step):
-  """Progress that ends a run in its step ``step``, which leaves nothing."""
+  """Makes a progress callback that stops a run in ``step``, before it is saved."""
   done = 0
 
   def progress(steps, line):
@@ -104,7 +105,7 @@ def interrupt_at(step):
 
 
 def interrupted(trainer, run, step):
-  """A run up to ``step``, with a checkpoint at each one before."""
+  """Interrupts a run in ``step``, after a checkpoint at every earlier step."""
   with pytest.raises(Interruption):
     train.train(
       trainer, dataclasses.replace(run, checkpoint_seconds=0), interrupt_at(step)
@@ -112,16 +113,16 @@ def interrupted(trainer, run, step):
 
 
 def resumed(trainer, run):
-  """The result, and the steps that were found done or were taken, one by one."""
+  """Resumes a run; returns its result and the steps in each report of progress."""
   steps = []
   run = dataclasses.replace(run, resume=True)
   result = train.train(trainer, run, lambda number, line: steps.append(number))
   return result, steps
 
 
-# The first, at the end of an epoch, and in the middle of one.
+# In the first step, at the end of an epoch and in the middle of one.
 @pytest.mark.parametrize("step", [1, 4, 6])
-def test_a_run_that_was_interrupted_goes_on_to_the_same_result(
+def test_interrupted_run_resumes_to_the_same_result(
   step, trainer, data, whole, tmp_path
 ):
   run = make_run(data, tmp_path)
@@ -133,7 +134,7 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_result(
   assert_same_run(trainer, tmp_path, whole[0].out)
 
 
-def test_a_run_that_was_interrupted_three_times(
+def test_run_interrupted_three_times_resumes_to_the_same_result(
   trainer, data, whole, tmp_path, monkeypatch
 ):
   run = make_run(data, tmp_path)
@@ -144,7 +145,7 @@ def test_a_run_that_was_interrupted_three_times(
   def fail(*args):
     raise Interruption
 
-  # After the last step, and before anything is written of the result.
+  # Interrupts after the last step, before any part of the result is written.
   with monkeypatch.context() as patch:
     patch.setattr(train, "save_model", fail)
     with pytest.raises(Interruption):
@@ -155,7 +156,7 @@ def test_a_run_that_was_interrupted_three_times(
   assert_same_run(trainer, tmp_path, whole[0].out)
 
 
-def test_a_process_that_was_killed_is_resumed_from_the_command_line(
+def test_killed_process_is_resumed_from_the_command_line(
   trainer, data, tmp_path, monkeypatch
 ):
   epochs = 8
@@ -171,7 +172,7 @@ def test_a_process_that_was_killed_is_resumed_from_the_command_line(
     *flags(epochs=epochs, method=METHOD),
   ]
   started = [sys.executable, "-m", "benchmarks.experiments", "fashion", *arguments]
-  # Compiled as in this process, for the same numbers.
+  # The same compiler options as in this process give the same numbers.
   xla = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
   environment = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": xla}
   with subprocess.Popen(
@@ -181,7 +182,7 @@ def test_a_process_that_was_killed_is_resumed_from_the_command_line(
     stdout=subprocess.DEVNULL,
     stderr=subprocess.PIPE,
   ) as process:
-    # Whole checkpoints have their step as name, and nothing else.
+    # Only complete checkpoints are named by their step number.
     while not any(
       path.name.isdigit() and int(path.name) > 5 for path in out.glob("checkpoints/*")
     ):
@@ -195,7 +196,7 @@ def test_a_process_that_was_killed_is_resumed_from_the_command_line(
   assert_same_run(trainer, out, run.out)
 
 
-def test_a_finished_run_is_not_trained_again(trainer, whole, monkeypatch):
+def test_finished_run_is_not_trained_again(trainer, whole, monkeypatch):
   run, result = whole
   monkeypatch.setattr(Trainer, "step", None)
   assert train.train(trainer, dataclasses.replace(run, resume=True)) == result
@@ -215,7 +216,9 @@ def test_a_finished_run_is_not_trained_again(trainer, whole, monkeypatch):
     ({"resume": True, "validation": 0.5}, "validation: 0.0 there, 0.5 here"),
   ],
 )
-def test_the_folder_of_another_run_is_left_alone(settings, message, trainer, whole):
+def test_existing_run_is_not_overwritten_or_resumed_with_other_settings(
+  settings, message, trainer, whole
+):
   with pytest.raises(ValueError, match=message):
     train.train(trainer, dataclasses.replace(whole[0], **settings))
 
@@ -235,7 +238,7 @@ def test_the_folder_of_another_run_is_left_alone(settings, message, trainer, who
     ({"learning_rate": float("nan")}, "learning_rate must be positive, got nan"),
   ],
 )
-def test_settings_out_of_range(settings, message, data):
+def test_invalid_settings_of_a_run_are_rejected(settings, message, data):
   with pytest.raises(ValueError, match=message):
     make_run(data, **settings)
 
@@ -250,13 +253,13 @@ def test_settings_out_of_range(settings, message, data):
     ({"seeds": 2, "tuning_seeds": 3}, "tuning_seeds must be at most seeds, got 3 of 2"),
   ],
 )
-def test_sweeps_out_of_range(settings, message, data, tmp_path):
+def test_invalid_settings_of_a_sweep_are_rejected(settings, message, data, tmp_path):
   with pytest.raises(ValueError, match=message):
     tiny_sweep(data, tmp_path, **settings)
-  tiny_sweep(data, tmp_path, learning_rates=(0.1, 0.1))  # is one rate
+  tiny_sweep(data, tmp_path, learning_rates=(0.1, 0.1))  # counts as one rate
 
 
-def test_what_a_problem_cannot_train(model):
+def test_trainer_rejects_unknown_tasks_and_unsuitable_batches(model):
   with pytest.raises(ValueError, match="one of canvas, ink, left, right, got 'top'"):
     Trainer(model, "dwa", "top", 8)
   with pytest.raises(ValueError, match=r"at most the 32 examples.*got 33"):
@@ -272,7 +275,7 @@ def trainer_of_two_steps(model, data, quick_experiments):
   return train.make_trainer(model, make_run(data, steps_per_call=2))
 
 
-def test_several_steps_in_a_call_train_as_single_ones_do(
+def test_several_steps_per_call_train_like_single_steps(
   trainer, trainer_of_two_steps, data, whole, tmp_path
 ):
   run = make_run(data, tmp_path, steps_per_call=2)
@@ -291,13 +294,13 @@ def test_several_steps_in_a_call_train_as_single_ones_do(
   assert one.step == other.step == one.epoch.steps == other.epoch.steps == 2
   np.testing.assert_allclose(losses, last_losses, rtol=1e-4)
   np.testing.assert_allclose(weights, last_weights, rtol=1e-4)
-  for x, y in zip(*map(jax.tree.leaves, (one.params, other.params)), strict=True):
-    np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5)
+  leaves = map(jax.tree.leaves, (one.params, other.params))
+  chex.assert_trees_all_close(*leaves, rtol=1e-3, atol=1e-5)
 
 
-# In the first call, at the end of an epoch, and in the middle of one.
+# In the first call, at the end of an epoch and in the middle of one.
 @pytest.mark.parametrize("step", [1, 4, 6])
-def test_a_run_of_several_steps_per_call_that_was_interrupted_goes_on(
+def test_interrupted_run_with_several_steps_per_call_resumes_to_the_same_result(
   step, trainer_of_two_steps, data, tmp_path
 ):
   whole = make_run(data, tmp_path / "whole", steps_per_call=2)
@@ -311,9 +314,9 @@ def test_a_run_of_several_steps_per_call_that_was_interrupted_goes_on(
   assert_same_run(trainer_of_two_steps, run.out, whole.out)
 
 
-def test_microbatches_train_as_the_whole_batch_does(model, trainer, data, monkeypatch):
+def test_microbatches_train_like_the_whole_batch(model, trainer, data, monkeypatch):
   parts = train.make_trainer(model, make_run(data, microbatches=2))
-  # The same functions, which take seconds to compile.
+  # Reusing these functions saves seconds of compilation.
   for name in ("_init_once", "_second_part"):
     monkeypatch.setattr(parts, name, getattr(trainer, name))
   states = [x.init(0, 1e-2) for x in (trainer, parts)]
@@ -324,8 +327,8 @@ def test_microbatches_train_as_the_whole_batch_does(model, trainer, data, monkey
       x.gradients(state.params, batch, state.rest)[1]["grads"]
       for x, state in zip((trainer, parts), states, strict=True)
     ]
-    for one, other in zip(*map(jax.tree.leaves, gradients), strict=True):
-      np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+    leaves = map(jax.tree.leaves, gradients)
+    chex.assert_trees_all_close(*leaves, rtol=1e-3, atol=1e-5)
     done = [
       x.step(state, batch) for x, state in zip((trainer, parts), states, strict=True)
     ]
@@ -335,7 +338,7 @@ def test_microbatches_train_as_the_whole_batch_does(model, trainer, data, monkey
     np.testing.assert_allclose(weights, weights_of_parts, atol=1e-3)
 
 
-def test_settings_from_a_file_and_flags_that_win(data, tmp_path, monkeypatch, capsys):
+def test_flags_override_settings_from_a_file(data, tmp_path, monkeypatch, capsys):
   given = []
 
   def pretend(trainer, run):
@@ -372,7 +375,9 @@ def test_settings_from_a_file_and_flags_that_win(data, tmp_path, monkeypatch, ca
     (["--config"], "--config"),
   ],
 )
-def test_errors_of_the_command_line(arguments, message, data, tmp_path, capsys):
+def test_command_line_reports_invalid_arguments(
+  arguments, message, data, tmp_path, capsys
+):
   with pytest.raises(SystemExit) as stopped:
     command(["train", "--data", str(data), "--out", str(tmp_path / "x"), *arguments])
   said = "".join(capsys.readouterr()) + str(stopped.value)
@@ -381,7 +386,7 @@ def test_errors_of_the_command_line(arguments, message, data, tmp_path, capsys):
   assert not (tmp_path / "x").exists()
 
 
-def test_a_setting_of_a_file_that_there_is_not(data, tmp_path, capsys):
+def test_unknown_setting_in_a_file_is_rejected(data, tmp_path, capsys):
   file = tmp_path / "settings.toml"
   file.write_text(f'data = "{data}"\nlearning-rats = 0.5\n')
   with pytest.raises(SystemExit):
@@ -389,7 +394,9 @@ def test_a_setting_of_a_file_that_there_is_not(data, tmp_path, capsys):
   assert "learning-rats" in "".join(capsys.readouterr())
 
 
-def test_the_best_model_and_the_last_ones(trainer, data, whole, tmp_path, monkeypatch):
+def test_result_holds_the_best_epoch_and_the_mean_of_the_last_ones(
+  trainer, data, whole, tmp_path, monkeypatch
+):
   step = trainer.step
 
   def step_too_far_after_six_epochs(state, batch):
@@ -420,7 +427,7 @@ def test_the_best_model_and_the_last_ones(trainer, data, whole, tmp_path, monkey
   assert 1 < result["best_epoch"] <= 6
 
 
-def test_the_log_is_the_history(whole, trainer):
+def test_csv_and_tensorboard_logs_hold_the_history(whole, trainer):
   run, result = whole
   with (run.out / "history.csv").open(newline="") as file:
     rows = list(csv.DictReader(file))
@@ -441,7 +448,7 @@ def test_the_log_is_the_history(whole, trainer):
     assert (name.encode() in content) == (name in measured)
 
 
-def test_metrics_do_not_depend_on_the_batches(trainer, model, data):
+def test_metrics_do_not_depend_on_the_batch_size(trainer, model, data):
   state = trainer.init(0, 1.0)
   _, test = load(data)
   pairs = fixed_pairs(test, 6, 16)

@@ -1,4 +1,4 @@
-"""The paper's tables and figures by one command, and figure 2 by itself."""
+"""Tests the commands that make all of the paper's tables and figures, or figure 2."""
 
 import json
 
@@ -14,7 +14,7 @@ from tests.helpers import commands
 pytestmark = pytest.mark.usefixtures("quick_compilation", "standard_promotion")
 
 
-def test_one_command_makes_tables_and_figures(tmp_path):
+def test_one_command_makes_all_tables_and_figures(tmp_path):
   options = {
     "out": tmp_path,
     "methods": "equal-weights mgda maxgnr-0.9",
@@ -49,7 +49,9 @@ def test_one_command_makes_tables_and_figures(tmp_path):
   }
 
 
-def test_batch_sizes_have_the_same_budget_and_noise_hurts(monkeypatch, tmp_path):
+def test_large_batches_win_at_equal_steps_and_small_ones_at_equal_passes(
+  monkeypatch, tmp_path
+):
   budgets = {}
   make_run = batch_size.make_run
 
@@ -62,7 +64,7 @@ def test_batch_sizes_have_the_same_budget_and_noise_hurts(monkeypatch, tmp_path)
     out=tmp_path, batch_sizes=(2, 64, 2048), passes=3, steps=100, train=500, seeds=2
   )
   summary = batch_size.main(settings)
-  # 2,048 are more than the data, and 500 of these were asked for.
+  # A batch of 2,048 does not fit into the 500 examples and is left out.
   assert budgets == {2: [750, 100], 64: [23, 100]}
   accuracy = summary["accuracy"]
   assert np.mean(accuracy["steps"]["64"]) > np.mean(accuracy["steps"]["2"]) + 5
@@ -73,12 +75,12 @@ def test_batch_sizes_have_the_same_budget_and_noise_hurts(monkeypatch, tmp_path)
   assert json.loads((tmp_path / "results.json").read_text()) == summary
 
 
-def test_a_batch_of_more_than_the_data_is_an_error():
+def test_batch_size_above_the_number_of_examples_is_rejected():
   with pytest.raises(ValueError, match="from 1 to the 500 examples, got 512"):
     batch_size.measure(batch_size.Settings(batch_sizes=(512,), train=500))
 
 
-def test_accuracy_is_what_a_constant_prediction_has():
+def test_accuracy_is_the_share_of_the_only_class_that_was_trained():
   _, _, test = batch_size.examples(batch_size.Settings())
   most = np.bincount(np.asarray(test.label)).max() / len(test.label)
   blank = batch_size.Classified(np.ones((4, 64), np.float32), np.full(4, 3))
@@ -90,4 +92,6 @@ def test_accuracy_is_what_a_constant_prediction_has():
     learning_rate=0.1,
   )
   assert float(run(jax.random.key(0))) == pytest.approx(40)
-  assert 0.08 < most < 0.2  # so that the accuracies above are not chance
+  assert (
+    0.08 < most < 0.2
+  )  # classes are balanced, so the accuracies above are not chance

@@ -1,5 +1,6 @@
-"""Augmented targets against the geometry that they describe."""
+"""Checks augmented targets against the geometry that they describe."""
 
+import chex
 import numpy as np
 import pytest
 from hypothesis import given
@@ -23,7 +24,7 @@ examples = st.sampled_from(ROOMS)
 
 
 def plane(normal, distance, height=60, width=80):
-  """An example that shows nothing but the plane of points p: normal . p = -distance."""
+  """Makes an example of a single plane, the points p with normal . p = -distance."""
   rays = pixel_rays(height, width).reshape(height, width, 3)
   normal = np.asarray(normal) / np.linalg.norm(normal)
   depth = -distance / (rays @ normal)
@@ -37,7 +38,7 @@ def plane(normal, distance, height=60, width=80):
 
 
 def plane_of(depth):
-  """The normal of the plane that fits all back-projected points best."""
+  """Fits a plane to all back-projected points and returns its normal."""
   points = pixel_rays(*depth.shape) * depth.reshape(-1, 1)
   normal = -np.linalg.lstsq(points, np.ones(len(points)), rcond=None)[0]
   return normal / np.linalg.norm(normal)
@@ -46,21 +47,21 @@ def plane_of(depth):
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("inverse", [False, True])
 @pytest.mark.parametrize("normal", [(0, 0, 1), (0.3, 0.8, 1), (-1, 0.2, 0.9)])
-def test_zoomed_normals_are_those_of_the_zoomed_depth(scale, inverse, normal):
+def test_zoomed_normals_agree_with_zoomed_depth(scale, inverse, normal):
   example = plane(normal, 2.0)
   if inverse:
     example["depth"] = 1 / example["depth"]
   zoomed = zoom(example, scale, inverse_depth=inverse)
   depth = 1 / zoomed["depth"] if inverse else zoomed["depth"]
-  # Depth is that of the nearest pixel: half a pixel off, here and there.
+  # Zooming takes depth from the nearest pixel, up to half a pixel away.
   np.testing.assert_allclose(
     zoomed["normal"], np.broadcast_to(plane_of(depth), (60, 80, 3)), atol=4e-3
   )
-  if scale > 1 and normal != (0, 0, 1):  # unlike what leaving them would give
+  if scale > 1 and normal != (0, 0, 1):  # differs from unchanged normals
     assert np.abs(zoomed["normal"] - example["normal"]).max() > 0.05
 
 
-def test_the_middle_of_a_wall_comes_nearer_by_the_zoom():
+def test_zoom_divides_depth_and_multiplies_inverse_depth():
   wall = plane((0, 0, 1), 3.0)
   np.testing.assert_allclose(zoom(wall, 1.5)["depth"], 2.0, rtol=1e-6)
   np.testing.assert_allclose(
@@ -68,7 +69,7 @@ def test_the_middle_of_a_wall_comes_nearer_by_the_zoom():
   )
 
 
-def test_mirrored_normals_are_those_of_the_mirrored_depth():
+def test_mirrored_normals_agree_with_mirrored_depth():
   mirrored = mirror(plane((0.4, 0.7, 1), 2.0))
   np.testing.assert_allclose(
     mirrored["normal"][0, 0], plane_of(mirrored["depth"]), 1e-4
@@ -76,7 +77,7 @@ def test_mirrored_normals_are_those_of_the_mirrored_depth():
 
 
 @given(example=examples, offset=offsets)
-def test_a_zoom_by_one_changes_nothing(example, offset):
+def test_zoom_by_one_changes_nothing(example, offset):
   for name, value in zoom(example, 1.0, offset).items():
     np.testing.assert_allclose(value, example[name], rtol=1e-6, atol=1e-6)
     assert value.dtype == example[name].dtype
@@ -84,18 +85,17 @@ def test_a_zoom_by_one_changes_nothing(example, offset):
 
 @given(example=examples)
 def test_mirroring_twice_changes_nothing(example):
-  for name, value in mirror(mirror(example)).items():
-    np.testing.assert_array_equal(value, example[name])
+  chex.assert_trees_all_equal(mirror(mirror(example)), example)
 
 
 @given(example=examples, seed=seeds)
-def test_missing_values_do_not_mix_with_others(example, seed):
+def test_augmentation_never_blends_missing_values_and_keeps_its_input(example, seed):
   before = {name: value.copy() for name, value in example.items()}
   changed = augment(example, np.random.default_rng(seed))
   assert set(np.unique(changed["label"])) <= set(np.unique(example["label"]))
   length = np.linalg.norm(changed["normal"], axis=-1)
   np.testing.assert_allclose(length, changed["depth"] > 0, atol=1e-6)
-  # Every depth is one that was there, nearer by one of the scales.
+  # Every depth is an original one, divided by one of the scales.
   near = [
     np.isclose(
       changed["depth"].reshape(-1, 1), example["depth"].reshape(1, -1) / s, rtol=1e-5
@@ -113,13 +113,12 @@ def test_missing_values_do_not_mix_with_others(example, seed):
 
 
 @given(seed=seeds)
-def test_the_generator_decides_all(seed):
+def test_augmentation_depends_only_on_the_generator(seed):
   one, other = (augment(ROOMS[0], np.random.default_rng(seed)) for _ in range(2))
-  for name, value in one.items():
-    np.testing.assert_array_equal(value, other[name])
+  chex.assert_trees_all_equal(one, other)
 
 
-def test_all_scales_and_both_sides_occur():
+def test_every_scale_occurs_with_and_without_mirroring():
   wall = plane((0.5, 0, 1), 3.0, 6, 8)
   found = set()
   for seed in range(60):
@@ -129,6 +128,6 @@ def test_all_scales_and_both_sides_occur():
   assert found == {(scale, side) for scale in SCALES for side in (True, False)}
 
 
-def test_examples_without_normals_have_none():
+def test_augmentation_adds_no_normals_to_examples_without():
   example = {name: value for name, value in ROOMS[0].items() if name != "normal"}
   assert set(augment(example, np.random.default_rng(0))) == {"image", "label", "depth"}

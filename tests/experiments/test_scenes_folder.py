@@ -1,4 +1,4 @@
-"""Folders of scenes: written, read, and checked for everything that can be wrong."""
+"""Tests that folders of scenes are written, read and checked for faults."""
 
 import json
 import shutil
@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import chex
 import numpy as np
 import pytest
 
@@ -33,7 +34,7 @@ def written(tmp_path_factory):
 
 @pytest.fixture
 def folder(written, tmp_path):
-  """A copy that may be spoilt."""
+  """Copies the written folder, so that a test may damage it."""
   return Path(shutil.copytree(written, tmp_path / "rooms"))
 
 
@@ -53,7 +54,7 @@ def cityscapes(tmp_path_factory):
   return directory
 
 
-def test_what_is_written_is_read(written):
+def test_written_scenes_are_read_back_unchanged(written):
   assert check(written, "train") == Size(3, HEIGHT, WIDTH)
   assert check(written, "val", contents=False) == Size(2, HEIGHT, WIDTH)
   scenes = Scenes(written, "train")
@@ -70,17 +71,18 @@ def test_what_is_written_is_read(written):
       assert value.dtype == (np.int32 if name == "label" else np.float32)
 
 
-def test_a_part_of_a_split_in_memory_or_not(written):
+def test_selected_examples_are_read_from_disk_and_from_memory(written):
   whole = Scenes(written, "train")
   for in_memory in (False, True):
     part = Scenes(written, "train", indices=[2, 0], in_memory=in_memory)
     assert len(part) == 2
     for number, index in enumerate((2, 0)):
-      for name, value in part[number].items():
-        np.testing.assert_array_equal(value, whole[index][name])
+      chex.assert_trees_all_equal(part[number], whole[index])
 
 
-def test_cityscapes_is_told_from_nyuv2_by_its_labels(cityscapes, folder):
+def test_layouts_of_cityscapes_and_nyuv2_are_recognised_by_their_label_folder(
+  cityscapes, folder
+):
   assert find_layout(cityscapes) == CITYSCAPES
   assert check(cityscapes, "train") == Size(1, 4, 6)
   example = Scenes(cityscapes, "val")[0]
@@ -91,7 +93,7 @@ def test_cityscapes_is_told_from_nyuv2_by_its_labels(cityscapes, folder):
   assert find_layout(folder) == NYUV2
 
 
-def test_rounding_may_take_intensities_a_little_out_of_range(folder):
+def test_intensities_out_of_range_by_rounding_are_clipped(folder):
   path = folder / "train/image/1.npy"
   image = np.load(path).astype(np.float64)
   image[0, 0] = 1.0005, -0.0005, 0.5
@@ -176,7 +178,9 @@ def put(value):
   ],
 )
 @pytest.mark.parametrize("contents", [True, False])
-def test_faults_of_files(folder, folder_name, fault, message, contents):
+def test_damaged_or_missing_files_are_rejected(
+  folder, folder_name, fault, message, contents
+):
   fault(folder / "train" / folder_name / "1.npy")
   with pytest.raises(ValueError, match=message):
     check(folder, "train", contents)
@@ -197,14 +201,14 @@ def test_faults_of_files(folder, folder_name, fault, message, contents):
     ("normal", 1, "vectors of length 1, or 0 where missing, got a length of 1.73"),
   ],
 )
-def test_faults_of_contents(folder, folder_name, value, message):
+def test_invalid_values_in_files_are_rejected(folder, folder_name, value, message):
   put(value)(folder / "train" / folder_name / "1.npy")
   check(folder, "train", contents=False)
   with pytest.raises(ValueError, match=message):
     check(folder, "train")
 
 
-def test_a_folder_without_data_is_named(tmp_path):
+def test_folder_without_data_is_rejected(tmp_path):
   with pytest.raises(ValueError, match=r"train must have .*, got no such folder"):
     check(tmp_path / "none", "train")
   (tmp_path / "train/images").mkdir(parents=True)
@@ -212,7 +216,7 @@ def test_a_folder_without_data_is_named(tmp_path):
     check(tmp_path, "train")
 
 
-def test_data_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_interrupted_writing_leaves_no_files(tmp_path, monkeypatch):
   def fail(*_):
     raise KeyboardInterrupt
 
@@ -223,7 +227,7 @@ def test_data_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
   assert list(tmp_path.iterdir()) == []
 
 
-def test_the_same_data_are_kept_and_others_refused(folder, monkeypatch):
+def test_existing_data_are_reused_only_if_their_settings_match(folder, monkeypatch):
   monkeypatch.setattr(synthetic, "example", None)  # nothing is rendered again
   synthetic.write(folder, 3, 2, HEIGHT, WIDTH, seed=5)
   with pytest.raises(ValueError, match=r"must have seed = 6, got 5\. Remove"):
@@ -233,7 +237,7 @@ def test_the_same_data_are_kept_and_others_refused(folder, monkeypatch):
     synthetic.write(folder, 3, 2, HEIGHT, WIDTH, seed=5)
 
 
-def test_command_writes_data_and_a_picture(tmp_path):
+def test_command_writes_data_and_a_picture_and_rejects_another_seed(tmp_path):
   options = ["--train", "2", "--val", "1", "--height", "6", "--width", "8"]
   options += ["--out", str(tmp_path / "rooms")]
   options += ["--picture", str(tmp_path / "picture.png")]
@@ -256,6 +260,6 @@ def test_command_writes_data_and_a_picture(tmp_path):
   assert "must have seed = 1, got 0" in done.stderr
 
 
-def test_data_without_normals_are_shown(cityscapes, tmp_path):
+def test_picture_of_data_without_normals_is_written(cityscapes, tmp_path):
   write_picture(Scenes(cityscapes, "train"), tmp_path / "picture.png")
   assert (tmp_path / "picture.png").stat().st_size > 5_000

@@ -1,7 +1,8 @@
-"""Batches by number: pure in seed and step, complete, and to be taken up anywhere."""
+"""Tests that batches of scenes are reproducible, complete and start at any step."""
 
 import itertools
 
+import chex
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from benchmarks.experiments.problems.scenes.loading import batches, evaluation_b
 
 
 def numbered(n, height=6, width=8):
-  """Examples that show their number as label, and noise."""
+  """Makes examples of noise whose labels are the example's number."""
   rng = np.random.default_rng(0)
   normal = rng.normal(size=(n, height, width, 3)).astype(np.float32)
   return [
@@ -30,14 +31,8 @@ def numbers(batch):
   return batch["label"][:, 0, 0].tolist()
 
 
-def assert_same(one, other):
-  assert one.keys() == other.keys()
-  for name, value in one.items():
-    np.testing.assert_array_equal(value, other[name])
-
-
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 10])
-def test_every_epoch_has_every_example_once_in_its_own_order(batch_size):
+def test_every_epoch_has_every_example_once_in_a_new_order(batch_size):
   dataset = batches(numbered(7), batch_size, seed=0)
   seen = np.concatenate([numbers(dataset[t]) for t in range(70 // batch_size)])
   epochs = seen[: len(seen) // 7 * 7].reshape(-1, 7)
@@ -47,25 +42,25 @@ def test_every_epoch_has_every_example_once_in_its_own_order(batch_size):
   assert len({tuple(epoch) for epoch in epochs}) > len(epochs) / 2
 
 
-def test_a_batch_depends_on_seed_and_step_alone():
+def test_batch_depends_only_on_seed_and_step():
   source = numbered(5)
   one, other = (batches(source, 2, seed=3) for _ in range(2))
   for t in (9, 0, 4, 10**6):
-    assert_same(one[t], other[t])
+    chex.assert_trees_all_equal(one[t], other[t])
   assert one[0]["image"].shape == (2, 6, 8, 3)
   differs = batches(source, 2, seed=4)
   assert any((one[t]["image"] != differs[t]["image"]).any() for t in range(3))
 
 
-def test_augmentations_differ_from_epoch_to_epoch():
+def test_augmentation_differs_between_epochs():
   dataset = batches(numbered(1), 1, seed=0)
   images = {dataset[t]["image"].tobytes() for t in range(30)}
-  assert len(images) > 15  # a third is not zoomed: two pictures
+  assert len(images) > 15  # a third is not zoomed and has only two variants
   plain = batches(numbered(1), 1, seed=0, augment=False)
   assert len({plain[t]["image"].tobytes() for t in range(5)}) == 1
 
 
-def test_inverse_depth_grows_where_depth_shrinks():
+def test_zoom_scales_depth_down_and_inverse_depth_up():
   source = numbered(1)
   source[0]["depth"] = np.ones((6, 8), np.float32)
   for inverse, expected in ((False, {1.0, 1 / 1.2, 1 / 1.5}), (True, {1.0, 1.2, 1.5})):
@@ -74,20 +69,20 @@ def test_inverse_depth_grows_where_depth_shrinks():
     assert sorted(found) == pytest.approx(sorted(expected))
 
 
-def test_a_stream_goes_on_from_any_step():
+def test_stream_can_start_at_any_step():
   dataset = batches(numbered(5), 2, seed=0)
   whole = list(itertools.islice(stream(dataset, 0), 8))
   for t, batch in enumerate(whole):
-    assert_same(batch, dataset[t])
+    chex.assert_trees_all_equal(batch, dataset[t])
   for start in (3, 7):
     rest = itertools.islice(stream(dataset, start), 8 - start)
     for one, other in zip(rest, whole[start:], strict=True):
-      assert_same(one, other)
+      chex.assert_trees_all_equal(one, other)
   far = next(stream(dataset, 10**9))
-  assert_same(far, dataset[10**9])
+  chex.assert_trees_all_equal(far, dataset[10**9])
 
 
-def test_evaluation_fills_the_last_batch_with_void():
+def test_last_evaluation_batch_is_padded_with_void():
   source = numbered(5)
   parts = list(evaluation_batches(source, 2))
   assert [numbers(part) for part in parts] == [[0, 1], [2, 3], [4, -1]]
@@ -102,7 +97,7 @@ def test_evaluation_fills_the_last_batch_with_void():
   share=st.floats(0, 1, exclude_max=True),
   seed=st.integers(0, 100),
 )
-def test_held_out_examples_are_a_part(n, share, seed):
+def test_hold_out_splits_examples_by_share_and_is_reproducible(n, share, seed):
   train, validation = hold_out(n, share, seed)
   assert sorted([*train, *validation]) == list(range(n))
   assert len(train) >= 1
@@ -112,7 +107,7 @@ def test_held_out_examples_are_a_part(n, share, seed):
     np.testing.assert_array_equal(one, other)
 
 
-def test_what_cannot_be_divided_or_batched_is_named():
+def test_invalid_share_and_too_few_examples_are_rejected():
   for share in (-0.1, 1, 20):
     with pytest.raises(ValueError, match=r"`share` must be in \[0, 1\)"):
       hold_out(10, share, 0)

@@ -1,4 +1,4 @@
-"""The network for scenes, its losses and its metrics, beside loops in NumPy."""
+"""Tests the network for scenes, its losses and its metrics against NumPy loops."""
 
 import itertools
 import math
@@ -41,7 +41,7 @@ def unit(vectors):
 
 
 def example(seed, n=2, h=4, w=6, labelled=0.7):
-  """Random outputs and a batch with gaps, in NumPy."""
+  """Draws outputs and a batch with missing labels, as NumPy arrays."""
   rng = np.random.default_rng(seed)
   there = rng.random((3, n, h, w)) < labelled
   outputs = {
@@ -62,7 +62,7 @@ def example(seed, n=2, h=4, w=6, labelled=0.7):
 
 
 def labelled_pairs(outputs, batch, task):
-  """Prediction and truth of every labelled pixel, in float64."""
+  """Yields prediction and truth of every labelled pixel, in float64."""
   truth = batch["label" if task == "segmentation" else task]
   for index in np.ndindex(truth.shape[:3]):
     known = truth[index] >= 0 if task == "segmentation" else np.any(truth[index] != 0)
@@ -71,7 +71,7 @@ def labelled_pairs(outputs, batch, task):
 
 
 def expected_metrics(outputs, batch):
-  """The metrics as their definitions say, pixel by pixel."""
+  """Computes the metrics from their definitions, pixel by pixel."""
   pairs = {task: list(labelled_pairs(outputs, batch, task)) for task in TASKS}
   classes = [(int(np.argmax(p)), int(t)) for p, t in pairs["segmentation"]]
   unions = [
@@ -112,14 +112,14 @@ def assert_metrics(values, expected):
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.05, 0.7, 1.0]))
-def test_metrics_are_those_of_a_loop_over_pixels(seed, labelled):
+def test_metrics_agree_with_a_loop_over_pixels(seed, labelled):
   outputs, batch = example(seed, labelled=labelled)
   values = summarise(add({}, take_sums(outputs, batch)))
   assert_metrics(values, expected_metrics(outputs, batch))
 
 
 @given(st.integers(0, 2**32 - 1))
-def test_metrics_of_a_set_do_not_depend_on_its_batches(seed):
+def test_metrics_do_not_depend_on_the_division_into_batches(seed):
   outputs, batch = example(seed, n=4)
   parts = {}
   for half in (slice(0, 2), slice(2, 4)):
@@ -133,7 +133,7 @@ def test_metrics_of_a_set_do_not_depend_on_its_batches(seed):
   assert summarise(parts) == pytest.approx(expected_metrics(outputs, batch), abs=6e-3)
 
 
-def test_metrics_of_four_pixels_by_hand():
+def test_metrics_of_four_pixels_agree_with_hand_computed_values():
   x, y, none = [1.0, 0, 0], [0, 1.0, 0], [0.0, 0, 0]
   outputs = {
     "segmentation": 5 * np.eye(4, dtype=np.float32)[np.array([[[0, 0], [1, 2]]])],
@@ -141,7 +141,9 @@ def test_metrics_of_four_pixels_by_hand():
     "normal": np.float32([[[x, y], [x, y]]]),
   }
   batch = {
-    "label": np.int32([[[0, 1], [1, -1]]]),  # class 2 at a void pixel only; no class 3
+    "label": np.int32(
+      [[[0, 1], [1, -1]]]
+    ),  # class 2 is predicted only at the void pixel; class 3 never occurs
     "depth": np.float32([[[1, 4], [4, 0]]]),
     "normal": np.float32([[[x, x], [[-1, 0, 0], none]]]),
   }
@@ -165,14 +167,14 @@ def test_metrics_of_four_pixels_by_hand():
   assert indicators["segmentation"] == pytest.approx(2 / 3)
 
 
-def test_without_labelled_pixels_metrics_are_nan_and_losses_and_indicators_zero():
+def test_without_labels_metrics_are_nan_and_losses_and_indicators_are_zero():
   outputs, batch = example(0, labelled=0)
   assert all(map(math.isnan, summarise(add({}, take_sums(outputs, batch))).values()))
   assert set(map(float, take_losses(outputs, batch).values())) == {0.0}
   assert set(map(float, take_kpis(outputs, batch).values())) == {0.0}
 
 
-def test_predictions_that_are_not_numbers_are_not_near():
+def test_nan_predictions_do_not_count_as_close():
   outputs, batch = example(0, labelled=1)
   broken = {name: np.full_like(value, np.nan) for name, value in outputs.items()}
   values = summarise(add({}, take_sums(broken, batch)))
@@ -182,7 +184,7 @@ def test_predictions_that_are_not_numbers_are_not_near():
   assert math.isnan(values["depth_abs_err"])
 
 
-def test_angles_are_exact_where_they_are_small_and_where_they_are_large():
+def test_angles_are_accurate_near_0_and_180_degrees():
   degrees = np.array([0, 1e-3, 0.5, 30, 90, 179.5, 180])
   radians = np.radians(degrees)
   second = np.stack([np.cos(radians), np.sin(radians), 0 * radians], -1)
@@ -209,7 +211,7 @@ def test_losses_are_means_over_labelled_pixels(seed):
 
 
 @pytest.mark.parametrize("labelled", [0.0, 0.5])
-def test_losses_move_labelled_pixels_only(labelled):
+def test_gradient_of_a_loss_is_nonzero_only_at_pixels_labelled_for_its_task(labelled):
   outputs, batch = example(1, labelled=labelled)
   grads = jax.jit(jax.jacrev(losses))(outputs, batch)
   known = {
@@ -224,7 +226,7 @@ def test_losses_move_labelled_pixels_only(labelled):
     assert np.isfinite(grads[loss][output]).all()
 
 
-def test_losses_and_metrics_of_some_tasks_need_no_others():
+def test_losses_and_metrics_need_only_the_tasks_that_are_given():
   outputs, batch = example(2)
   del outputs["normal"], batch["normal"]
   assert list(losses(outputs, batch)) == ["depth", "segmentation"]
@@ -233,8 +235,8 @@ def test_losses_and_metrics_of_some_tasks_need_no_others():
 
 
 @given(st.integers(0, 2**32 - 1))
-def test_pooling_and_unpooling_are_those_of_a_loop(seed):
-  # Few values, so that many are equal.
+def test_pooling_and_unpooling_agree_with_a_loop(seed):
+  # With few distinct values, ties for the maximum are common.
   features = np.random.default_rng(seed).integers(0, 3, (2, 4, 6, 3))
   features = features.astype(np.float32)
   pooled, mask = map(np.asarray, pool(features))
@@ -255,7 +257,7 @@ def convolution(inputs, outputs, size=3):
   return inputs * outputs * size**2 + outputs
 
 
-def test_full_size_has_the_parameters_of_the_published_network():
+def test_default_network_has_as_many_parameters_as_the_published_one():
   model = nnx.eval_shape(lambda: SegNet(13, TASKS, rngs=nnx.Rngs(0)))
   encoder = [(3, 64), (64, 128), (128, 256), (256, 512), (512, 512)]
   decoder = [(512, 512), (512, 256), (256, 128), (128, 64), (64, 64)]
@@ -281,7 +283,7 @@ def call(model, image):
   return model(image)
 
 
-def test_xavier_normal_kernels_and_zero_biases():
+def test_kernels_are_xavier_normal_and_biases_zero():
   model = small_model((64,))
   kernel = model.trunk.encoder[0].layers[3].kernel[...]
   assert float(kernel.std()) == pytest.approx(math.sqrt(2 / (9 * 128)), rel=0.02)
@@ -290,7 +292,7 @@ def test_xavier_normal_kernels_and_zero_biases():
   assert not any(bias.any() for bias in biases)
 
 
-def test_outputs_have_the_shapes_of_the_tasks():
+def test_outputs_have_the_shapes_of_their_tasks():
   image = jnp.asarray(example(0, h=16, w=24)[1]["image"])
   outputs = nnx.jit(call)(small_model((4, 5)), image)
   shapes = {task: output.shape[3:] for task, output in outputs.items()}
@@ -301,14 +303,14 @@ def test_outputs_have_the_shapes_of_the_tasks():
   assert list(nnx.eval_shape(call, depth_alone, image)) == ["depth"]
 
 
-def test_sizes_and_tasks_that_do_not_fit_are_named():
+def test_unsuitable_image_sizes_and_unknown_tasks_are_rejected():
   with pytest.raises(ValueError, match=r"divisible by 8.*got 16 x 20"):
     nnx.eval_shape(call, small_model(), jnp.zeros((1, 16, 20, 3)))
   with pytest.raises(ValueError, match=r"among .*'normal'.*got \['edges'\]"):
     small_model(tasks=["depth", "edges"])
 
 
-def test_a_vector_of_zeros_has_a_finite_gradient():
+def test_normalising_a_zero_vector_has_a_finite_gradient():
   vectors = jnp.array([[0.0, 0, 0], [0, 3, 4]])
   jacobian = jax.jacrev(unit_length)(vectors)
   np.testing.assert_allclose(unit_length(vectors), [[0, 0, 0], [0, 0.6, 0.8]])
@@ -316,7 +318,7 @@ def test_a_vector_of_zeros_has_a_finite_gradient():
 
 
 def split_losses(model, batch):
-  """The losses as a function of the parameters, with the statistics that they move."""
+  """Makes a function from parameters to losses and updated batch statistics."""
   graphdef, params, rest = nnx.split(model, nnx.Param, ...)
 
   def task_losses(params):
@@ -326,7 +328,7 @@ def split_losses(model, batch):
   return task_losses, params
 
 
-def test_all_backward_passes_share_one_forward_pass_and_its_statistics():
+def test_task_gradients_are_exact_and_update_batch_statistics_once():
   _, batch = example(3, h=8, w=8)
   batch = jax.tree.map(jnp.asarray, batch)
   model = small_model((3,))
@@ -360,7 +362,7 @@ def test_all_backward_passes_share_one_forward_pass_and_its_statistics():
   )
 
 
-def test_evaluation_uses_running_statistics_and_leaves_them():
+def test_evaluation_uses_running_statistics_without_changing_them():
   image = jnp.asarray(example(4, h=8, w=8)[1]["image"])
   model = small_model((3, 4))
 
@@ -373,7 +375,7 @@ def test_evaluation_uses_running_statistics_and_leaves_them():
   model.eval()
   whole = forward(model, image)
   assert_trees_equal(nnx.state(model, nnx.BatchStat), before)
-  # An image's outputs do not depend on what else is in the batch.
+  # An image's outputs do not depend on the other images of the batch.
   np.testing.assert_allclose(forward(model, image[:1]), whole[:1], rtol=1e-4, atol=1e-5)
   model.train()
   assert np.abs(forward(model, image) - whole).max() > 1e-3

@@ -1,5 +1,6 @@
-"""Rendered rooms against geometry that can be worked out by hand."""
+"""Compares rendered rooms with geometry that can be computed by hand."""
 
+import chex
 import numpy as np
 import pytest
 
@@ -26,7 +27,7 @@ def rooms():
 
 
 def finite_difference_normals(depth):
-  """[H - 2, W - 2, 3]: normals of the surface that back-projected depth makes."""
+  """Returns the normals of the back-projected depth, [H - 2, W - 2, 3]."""
   points = pixel_rays(*depth.shape).reshape(*depth.shape, 3)
   points = points * depth[..., None]
   right = points[1:-1, 2:] - points[1:-1, :-2]
@@ -36,7 +37,7 @@ def finite_difference_normals(depth):
 
 
 def flat_interior(label, normal):
-  """[H - 2, W - 2], bool: pixels in the middle of a flat 3 x 3 neighbourhood."""
+  """Finds the pixels with a flat 3 x 3 neighbourhood, bool [H - 2, W - 2]."""
   shifts = [(i, j) for i in range(3) for j in range(3)]
   height, width = label.shape
   views = [np.s_[i : height - 2 + i, j : width - 2 + j] for i, j in shifts]
@@ -61,15 +62,15 @@ def test_rays_end_at_the_walls_of_an_empty_room():
   np.testing.assert_allclose(hits.normal, -np.sign(directions))
 
 
-def test_distance_and_normal_of_a_sphere():
-  offset = 0.3  # metres to the side of the sphere's middle
+def test_distance_to_and_normal_of_a_sphere_are_exact():
+  offset = 0.3  # metres beside the sphere's centre
   hits = cast(BALL, EYE + np.array([offset, 0, 0]), np.array([[0.0, 1, 0], [0, -1, 0]]))
   depth = np.sqrt(0.5**2 - offset**2)
   np.testing.assert_allclose(hits.distance, [2 - depth, 1])
   np.testing.assert_allclose(hits.normal[0], [offset / 0.5, -depth / 0.5, 0], atol=1e-9)
 
 
-def test_distance_and_normal_of_a_turned_box_and_a_cylinder():
+def test_distances_to_and_normals_of_a_turned_box_and_a_cylinder_are_exact():
   solids = EMPTY._replace(
     box_centre=np.array([[2.0, 3.0, 1.0]]),
     box_half=np.array([[0.5, 0.5, 0.2]]),
@@ -78,7 +79,7 @@ def test_distance_and_normal_of_a_turned_box_and_a_cylinder():
     cylinder_radius=np.array([0.3]),
     cylinder_half=np.array([0.4]),
   )
-  # A turned box shows an edge; beside it, a face at 45 degrees.
+  # The turned box shows an edge; the ray hits a face at 45 degrees beside it.
   hits = cast(solids, EYE + np.array([0.1, 0, 0]), np.array([[0.0, 1, 0]]))
   np.testing.assert_allclose(hits.distance, [2 - np.sqrt(0.5) + 0.1])
   np.testing.assert_allclose(hits.normal, [[np.sqrt(0.5), -np.sqrt(0.5), 0]])
@@ -90,25 +91,25 @@ def test_distance_and_normal_of_a_turned_box_and_a_cylinder():
   np.testing.assert_allclose(top.normal, [[0, 0, 1]])
 
 
-def test_the_shadow_of_a_ball_is_a_disc_below_the_lamp():
+def test_shadow_of_a_ball_is_a_disc_below_the_lamp():
   light = np.array([2.0, 3.0, 2.5])
   start = np.stack([np.linspace(0.1, 3.9, 200), np.full(200, 3.0)], 1)
   down = np.tile([0.0, 0, -1], (200, 1))
   origins = np.c_[start, np.full(200, 0.01)]
   floor = cast(BALL, origins, down)
-  # The tangent cone from the lamp, 1.5 above the middle and 2.5 above the floor.
+  # The tangent cone starts at the lamp, 1.5 above the centre and 2.5 above the floor.
   radius = 2.5 * np.tan(np.arcsin(0.5 / 1.5))
   distance = np.abs(start[:, 0] - 2)
   np.testing.assert_array_equal(is_lit(BALL, floor, light), distance > radius)
 
 
-def test_normals_are_those_of_the_depth(rooms):
+def test_rendered_normals_agree_with_rendered_depth(rooms):
   checked = 0
   for room in rooms:
     view = render(room, 36, 48)
     flat = flat_interior(view.thing, view.normal)
     found = finite_difference_normals(view.depth)
-    # Two parallel faces of one thing look alike, and a step is between them.
+    # A step between two parallel faces of one object also counts as flat.
     agree = np.isclose(found, view.normal[1:-1, 1:-1], atol=1e-6).all(-1)[flat]
     assert agree.mean() > 0.98
     checked += flat.sum()
@@ -118,14 +119,14 @@ def test_normals_are_those_of_the_depth(rooms):
   assert checked > 3_000
 
 
-def test_resolution_only_samples(rooms):
+def test_lower_resolution_samples_the_pixels_of_a_higher_one(rooms):
   for room in rooms[:2]:
     coarse, fine = render(room, 12, 16), render(room, 36, 48)
     for one, other in zip(coarse, fine, strict=True):
       np.testing.assert_allclose(one, other[1::3, 1::3], atol=1e-9)
 
 
-def test_sensors_leave_out_edges_and_what_they_cannot_measure(rooms):
+def test_sensed_values_are_correct_or_missing(rooms):
   void = missing = 0
   for room in rooms:
     view = render(room, 36, 48)
@@ -142,7 +143,7 @@ def test_sensors_leave_out_edges_and_what_they_cannot_measure(rooms):
   assert 0.003 < missing / len(rooms) < 0.4
 
 
-def test_every_class_is_there_and_none_is_everywhere():
+def test_every_class_occurs_and_balls_and_windows_only_in_some_rooms():
   count = np.zeros(len(CLASSES))
   for i in range(60):
     room = synthetic.room(1, "train", i)
@@ -156,10 +157,9 @@ def test_every_class_is_there_and_none_is_everywhere():
   assert shares["floor"] > 0.9
 
 
-def test_examples_depend_on_seed_split_and_index_only():
+def test_examples_depend_only_on_seed_split_and_index():
   first = synthetic.example(0, "train", 3, 6, 8)
-  for name, value in synthetic.example(0, "train", 3, 6, 8).items():
-    np.testing.assert_array_equal(value, first[name])
+  chex.assert_trees_all_equal(synthetic.example(0, "train", 3, 6, 8), first)
   for other in ((1, "train", 3), (0, "val", 3), (0, "train", 4)):
     image = synthetic.example(*other, 6, 8)["image"]
     assert np.abs(image - first["image"]).max() > 0.1

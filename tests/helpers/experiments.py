@@ -1,4 +1,4 @@
-"""A tiny problem for the tests of the experiments: a step of it takes no time."""
+"""Provides a tiny problem for the tests of the experiments, with very short steps."""
 
 import dataclasses
 from pathlib import Path
@@ -21,7 +21,7 @@ TINY = {
   "epochs": 3,
 }
 STEPS_PER_EPOCH, STEPS = 4, 12
-TASKS = ("ink", "left")  # of the problem with two
+TASKS = ("ink", "left")  # those of the problem with two tasks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ def tiny_sweep(data, out, **settings):
 
 
 def of_two_tasks(problem):
-  """The tiny problem with half its tasks, and half as much to compile."""
+  """Keeps half of the tiny problem's tasks, so that it compiles in half the time."""
 
   def padded(function):
     def with_outputs_of_all(outputs, batch):
@@ -64,7 +64,7 @@ def of_two_tasks(problem):
 
 
 def flags(**settings):
-  """The tiny problem's settings as a command line has them."""
+  """Formats the tiny problem's settings as flags of the command line."""
   return [
     part
     for name, value in (TINY | {"learning_rate": 0.01} | settings).items()
@@ -73,7 +73,7 @@ def flags(**settings):
 
 
 def random_images(train=40, test=20):
-  """The arrays of a file of images."""
+  """Draws the arrays that a file of Fashion-MNIST images holds."""
   random = np.random.default_rng(0)
   return {
     "x_train": random.integers(256, size=(train, 28, 28), dtype=np.uint8),

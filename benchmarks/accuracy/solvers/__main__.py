@@ -1,4 +1,4 @@
-"""Command line: ``python -m benchmarks.accuracy.solvers --help``."""
+"""Defines the command line; see ``python -m benchmarks.accuracy.solvers --help``."""
 
 import argparse
 import json
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def measure_steps(seeds: int, rounds: int) -> dict:
-  """Measures what each number of steps reaches, and what it costs."""
+  """Measures the share of the optimum by number of steps, and the time of a call."""
   kinds = len(battery.KINDS) * len(battery.CONDITION_NUMBERS) * len(battery.DECADES)
   total = len(steps.NUM_TASKS) * kinds
   with tqdm(total=total, unit="kind", dynamic_ncols=True) as progress:

@@ -1,4 +1,4 @@
-"""Compares the default solver with the paper's own."""
+"""Compares the default solver with the paper's solver."""
 
 import itertools
 

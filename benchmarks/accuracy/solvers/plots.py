@@ -1,4 +1,4 @@
-"""Draws the loss to the optimum against the steps, and the time against K."""
+"""Plots the gap to the optimum against the steps, and the time against K."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-# Below it there is only float32's rounding, whose sign is a matter of luck.
+# Smaller gaps are rounding errors of float32, and their sign is arbitrary.
 FLOOR = 1e-7
 PANELS = {"worst": "worst problem", "one_percent": "1 % quantile"}
 

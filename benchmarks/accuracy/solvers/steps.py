@@ -1,4 +1,4 @@
-"""Measures what each number of steps of ``projected_gradient`` reaches and costs."""
+"""Measures the accuracy and the time of ``projected_gradient`` by number of steps."""
 
 import functools
 import inspect
@@ -48,7 +48,8 @@ def time_calls(rounds: int, progress: Callable[[], object]) -> list[dict]:
   """Times a jitted call with the default number of steps, in microseconds, by K."""
   calls = [_timed_call(num_tasks) for num_tasks in NUM_TASKS]
   seconds = []
-  for _ in range(rounds):  # one K after the other: what disturbs them is shared
+  # The calls alternate between the K, so that disturbances affect all alike.
+  for _ in range(rounds):
     seconds.append([call() for call in calls])
     progress()
   quartiles = np.percentile(1e6 * np.array(seconds), [25, 50, 75], axis=0)
@@ -59,7 +60,7 @@ def time_calls(rounds: int, progress: Callable[[], object]) -> list[dict]:
 
 
 def _ratios(num_tasks: int, case: tuple, seeds: int) -> np.ndarray:
-  """Computes reached over optimal value, an array [numbers of steps, seeds]."""
+  """Computes the ratios of achieved to optimal value, [numbers of steps, seeds]."""
   kind, condition_number, decades = case
   problems = [
     battery.problem(kind, num_tasks, condition_number, decades, seed)
@@ -109,14 +110,14 @@ def _distribution(ratios: np.ndarray) -> dict:
 
 
 def _timed_call(num_tasks: int) -> Callable[[], float]:
-  """Makes a function that times a call right after another one, in seconds."""
+  """Makes a function that times a call in seconds, after an untimed warm-up call."""
   solve = jax.jit(projected_gradient().solve)
   problem = battery.problem(battery.random_spectrum, num_tasks, 1000, 1, 0)
   stats = battery.gradient_stats(problem)
   solve(stats).block_until_ready()  # compiles
 
   def call() -> float:
-    solve(stats).block_until_ready()  # after a larger K the caches hold other things
+    solve(stats).block_until_ready()  # refills the caches after calls with another K
     start = time.perf_counter()
     solve(stats).block_until_ready()
     return time.perf_counter() - start
