@@ -27,7 +27,7 @@ from maxgnr_jax import maxgnr
 
 SIZE, TASKS = 10_000, 2
 GAMMAS = (0.9, 0.99, 0.999)
-# Standard deviations of the gradients, in units of the standard deviation of their means.
+# Standard deviations of gradients, in units of the standard deviation of their means.
 NOISES = (0.1, 1.0, 10.0)
 KINDS: dict[str, dict[str, Any]] = {
   "float32": {"momentum_dtype": jnp.float32},

@@ -141,9 +141,8 @@ def test_metrics_of_four_pixels_agree_with_hand_computed_values():
     "normal": np.float32([[[x, y], [x, y]]]),
   }
   batch = {
-    "label": np.int32(
-      [[[0, 1], [1, -1]]]
-    ),  # class 2 is predicted only at the void pixel; class 3 never occurs
+    # Class 2 is predicted only at the void pixel, and class 3 never occurs.
+    "label": np.int32([[[0, 1], [1, -1]]]),
     "depth": np.float32([[[1, 4], [4, 0]]]),
     "normal": np.float32([[[x, x], [[-1, 0, 0], none]]]),
   }
