@@ -75,6 +75,9 @@ def remember(active: jax.Array, new: Any, old: Any) -> Any:
     Pytree like ``new``. In every floating-point array [K, ...] the rows of inactive
     tasks are taken from ``old``. Other arrays, such as counters and PRNG keys, belong
     to no single task: they are taken from ``old`` only if no task is active.
+
+  With groups call it on each group's arrays, [K, ...], for instance under
+  :func:`jax.vmap`: the rows of an array [G, K] are no tasks.
   """
 
   def leaf(after, before):
