@@ -169,3 +169,14 @@ def test_every_aggregator_is_in_the_readmes_table_of_methods():
   weightings = {name for name in factories if name.removesuffix("_weights") in listed}
   assert factories - weightings <= listed
   assert listed <= factories
+
+
+def test_the_readme_names_the_digits_rows_whose_rate_is_at_an_edge_of_the_grid():
+  summary = json.loads((RESULTS / "digits-all" / "results.json").read_text())
+  rates = summary["settings"]["learning_rates"]
+  rows = [
+    f"`{name}`"
+    for name, row in summary["rows"].items()
+    if row.get("learning_rate") in (min(rates), max(rates))
+  ]
+  assert f"not fully tuned: {', '.join(rows)}." in " ".join(README.split())
