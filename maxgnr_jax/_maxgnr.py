@@ -54,6 +54,8 @@ class MaxGNRState(NamedTuple):
     task_count: [K], int32. Number of updates in which each task was active.
     notfinite_count: [K], int32. Number of updates in which each task was inactive
       because its gradient held NaN or infinity, or numbers whose squares overflow.
+    zero_count: [K], int32. Number of updates in which each task was inactive because
+      every number of its gradient was zero.
     noise: :class:`NoiseAverage` over the steps if ``noise_decay`` was given, else None.
     groups: Pytree like the parameters, without arrays: says which group each belongs
       to. None without ``groups``.
@@ -67,6 +69,7 @@ class MaxGNRState(NamedTuple):
   stats: GradientStats
   task_count: jax.Array
   notfinite_count: jax.Array
+  zero_count: jax.Array
   noise: NoiseAverage | None = None
   groups: Any = None
 
@@ -192,7 +195,9 @@ def maxgnr(
     # m_0 = g_0: a task's first step forgets the zeros that the state began with.
     decay = jnp.where(step.task_count == 0, 0.0, gamma).astype(step.dtype)
     stats, finite = step.in_groups(
-      lambda g, m: measure_stats(g, m, decay, step.dtype), step.grads, momentum
+      lambda g, m: measure_stats(g, m, decay, step.mask, step.dtype),
+      step.grads,
+      momentum,
     )
     finite = finite if step.labels is None else jnp.all(finite, axis=0)
     return (step, stats, decay), finite
@@ -244,6 +249,7 @@ def _own_state(state: AggregatorState) -> MaxGNRState:
     weights=state.weights,  # type: ignore[arg-type]
     task_count=state.task_count,
     notfinite_count=state.notfinite_count,
+    zero_count=state.zero_count,
     groups=state.groups,
     **state.memory,
   )
@@ -258,6 +264,7 @@ def _frame_state(state: MaxGNRState) -> AggregatorState:
     memory={name: getattr(state, name) for name in names},
     task_count=state.task_count,
     notfinite_count=state.notfinite_count,
+    zero_count=state.zero_count,
     trunk=state.momentum,
     groups=state.groups,
   )

@@ -9,10 +9,10 @@ parameters are sharded becomes known in one of three ways:
 - under a mesh of automatic axes the compiler says so when it partitions the sums.
 """
 
+import contextlib
 import contextvars
-import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -76,24 +76,31 @@ class Reduce:
     return unflatten(jax.lax.psum(flat, self.all_axes))
 
 
-def takes_axis_name(update: Callable[..., Any]) -> Callable[..., Any]:
-  """Gives an ``update`` the argument ``axis_name``.
+def named_axes(axis_name: Any, grads: Any) -> tuple[str, ...]:
+  """Returns the axes of :func:`jax.shard_map` over which parameters are sharded.
 
-  It names the axes of the :func:`jax.shard_map` around the update over which parameters
-  are sharded. :func:`over_parameters` uses it in all that the update calls.
+  Args:
+    axis_name: The argument of an ``update``: a name, a sequence of names, or None for
+      those that an aggregator around this one has set.
+    grads: Stacked pytree.
+
+  Raises:
+    ValueError: for a name that is no manual axis, and if all gradients are replicated
+      over the axes.
   """
+  if axis_name is None:
+    return _axis_names.get()
+  return _check_axis_name(axis_name, grads)
 
-  @functools.wraps(update)
-  def with_axis_name(grads, state, params=None, *, axis_name=None, **extra_args):
-    if axis_name is None:  # An aggregator around this one may have set the names.
-      return update(grads, state, params, **extra_args)
-    token = _axis_names.set(_check_axis_name(axis_name, grads))
-    try:
-      return update(grads, state, params, **extra_args)
-    finally:
-      _axis_names.reset(token)
 
-  return with_axis_name
+@contextlib.contextmanager
+def sharded_over(names: tuple[str, ...]) -> Iterator[None]:
+  """Lets :func:`over_parameters` know the axes over which parameters are sharded."""
+  token = _axis_names.set(names)
+  try:
+    yield
+  finally:
+    _axis_names.reset(token)
 
 
 def _check_axis_name(axis_name: Any, grads: Any) -> tuple[str, ...]:

@@ -1,5 +1,7 @@
 """The frame of every aggregator: the update around what a method says for itself."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -102,11 +104,17 @@ def aggregator(
       memory={},
       task_count=jnp.zeros((0,), jnp.int32),
       notfinite_count=jnp.zeros((0,), jnp.int32),
+      zero_count=jnp.zeros((0,), jnp.int32),
       trunk=jax.tree.map(lambda _: _stacked.Trunk(), trunk),
       groups=assign_groups(groups, params, trunk),
     )
     dtype = _stacked.compute_dtype(params)
     return _with_tasks(method, blank, trunk, as_num_tasks(num_tasks), dtype)
+
+  @functools.partial(jax.jit, static_argnames="axis_names", inline=True)
+  def take_step(grads, state, like, mask, values, further, axis_names):
+    with _stacked.sharded_over(axis_names):
+      return _take_step(method, grads, state, like, mask, values, further)
 
   def update(
     grads: optax.Updates,
@@ -114,9 +122,9 @@ def aggregator(
     params: optax.Params | None = None,
     *,
     task_mask: Any = None,
+    axis_name: Any = None,
     **extra_args: Any,
   ) -> tuple[optax.Updates, AggregatorState]:
-    # Validate.
     check_state(state, AggregatorState)
     _stacked.check_floating(grads, "Gradients")
     if not _stacked.has_numbers(grads):
@@ -141,56 +149,134 @@ def aggregator(
       name: as_task_values(name, extra_args.get(name), tasks, dtype)
       for name in (*method.values, *given)
     }
+    further = {
+      name: extra_args[name] for name in method.gradients if name in extra_args
+    }
+    axis_names = _stacked.named_axes(axis_name, grads)
+    # Compiled once, so that a step without `jax.jit` around it is fast; inside of
+    # `jax.jit` it becomes a part of the program around it.
+    return take_step(grads, state, params, mask, values, further, axis_names)
 
-    # Measure.
-    labels = None if state.groups is None else labels_of(state.groups)
-    step = Step(
-      state.count, state.task_count, state.weights, trunk, values, dtype, labels
-    )
-    measurements, measured_finite = method.measure(step, state.memory)
+  return optax.GradientTransformationExtraArgs(init, update)
 
-    # Find the active tasks.
-    finite = jnp.ones((tasks,), bool)
-    for name in method.values:
-      finite &= jnp.isfinite(values[name])
-    if measured_finite is not None:
-      finite &= measured_finite
-      finite &= _stacked.finite(_stacked.heads(grads, trunk), tasks, dtype)
 
-    # Choose and combine.
-    def attempt(active: jax.Array) -> tuple[optax.Updates, Any, Memory]:
-      choice = method.choose(measurements, active, state.memory)
-      _check_choice(choice, method)
-      weights = None
-      if method.weighted:
-        assert state.weights is not None
-        weights = as_weights(choice.weights, state.weights.shape, dtype)
-        weights = jnp.where(active if labels is None else active[None], weights, 0)
-      updates = _combine(choice, weights, grads, trunk, like, active, labels)
-      return updates, weights, choice.memory
+def _take_step(
+  method: Method,
+  grads: optax.Updates,
+  state: AggregatorState,
+  params: optax.Params | None,
+  mask: jax.Array,
+  values: dict[str, jax.Array],
+  further: dict[str, optax.Updates],
+) -> tuple[optax.Updates, AggregatorState]:
+  """Measures, finds the active tasks, chooses, combines and records."""
+  trunk = _stacked.restrict(grads, state.trunk)
+  like = _stacked.one_task(grads) if params is None else params
+  tasks, dtype = mask.size, _dtype(state, like)
+  labels = None if state.groups is None else labels_of(state.groups)
 
-    result = attempt(mask & finite)
-    if measured_finite is None:
+  # Measure.
+  step = Step(
+    count=state.count,
+    task_count=state.task_count,
+    weights=state.weights,
+    grads=trunk,
+    values=values,
+    mask=mask,
+    dtype=dtype,
+    labels=labels,
+    further={name: _stacked.restrict(x, state.trunk) for name, x in further.items()},
+  )
+  measurements, measured_finite = method.measure(step, state.memory)
 
-      def again(carry):
-        finite = carry[1] & _stacked.finite(grads, tasks, dtype)
-        return jnp.ones((), bool), finite, attempt(mask & finite)
+  # Find the active tasks.
+  finite = jnp.ones((tasks,), bool)
+  for name in method.values:
+    finite &= jnp.isfinite(jnp.square(values[name]))
+  if measured_finite is not None:
+    finite &= measured_finite
+    finite &= _stacked.finite(_stacked.heads(grads, trunk), tasks, dtype)
+  zero = jnp.zeros((tasks,), bool)
+  if method.skips_zero:
+    seen = grads if measured_finite is None else trunk
+    zero = _stacked.largest(seen, dtype, mask) == 0
 
-      # A loop of no or one turn: XLA would copy what comes out of a branch.
-      carry = (_stacked.all_finite(result[:2]), finite, result)
-      _, finite, result = jax.lax.while_loop(lambda carry: ~carry[0], again, carry)
+  # Choose and combine.
+  def attempt(finite: jax.Array) -> tuple[optax.Updates, Any, Memory]:
+    active = mask & finite & ~zero
+    choice = method.choose(measurements, active, state.memory)
+    _check_choice(choice, method)
+    weights = None
+    if method.weighted:
+      assert state.weights is not None
+      weights = as_weights(choice.weights, state.weights.shape, dtype)
+      weights = jnp.where(active if labels is None else active[None], weights, 0)
+    updates = _combine(choice, weights, grads, trunk, like, active, labels)
+    return updates, weights, choice.memory
 
-    # Record.
-    updates, weights, memory = result
-    return updates, state._replace(
-      count=optax.safe_increment(state.count),
-      weights=weights,
-      memory=memory,
-      task_count=count_where(mask & finite, state.task_count),
-      notfinite_count=count_where(mask & ~finite, state.notfinite_count),
-    )
+  result = attempt(finite)
+  if measured_finite is None:
+    finite, result = _without_spoilers(attempt, result, finite, grads, dtype)
 
-  return optax.GradientTransformationExtraArgs(init, _stacked.takes_axis_name(update))
+  # Record.
+  updates, weights, memory = result
+  return updates, state._replace(
+    count=optax.safe_increment(state.count),
+    weights=weights,
+    memory=memory,
+    task_count=count_where(mask & finite & ~zero, state.task_count),
+    notfinite_count=count_where(mask & ~finite, state.notfinite_count),
+    zero_count=count_where(mask & finite & zero, state.zero_count),
+  )
+
+
+def _without_spoilers(
+  attempt: Callable[[jax.Array], Any],
+  result: Any,
+  finite: jax.Array,
+  grads: optax.Updates,
+  dtype: Any,
+) -> tuple[jax.Array, Any]:
+  """Makes the update once more without tasks that spoil it, if there are any.
+
+  Args:
+    attempt: From the tasks that are finite, [K] bool, to the result.
+    result: What ``attempt`` made of ``finite``.
+    finite: [K], bool: the tasks not known to be anything else.
+    grads: Stacked pytree.
+    dtype: Dtype of K-sized arithmetic.
+
+  Returns:
+    The tasks that are finite, and the result.
+  """
+
+  def again(carry):
+    finite = carry[1] & _stacked.finite(grads, carry[1].size, dtype)
+    return jnp.ones((), bool), finite, attempt(finite)
+
+  # A loop of no or one turn: XLA would copy what comes out of a branch.
+  good = _stacked.all_finite(result[:2])
+  first = jax.lax.stop_gradient((good, finite, result))
+  again, numbers = jax.closure_convert(again, first)
+  numbers = jax.lax.stop_gradient(numbers)
+  _, finite, found = jax.lax.while_loop(
+    lambda carry: ~carry[0], lambda carry: again(carry, *numbers), first
+  )
+  # The loop has no derivative, but a branch has one. It is only computed for that.
+  branch = jax.lax.cond(good, lambda: result, lambda: attempt(finite))
+  return finite, _with_derivative_of(branch, found)
+
+
+@jax.custom_jvp
+def _with_derivative_of(branch: Any, found: Any) -> Any:
+  """Returns ``found``, with the derivative of ``branch``."""
+  del branch
+  return found
+
+
+@_with_derivative_of.defjvp
+def _(primals, tangents):
+  return primals[1], tangents[0]
 
 
 def _with_tasks(
@@ -209,6 +295,7 @@ def _with_tasks(
     memory=memory,
     task_count=jnp.zeros((tasks,), jnp.int32),
     notfinite_count=jnp.zeros((tasks,), jnp.int32),
+    zero_count=jnp.zeros((tasks,), jnp.int32),
   )
 
 

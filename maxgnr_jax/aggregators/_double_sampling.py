@@ -36,8 +36,15 @@ from maxgnr_jax.aggregators._base import (
   Step,
   aggregator,
 )
-from maxgnr_jax.aggregators._gramian import in_each_group, measure_gramian
+from maxgnr_jax.aggregators._gramian import (
+  finite_in,
+  in_each_group,
+  measure_gramian,
+)
 from maxgnr_jax.aggregators._remembered import shares
+
+# What the frame calls the gradients of the two batches.
+BATCHES = ("first_grads", "second_grads")
 
 
 def modo(
@@ -228,27 +235,21 @@ def _two_batches(
     weights, w = in_each_group(choose_in_group, gramian, memory["simplex_weights"])
     return Choice(weights, {"simplex_weights": w})
 
-  def inner(measure):
-    method = Method(measure, choose, init)
-    return aggregator(method, num_tasks=num_tasks, shared=shared, groups=groups)
+  def measure(step: Step, memory: Memory) -> tuple[jax.Array, jax.Array]:
+    if not step.further:
+      return measure_gramian(step, memory)
+    products = step.gramian(*(step.further[name] for name in BATCHES))
+    return products, step.finite() & finite_in(products)
 
-  one_batch = inner(measure_gramian)
+  method = Method(measure, choose, init, gradients=BATCHES)
+  inner = aggregator(method, num_tasks=num_tasks, shared=shared, groups=groups)
 
   def update(grads, state, params=None, *, independent_grads=None, **extra_args):
     if independent_grads is None:
-      return one_batch.update(grads, state, params, **extra_args)
+      return inner.update(grads, state, params, **extra_args)
     _stacked.check_same_shapes(grads, independent_grads, "independent_grads")
-
-    def measure(step: Step, memory: Memory) -> tuple[jax.Array, jax.Array]:
-      del memory
-      first = _stacked.restrict(grads, step.grads)
-      second = _stacked.restrict(independent_grads, step.grads)
-      products = step.in_groups(
-        lambda a, b: _stacked.gramian(a, step.dtype, b), first, second
-      )
-      return products, step.finite()
-
     mean = jax.tree.map(lambda a, b: a + 0.5 * (b - a), grads, independent_grads)
-    return inner(measure).update(mean, state, params, **extra_args)
+    batches = dict(zip(BATCHES, (grads, independent_grads), strict=True))
+    return inner.update(mean, state, params, **extra_args, **batches)
 
-  return optax.GradientTransformationExtraArgs(one_batch.init, update)
+  return optax.GradientTransformationExtraArgs(inner.init, update)
