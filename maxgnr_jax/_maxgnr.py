@@ -129,9 +129,11 @@ def maxgnr(
 
     ``update`` takes ``task_mask``, [K] or a pytree like the losses, bool and possibly
     traced: a task where it is False, for instance one without labels in this batch, is
-    inactive in this step. So is a task whose gradient is not finite. An inactive task
-    keeps its momentum, has weight 0, and its gradient is ignored; the other tasks are
-    weighted as if it did not exist. If no task is active, weights and update are 0.
+    inactive in this step. So is a task whose gradient is not finite (the sum of its
+    squares must not overflow either), or is exactly zero: a ratio of 0 cannot be made
+    larger, and says nothing about how to weigh the others. An inactive task keeps its
+    momentum, has weight 0, and its gradient is ignored; the other tasks are weighted as
+    if it did not exist. If no task is active, weights and update are 0.
 
     Under :func:`jax.jit` parameters and momentum may be sharded over a mesh in any way.
     Inside :func:`jax.shard_map` give ``update`` the ``axis_name``, or names, over which

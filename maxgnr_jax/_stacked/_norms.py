@@ -139,8 +139,10 @@ def magnitude(
     dtype: Dtype of the result.
     mask: [K], bool: tasks for which it matters. Default: all.
   """
-  longest = sorted(arrays, key=lambda x: -x.size)[:SAMPLED_LEAVES]
-  sampled = reduce.largest(_largest([_sample(x) for x in longest], dtype))
+  arrays = sorted((x for x in arrays if x.size), key=lambda x: -x.size)
+  sampled = reduce.largest(
+    _largest([_sample(x) for x in arrays[:SAMPLED_LEAVES]], dtype)
+  )
   doubtful = sampled < smallest_scale(dtype)
   return jax.lax.cond(
     jnp.any(doubtful if mask is None else doubtful & mask),

@@ -55,8 +55,11 @@ def aggregator(
     these are passed, else in the gradients'.
 
     ``update`` also takes ``task_mask``, [K] or a pytree like the losses, bool and
-    possibly traced: a task where it is False is inactive in this step, and so is one
-    whose gradient is not finite. Inside :func:`jax.shard_map` it takes ``axis_name``,
+    possibly traced: a task where it is False is inactive in this step. So is a task
+    whose gradient is not finite (the sum of its squares must not overflow either), and,
+    for methods that weigh tasks by gradients or losses, one whose gradient is exactly
+    zero: as a rule it would be taken for the neediest task, and stall all others.
+    Inside :func:`jax.shard_map` it takes ``axis_name``,
     the axes over which parameters are sharded. It ignores other extra arguments.
 
   Raises:

@@ -52,7 +52,9 @@ def equal_weights(
     del memory
     return Choice(uniform_weights(active, last_weights.dtype))
 
-  return aggregator(Method(_last_weights, choose), num_tasks=num_tasks, shared=shared)
+  return aggregator(
+    Method(_last_weights, choose, skips_zero=False), num_tasks=num_tasks, shared=shared
+  )
 
 
 def constant_weights(
@@ -102,7 +104,11 @@ def constant_weights(
     del active, memory
     return Choice(jnp.asarray(values, last_weights.dtype))
 
-  return aggregator(Method(_last_weights, choose), num_tasks=values.size, shared=shared)
+  return aggregator(
+    Method(_last_weights, choose, skips_zero=False),
+    num_tasks=values.size,
+    shared=shared,
+  )
 
 
 def _last_weights(step: Step, memory: Memory) -> tuple[Any, None]:

@@ -40,6 +40,8 @@ from maxgnr_jax.aggregators._gramian import (
   finite_in,
   in_each_group,
   measure_gramian,
+  skips_zero_gradients,
+  tasks_of_group,
 )
 from maxgnr_jax.aggregators._remembered import shares
 
@@ -54,6 +56,7 @@ def modo(
   num_tasks: int | None = None,
   shared: Shared = None,
   groups: Labels = None,
+  zero_gradients: str = "inactive",
 ) -> optax.GradientTransformationExtraArgs:
   """Moves the weights one step at a time towards those of MGDA, using two batches.
 
@@ -75,6 +78,10 @@ def modo(
     groups: Parameters that get task weights of their own: "layer", "parameter", a
       pytree of labels like the parameters or a prefix of it, or a function from the
       parameters to one. Default: the same weights for all.
+    zero_gradients: "inactive" or "active": whether a task whose gradient is exactly
+      zero is left out of the step, as if ``task_mask`` were False for it, or takes part
+      as the method defines it: it draws all weight, and the update
+      vanishes.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`,
@@ -82,7 +89,8 @@ def modo(
     the next step would start from with all tasks active.
 
   Raises:
-    ValueError: for ``gamma`` < 0, ``rho`` < 0 or ``num_tasks`` < 1; at the trace of
+    ValueError: for ``gamma`` < 0, ``rho`` < 0, ``num_tasks`` < 1 or another
+      value of ``zero_gradients``; at the trace of
       ``update``, for gradients that are not stacked or of another number of tasks, and
       for ``independent_grads`` of other shapes than the gradients.
     TypeError: for integer or complex parameters or gradients.
@@ -109,7 +117,7 @@ def modo(
     w = _project(active, w - jnp.asarray(gamma, w.dtype) * slope)
     return w, w
 
-  return _two_batches(move, num_tasks, shared, groups)
+  return _two_batches(move, num_tasks, shared, groups, zero_gradients)
 
 
 def sdmgrad(
@@ -121,6 +129,7 @@ def sdmgrad(
   num_tasks: int | None = None,
   shared: Shared = None,
   groups: Labels = None,
+  zero_gradients: str = "inactive",
 ) -> optax.GradientTransformationExtraArgs:
   """Draws the weights of MGDA towards uniform ones, using two batches.
 
@@ -146,6 +155,10 @@ def sdmgrad(
     groups: Parameters that get task weights of their own: "layer", "parameter", a
       pytree of labels like the parameters or a prefix of it, or a function from the
       parameters to one. Default: the same weights for all.
+    zero_gradients: "inactive" or "active": whether a task whose gradient is exactly
+      zero is left out of the step, as if ``task_mask`` were False for it, or takes part
+      as the method defines it: it draws all weight, and the update
+      vanishes.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`,
@@ -154,7 +167,8 @@ def sdmgrad(
 
   Raises:
     ValueError: for ``direction`` < 0, ``learning_rate`` <= 0, ``momentum`` outside
-      [0, 1), ``num_steps`` < 1 or ``num_tasks`` < 1; at the trace of ``update``, for
+      [0, 1), ``num_steps`` < 1, ``num_tasks`` < 1 or another value of
+      ``zero_gradients``; at the trace of ``update``, for
       gradients that are not stacked or of another number of tasks, and for
       ``independent_grads`` of other shapes than the gradients.
     TypeError: for integer or complex parameters or gradients.
@@ -198,7 +212,7 @@ def sdmgrad(
     w, _ = jax.lax.fori_loop(0, num_steps, descend, start)
     return (w + lam * mean) / (1.0 + lam), w
 
-  return _two_batches(move, num_tasks, shared, groups)
+  return _two_batches(move, num_tasks, shared, groups, zero_gradients)
 
 
 def _project(active: jax.Array, vector: jax.Array) -> jax.Array:
@@ -211,6 +225,7 @@ def _two_batches(
   num_tasks: int | None,
   shared: Shared,
   groups: Labels,
+  zero_gradients: str,
 ) -> optax.GradientTransformationExtraArgs:
   """Makes an aggregator that takes ``independent_grads``.
 
@@ -220,7 +235,9 @@ def _two_batches(
     num_tasks: See :func:`modo`.
     shared: See :func:`modo`.
     groups: See :func:`modo`.
+    zero_gradients: See :func:`modo`.
   """
+  skips_zero = skips_zero_gradients(zero_gradients)
 
   def init(params: Any, shape: tuple[int, ...], dtype: Any) -> Memory:
     del params
@@ -228,10 +245,12 @@ def _two_batches(
 
   def choose(gramian: jax.Array, active: jax.Array, memory: Memory) -> Choice:
     def choose_in_group(gramian, last):
-      w, total = shares(active, last)
-      weights, w = move(zero_inactive(active, gramian, axes=2), w, active)
-      return weights, remember(active, total * w, last)
+      used = tasks_of_group(active, gramian) if grouped and skips_zero else active
+      w, total = shares(used, last)
+      weights, w = move(zero_inactive(used, gramian, axes=2), w, used)
+      return weights, remember(used, total * w, last)
 
+    grouped = gramian.ndim == 3
     weights, w = in_each_group(choose_in_group, gramian, memory["simplex_weights"])
     return Choice(weights, {"simplex_weights": w})
 
@@ -241,7 +260,7 @@ def _two_batches(
     products = step.gramian(*(step.further[name] for name in BATCHES))
     return products, step.finite() & finite_in(products)
 
-  method = Method(measure, choose, init, gradients=BATCHES)
+  method = Method(measure, choose, init, gradients=BATCHES, skips_zero=skips_zero)
   inner = aggregator(method, num_tasks=num_tasks, shared=shared, groups=groups)
 
   def update(grads, state, params=None, *, independent_grads=None, **extra_args):

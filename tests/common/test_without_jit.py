@@ -1,0 +1,86 @@
+"""Every method without `jax.jit` around it: compiled once, and fit to be pickled."""
+
+import cloudpickle
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from maxgnr_jax import maxgnr
+from tests.helpers.examples import random_grads
+from tests.helpers.methods import METHODS, with_task_values
+from tests.helpers.trees import assert_trees_equal
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+PARAMS = {"w": jnp.arange(1.0, 6.0), "b": jnp.ones((2, 2))}
+compiled = []
+jax.monitoring.register_event_duration_secs_listener(
+  lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None
+)
+
+
+def steps(tx, num_tasks, number=2):
+  """The updates of some steps, and the last state."""
+  state, history = tx.init(PARAMS), []
+  for seed in range(number):
+    updates, state = tx.update(random_grads(PARAMS, num_tasks, seed), state, PARAMS)
+    history.append(updates)
+  return history, state
+
+
+@pytest.mark.parametrize("num_tasks", [3, 10])
+@pytest.mark.parametrize("name", METHODS)
+def test_nothing_is_compiled_after_two_steps_and_nothing_is_kept(name, num_tasks):
+  if name in ("constant_weights", "ngdiff") and num_tasks == 10:
+    pytest.skip("its arguments say how many tasks")
+  tx = with_task_values(METHODS[name].make(num_tasks=num_tasks))
+  _, state = steps(tx, num_tasks)
+  grads = random_grads(PARAMS, num_tasks)
+  tx.update(grads, state, PARAMS)
+  arrays = len(jax.live_arrays())
+  compiled.clear()
+  for _ in range(5):
+    _, state = tx.update(grads, state, PARAMS)
+  assert not compiled
+  assert len(jax.live_arrays()) == arrays
+
+
+def test_the_independent_gradients_of_two_batches_compile_nothing_either():
+  tx = METHODS["sdmgrad"].make(num_tasks=3)
+  state, grads = tx.init(PARAMS), random_grads(PARAMS, 3)
+  for number in range(4):
+    if number == 2:
+      compiled.clear()
+    _, state = tx.update(grads, state, PARAMS, independent_grads=grads)
+  assert not compiled
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_pickled_method_gives_equal_updates(name):
+  tx = METHODS[name].make(num_tasks=3)
+  there = cloudpickle.loads(cloudpickle.dumps(tx))
+  assert_trees_equal(steps(with_task_values(there), 3), steps(with_task_values(tx), 3))
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_a_chain_that_has_been_used_can_be_pickled_with_its_state():
+  tx = optax.chain(maxgnr(groups="parameter", noise_decay=0.9), optax.adam(0.1))
+  _, state = steps(tx, 3)
+  there, state_there = cloudpickle.loads(cloudpickle.dumps((tx, state)))
+  grads = random_grads(PARAMS, 3, 7)
+  assert_trees_equal(
+    there.update(grads, state_there, PARAMS), tx.update(grads, state, PARAMS)
+  )
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_a_train_state_can_be_pickled():
+  TrainState = pytest.importorskip("flax.training.train_state").TrainState
+  tx = optax.chain(maxgnr(num_tasks=3), optax.sgd(0.1))
+  state = TrainState.create(apply_fn=None, params=PARAMS, tx=tx)
+  grads = random_grads(PARAMS, 3)
+  there = cloudpickle.loads(cloudpickle.dumps(state))
+  found, expected = (s.apply_gradients(grads=grads) for s in (there, state))
+  assert_trees_equal(found.params, expected.params)
+  np.testing.assert_array_equal(found.step, 1)
