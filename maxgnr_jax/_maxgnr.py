@@ -27,6 +27,7 @@ from maxgnr_jax.aggregators._base import (
   Step,
   aggregator,
 )
+from maxgnr_jax.aggregators._reuse import reuses_steps
 
 
 class MaxGNRState(NamedTuple):
@@ -74,6 +75,7 @@ class MaxGNRState(NamedTuple):
   groups: Any = None
 
 
+@reuses_steps
 def maxgnr(
   gamma: jax.typing.ArrayLike = 0.9,
   *,

@@ -17,11 +17,13 @@ from maxgnr_jax.aggregators._base import (
   Step,
   aggregator,
 )
+from maxgnr_jax.aggregators._reuse import reuses_steps
 
 # Added to a loss before its logarithm is taken, as in the authors' code.
 SMALLEST_LOSS = 1e-8
 
 
+@reuses_steps
 def db_mtl(
   beta: jax.typing.ArrayLike = 0.9,
   beta_decay: jax.typing.ArrayLike = 0.0,

@@ -44,11 +44,13 @@ from maxgnr_jax.aggregators._gramian import (
   tasks_of_group,
 )
 from maxgnr_jax.aggregators._remembered import shares
+from maxgnr_jax.aggregators._reuse import reuses_steps
 
 # What the frame calls the gradients of the two batches.
 BATCHES = ("first_grads", "second_grads")
 
 
+@reuses_steps
 def modo(
   gamma: jax.typing.ArrayLike = 0.1,
   rho: jax.typing.ArrayLike = 0.1,
@@ -120,6 +122,7 @@ def modo(
   return _two_batches(move, num_tasks, shared, groups, zero_gradients)
 
 
+@reuses_steps
 def sdmgrad(
   direction: jax.typing.ArrayLike = 0.3,
   *,

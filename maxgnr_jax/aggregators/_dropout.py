@@ -19,8 +19,10 @@ from maxgnr_jax.aggregators._base import (
   aggregator,
 )
 from maxgnr_jax.aggregators._random import key_memory, next_key
+from maxgnr_jax.aggregators._reuse import reuses_steps
 
 
+@reuses_steps
 def graddrop(
   leak: jax.typing.ArrayLike = 0.0,
   *,
@@ -107,6 +109,7 @@ def graddrop(
   return aggregator(method, num_tasks=num_tasks, shared=shared)
 
 
+@reuses_steps
 def gradient_dropout(
   rate: jax.typing.ArrayLike = 0.1,
   noise: str = "gaussian",

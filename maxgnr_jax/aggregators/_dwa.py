@@ -16,8 +16,10 @@ from maxgnr_jax.aggregators._base import (
   Step,
   aggregator,
 )
+from maxgnr_jax.aggregators._reuse import reuses_steps
 
 
+@reuses_steps
 def dwa(
   steps_per_epoch: int,
   temperature: jax.typing.ArrayLike = 2.0,

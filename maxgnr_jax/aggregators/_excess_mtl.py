@@ -18,8 +18,10 @@ from maxgnr_jax.aggregators._base import (
   aggregator,
 )
 from maxgnr_jax.aggregators._remembered import shares
+from maxgnr_jax.aggregators._reuse import reuses_steps
 
 
+@reuses_steps
 def excess_mtl(
   step_size: jax.typing.ArrayLike = 0.01,
   *,

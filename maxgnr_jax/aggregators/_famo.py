@@ -17,11 +17,13 @@ from maxgnr_jax.aggregators._base import (
   aggregator,
 )
 from maxgnr_jax.aggregators._remembered import learn
+from maxgnr_jax.aggregators._reuse import reuses_steps
 
 # Added to every loss before its logarithm is taken, as in the authors' code.
 SMALLEST_LOSS = 1e-8
 
 
+@reuses_steps
 def famo(
   optimizer: optax.GradientTransformation = optax.chain(
     optax.add_decayed_weights(1e-3), optax.adam(0.025)

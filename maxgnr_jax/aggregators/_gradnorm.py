@@ -19,8 +19,10 @@ from maxgnr_jax.aggregators._base import (
 )
 from maxgnr_jax.aggregators._gramian import in_each_group, measure_gramian
 from maxgnr_jax.aggregators._remembered import learn, shares
+from maxgnr_jax.aggregators._reuse import reuses_steps
 
 
+@reuses_steps
 def gradnorm(
   alpha: jax.typing.ArrayLike = 1.5,
   optimizer: optax.GradientTransformation = optax.adam(0.025),

@@ -21,6 +21,7 @@ from maxgnr_jax.aggregators._base import (
   Step,
   aggregator,
 )
+from maxgnr_jax.aggregators._reuse import reuses_steps
 
 
 def gls(
@@ -79,6 +80,7 @@ def gls_weights(losses: jax.Array) -> jax.Array:
   return jnp.where(counted, jnp.exp(mean - logarithm) / number, 0.0)
 
 
+@reuses_steps
 def stch(
   mu: jax.typing.ArrayLike = 1.0,
   *,
@@ -161,6 +163,7 @@ def stch_weights(
   return preferences * active_softmax(jnp.isfinite(preferred), preferred)
 
 
+@reuses_steps
 def bmtl(
   temperature: jax.typing.ArrayLike = 1.0,
   *,

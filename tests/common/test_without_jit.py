@@ -8,9 +8,9 @@ import optax
 import pytest
 
 from maxgnr_jax import maxgnr
-from tests.helpers.examples import random_grads
+from tests.helpers.examples import follow, grads_sequence, random_grads
 from tests.helpers.methods import METHODS, with_task_values
-from tests.helpers.trees import assert_trees_equal
+from tests.helpers.trees import assert_trees_close, assert_trees_equal
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 PARAMS = {"w": jnp.arange(1.0, 6.0), "b": jnp.ones((2, 2))}
@@ -43,7 +43,7 @@ def test_nothing_is_compiled_after_two_steps_and_nothing_is_kept(name, num_tasks
   for _ in range(5):
     _, state = tx.update(grads, state, PARAMS)
   assert not compiled
-  assert len(jax.live_arrays()) == arrays
+  assert len(jax.live_arrays()) <= arrays
 
 
 def test_the_independent_gradients_of_two_batches_compile_nothing_either():
@@ -84,3 +84,32 @@ def test_a_train_state_can_be_pickled():
   found, expected = (s.apply_gradients(grads=grads) for s in (there, state))
   assert_trees_equal(found.params, expected.params)
   np.testing.assert_array_equal(found.step, 1)
+
+
+SCHEDULABLE = [name for name, method in METHODS.items() if method.schedulable]
+
+
+@pytest.mark.parametrize("name", SCHEDULABLE)
+def test_a_schedule_compiles_nothing_after_two_steps(name):
+  """`inject_hyperparams` makes a new transformation in every step."""
+  method = METHODS[name]
+  argument, default, other = method.schedulable
+  numbers = jnp.linspace(default, other, 7)
+
+  def schedule(count):
+    return numbers[count]
+
+  make = getattr(method.make, "func", method.make)
+  arguments = getattr(method.make, "keywords", {}) | {"num_tasks": 3}
+  static = [key for key in ("num_tasks", "solver", "key") if key in arguments]
+  tx = optax.inject_hyperparams(make, static_args=static)
+  tx = with_task_values(tx(**arguments, **{argument: schedule}))
+  sequence = grads_sequence(PARAMS, 3, 5)
+  expected = follow(tx, PARAMS, sequence)
+  state = tx.init(PARAMS)
+  for number, grads in enumerate(sequence):
+    if number == 2:
+      compiled.clear()
+    updates, state = tx.update(grads, state, PARAMS)
+    assert_trees_close(updates, expected[number][0], rtol=1e-4, atol=1e-6)
+  assert not compiled
