@@ -10,14 +10,14 @@ import optax
 from maxgnr_jax._maxgnr import MaxGNRState
 from maxgnr_jax.aggregators._base import AggregatorState
 
+_COUNTS = ("task_count", "notfinite_count", "zero_count")
 _PER_TASK = (
   "weights",
   "gnr",
   "single_task_gnr",
   "gradient_norm",
   "noise_norm",
-  "task_count",
-  "notfinite_count",
+  *_COUNTS,
 )
 
 
@@ -41,10 +41,10 @@ def diagnostics(
   Returns:
     A dict of scalars. For :func:`maxgnr` it holds ``weights/NAME``, ``gnr/NAME``,
     ``single_task_gnr/NAME``, ``gradient_norm/NAME``, ``noise_norm/NAME``,
-    ``task_count/NAME`` and ``notfinite_count/NAME`` for each task, and
-    ``noise_cosine/NAME,NAME`` for each pair of tasks, negative where their noises
+    ``task_count/NAME``, ``notfinite_count/NAME`` and ``zero_count/NAME`` for each task,
+    and ``noise_cosine/NAME,NAME`` for each pair of tasks, negative where their noises
     oppose each other. For other aggregators it holds ``weights/NAME`` (if the state has
-    weights), the two counts, and every number per task in the memory, by its name. With
+    weights), the three counts, and every number per task in the memory, by its name. With
     groups the keys are ``weights/GROUP/NAME`` and so on; all groups share the counts.
 
   Raises:
@@ -111,7 +111,7 @@ def _per_task(state: MaxGNRState | AggregatorState) -> dict[str, Any]:
     fields = state._asdict() | state.stats._asdict()
     return {name: fields[name] for name in _PER_TASK}
   weights = {} if state.weights is None else {"weights": state.weights}
-  counts = {name: getattr(state, name) for name in ("task_count", "notfinite_count")}
+  counts = {name: getattr(state, name) for name in _COUNTS}
   shapes = {state.task_count.shape, *(x.shape for x in weights.values())}
   remembered = {
     name: values

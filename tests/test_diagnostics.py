@@ -22,6 +22,7 @@ FIELDS = (
   "noise_norm",
   "task_count",
   "notfinite_count",
+  "zero_count",
 )
 
 
