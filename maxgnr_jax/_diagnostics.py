@@ -44,8 +44,9 @@ def diagnostics(
     ``task_count/NAME``, ``notfinite_count/NAME`` and ``zero_count/NAME`` for each task,
     and ``noise_cosine/NAME,NAME`` for each pair of tasks, negative where their noises
     oppose each other. For other aggregators it holds ``weights/NAME`` (if the state has
-    weights), the three counts, and every number per task in the memory, by its name. With
-    groups the keys are ``weights/GROUP/NAME`` and so on; all groups share the counts.
+    weights), the three counts, and every number per task in the memory, by its name.
+    With groups the keys are ``weights/GROUP/NAME`` and so on; all groups share the
+    counts.
 
   Raises:
     ValueError: if ``names`` are not K different names, or ``groups`` not one different
