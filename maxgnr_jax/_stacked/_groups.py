@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
+from maxgnr_jax._stacked._tree import how_to_call, resolve
 from maxgnr_jax._stacked._trunk import is_masked
 
 Labels = str | Any | Callable[[Any], Any] | None
@@ -73,7 +74,7 @@ def label(groups: Labels, params: Any) -> Any:
     TypeError: for labels that are not strings.
     ValueError: for labels that are not like the parameters.
   """
-  if groups in ("layer", "parameter"):
+  if isinstance(groups, str) and groups in ("layer", "parameter"):
     depth = 1 if groups == "layer" else 0
 
     def name(path, _):
@@ -85,11 +86,13 @@ def label(groups: Labels, params: Any) -> Any:
     raise ValueError(
       f'`groups` must be "layer", "parameter" or a pytree of labels, got {groups!r}.'
     )
-  labels = groups(params) if callable(groups) else groups
+  labels = resolve(groups, params)
 
   def broadcast(label, part):
     if not isinstance(label, str):
-      raise TypeError(f"`groups` must hold strings, the labels, got {label!r}.")
+      raise TypeError(
+        f"`groups` must hold strings, the labels, got {label!r}.{how_to_call(groups)}"
+      )
     return jax.tree.map(lambda _: label, part)
 
   try:
@@ -98,7 +101,7 @@ def label(groups: Labels, params: Any) -> Any:
     raise ValueError(
       "`groups` must be a pytree of labels like the parameters, a prefix of it, or a "
       f"function from the parameters to one, got {jax.tree.structure(labels)} for "
-      f"parameters {jax.tree.structure(params)}."
+      f"parameters {jax.tree.structure(params)}.{how_to_call(groups)}"
     ) from error
 
 

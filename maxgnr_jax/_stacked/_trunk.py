@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 from maxgnr_jax._stacked._checks import HOW_TO_STACK
+from maxgnr_jax._stacked._tree import how_to_call, resolve
 
 
 class Trunk(NamedTuple):
@@ -36,11 +37,11 @@ def select(shared: Any, params: optax.Params) -> Any:
   # A pytree without arrays, such as one with masked nodes only, has nothing to select.
   if shared is None or not jax.tree.leaves(params):
     return params
-  mask = shared(params) if callable(shared) else shared
+  mask = resolve(shared, params)
 
   def keep_or_mask(keep, part):
     if not isinstance(keep, (bool, np.bool_)):
-      raise TypeError(f"`shared` must hold bools, got {keep!r}.")
+      raise TypeError(f"`shared` must hold bools, got {keep!r}.{how_to_call(shared)}")
     return part if keep else optax.MaskedNode()
 
   try:
@@ -49,7 +50,7 @@ def select(shared: Any, params: optax.Params) -> Any:
     raise ValueError(
       "`shared` must be a pytree of bools like the parameters, a prefix of it, or a "
       f"function from the parameters to one, got {jax.tree.structure(mask)} for "
-      f"parameters {jax.tree.structure(params)}."
+      f"parameters {jax.tree.structure(params)}.{how_to_call(shared)}"
     ) from error
   if not jax.tree.leaves(selected):
     raise ValueError(
