@@ -102,8 +102,9 @@ def maxgnr(
     shared: Selects the trunk, where gradients and noises are measured: a pytree of
       bools like the parameters (or a prefix of it), or a function from the parameters
       to one. As in :func:`optax.masked`, a pytree that can be called, such as an
-      Equinox module, is read unless all its leaves can be called. Momentum is kept for the trunk only; the other
-      parameters still get their weighted gradient. Default: all parameters.
+      Equinox module, is read unless all its leaves can be called. Momentum is kept for
+      the trunk only; the other parameters still get their weighted gradient. Default:
+      all parameters.
     solver: Solver of Eq. 17: :func:`projected_gradient`, the optimum, or
       :func:`steepest_descent`, the paper's approximation.
     momentum_dtype: Dtype of the momentum; by default each parameter's, which is also
