@@ -7,7 +7,7 @@ import jax
 import optax
 
 from maxgnr_jax._stacked._tree import how_to_call, resolve
-from maxgnr_jax._stacked._trunk import is_masked
+from maxgnr_jax._stacked._trunk import held_instead, is_masked
 
 Labels = str | Any | Callable[[Any], Any] | None
 
@@ -38,17 +38,18 @@ def assign_groups(groups: Labels, params: Any, trunk: Any) -> Any:
   Raises:
     TypeError: for labels that are not strings.
     ValueError: for labels that are not like the parameters, and for a group without
-      parameters of the trunk.
+      parameters of the trunk, or only with arrays of size 0 beside others outside.
   """
   if groups is None:
     return None
   labels = label(groups, params)
   names = sorted(set(jax.tree.leaves(labels)))
-  for name, part in zip(names, split(labels, trunk), strict=True):
-    if not jax.tree.leaves(part):
+  parts = zip(names, split(labels, trunk), split(labels, params), strict=True)
+  for name, part, whole in parts:
+    if got := held_instead(part, whole):
       raise ValueError(
         "Every group must have parameters of the trunk, where gradients are measured, "
-        f"got {name!r}, of which `shared` selects none. Give its parameters the label "
+        f"got {name!r}, of which `shared` selects {got}. Give its parameters the label "
         "of another group; they are then combined with that group's weights."
       )
   return jax.tree.map(lambda name: Group({name: ()}), labels)
