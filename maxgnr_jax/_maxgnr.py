@@ -30,7 +30,9 @@ from maxgnr_jax.aggregators._base import (
 
 
 class MaxGNRState(NamedTuple):
-  """State of :func:`maxgnr`; read a field with ``optax.tree.get(opt_state, name)``.
+  """State of :func:`maxgnr`.
+
+  :func:`aggregator_state` finds it in the state of a whole optimiser.
 
   K-sized fields are float32, or float64 where the parameters are. Per-task fields
   describe the most recent step. Before the first, ``weights`` is uniform and the others
@@ -151,7 +153,7 @@ def maxgnr(
   Example:
     >>> import jax.numpy as jnp
     >>> import optax
-    >>> from maxgnr_jax import maxgnr, value_and_task_grads
+    >>> from maxgnr_jax import aggregator_state, maxgnr, value_and_task_grads
     >>> def losses(params):
     ...   return jnp.sum((params - 1.0) ** 2), jnp.sum(0.01 * params**2)
     >>> params = jnp.array([3.0, -1.0])
@@ -161,7 +163,7 @@ def maxgnr(
     >>> grads.shape
     (2, 2)
     >>> updates, opt_state = tx.update(grads, opt_state, params)
-    >>> [f"{weight:.3f}" for weight in optax.tree.get(opt_state, "weights")]
+    >>> [f"{weight:.3f}" for weight in aggregator_state(opt_state).weights]
     ['0.011', '0.989']
 
   References:
