@@ -21,5 +21,6 @@ from maxgnr_jax._solvers import Solver as Solver
 from maxgnr_jax._solvers import projected_gradient as projected_gradient
 from maxgnr_jax._solvers import steepest_descent as steepest_descent
 from maxgnr_jax._stacked._groups import group_names as group_names
+from maxgnr_jax._state import aggregator_state as aggregator_state
 
 __version__ = "0.1.0"

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from maxgnr_jax._maxgnr import MaxGNRState
+from maxgnr_jax._state import aggregator_state
 from maxgnr_jax.aggregators._base import AggregatorState
 
 _COUNTS = ("task_count", "notfinite_count", "zero_count")
@@ -29,10 +30,9 @@ def diagnostics(
   """Returns the weights, GNRs and norms of the last step as a flat dict of scalars.
 
   Args:
-    opt_state: Optimiser state that contains exactly one :class:`MaxGNRState` or
-      :class:`aggregators.AggregatorState`, for instance the state of an
-      :func:`optax.chain`. May be traced. Before the first step the dict is empty,
-      unless the state was made with ``num_tasks``.
+    opt_state: Optimiser state, or an object that holds one, with exactly one
+      aggregator in it, as :func:`aggregator_state` takes it. May be traced. Before the
+      first step the dict is empty, unless the state was made with ``num_tasks``.
     names: Names of the K tasks, in the order of the stacked gradients (see
       :func:`task_names`). Default: "0", "1" and so on.
     groups: Names of the groups of parameters (see :func:`group_names`), if the
@@ -62,7 +62,7 @@ def diagnostics(
     >>> f"{diagnostics(state, ['depth', 'edges'])['weights/depth']:.3f}"
     '0.750'
   """
-  state = _find_state(opt_state)
+  state = aggregator_state(opt_state)
   tasks = state.task_count.size
   grouped = state.groups is not None
   names = _names("names", names, tasks)
@@ -121,20 +121,3 @@ def _per_task(state: MaxGNRState | AggregatorState) -> dict[str, Any]:
     and jnp.issubdtype(values.dtype, jnp.floating)
   }
   return weights | counts | remembered
-
-
-def _find_state(opt_state: Any) -> MaxGNRState | AggregatorState:
-  """Returns the only aggregator state in ``opt_state``; raises if it is not one."""
-  kinds = (MaxGNRState, AggregatorState)
-
-  def is_state(node):
-    return isinstance(node, kinds)
-
-  nodes = jax.tree.leaves(opt_state, is_leaf=is_state)
-  found = [node for node in nodes if is_state(node)]
-  if len(found) != 1:
-    raise KeyError(
-      "`opt_state` must contain one state of `maxgnr` or another aggregator, found "
-      f"{len(found) or 'none'}. Pass the part of the state that holds one."
-    )
-  return found[0]

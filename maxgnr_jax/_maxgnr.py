@@ -31,7 +31,9 @@ from maxgnr_jax.aggregators._reuse import reuses_steps
 
 
 class MaxGNRState(NamedTuple):
-  """State of :func:`maxgnr`; read a field with ``optax.tree.get(opt_state, name)``.
+  """State of :func:`maxgnr`.
+
+  :func:`aggregator_state` finds it in the state of a whole optimiser.
 
   K-sized fields are float32, or float64 where the parameters are. Per-task fields
   describe the most recent step. Before the first, ``weights`` is uniform and the others
@@ -106,8 +108,10 @@ def maxgnr(
       checkpoints made before the first step.
     shared: Selects the trunk, where gradients and noises are measured: a pytree of
       bools like the parameters (or a prefix of it), or a function from the parameters
-      to one, as in :func:`optax.masked`. Momentum is kept for the trunk only; the other
-      parameters still get their weighted gradient. Default: all parameters.
+      to one. As in :func:`optax.masked`, a pytree that can be called, such as an
+      Equinox module, is read unless all its leaves can be called. Momentum is kept for
+      the trunk only; the other parameters still get their weighted gradient. Default:
+      all parameters.
     solver: Solver of Eq. 17: :func:`projected_gradient`, the optimum, or
       :func:`steepest_descent`, the paper's approximation.
     momentum_dtype: Dtype of the momentum; by default each parameter's, which is also
@@ -156,7 +160,7 @@ def maxgnr(
   Example:
     >>> import jax.numpy as jnp
     >>> import optax
-    >>> from maxgnr_jax import maxgnr, value_and_task_grads
+    >>> from maxgnr_jax import aggregator_state, maxgnr, value_and_task_grads
     >>> def losses(params):
     ...   return jnp.sum((params - 1.0) ** 2), jnp.sum(0.01 * params**2)
     >>> params = jnp.array([3.0, -1.0])
@@ -166,7 +170,7 @@ def maxgnr(
     >>> grads.shape
     (2, 2)
     >>> updates, opt_state = tx.update(grads, opt_state, params)
-    >>> [f"{weight:.3f}" for weight in optax.tree.get(opt_state, "weights")]
+    >>> [f"{weight:.3f}" for weight in aggregator_state(opt_state).weights]
     ['0.011', '0.989']
 
   References:

@@ -78,4 +78,5 @@ def measure(
 
 def _coarsest(tree: Any) -> float:
   """Returns the largest relative rounding error of the tree's dtypes."""
-  return max(float(jnp.finfo(x.dtype).eps) for x in jax.tree.leaves(tree))
+  leaves = [x for x in jax.tree.leaves(tree) if x.size]
+  return max((float(jnp.finfo(x.dtype).eps) for x in leaves), default=0.0)

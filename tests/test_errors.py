@@ -242,7 +242,9 @@ def test_losses_must_be_real_floats(dtype):
   def fun(w):
     return {"a": w[0], "b": w[1].astype(dtype)}
 
-  with pytest.raises(TypeError, match=f"real floating-point losses, got {dtype.dtype}"):
+  with pytest.raises(
+    TypeError, match=f"real floating-point losses, got dtype {dtype.dtype}"
+  ):
     jax.eval_shape(value_and_task_grads(fun), jnp.ones(3))
 
 

@@ -24,7 +24,7 @@ class CombinedGradState(NamedTuple):
     count: [], int32. Number of steps, those between refreshes included.
     aggregator: The aggregator's own state, as the last refresh left it. Its ``weights``
       [K] are those that steps until the next refresh use; read them with
-      ``optax.tree.get(state, "weights")``.
+      ``aggregator_state(state).weights``.
   """
 
   count: jax.Array  # type: ignore[assignment]
@@ -121,7 +121,7 @@ def value_and_combined_grad(
   Example:
     >>> import jax.numpy as jnp
     >>> import optax
-    >>> from maxgnr_jax import maxgnr, value_and_combined_grad
+    >>> from maxgnr_jax import aggregator_state, maxgnr, value_and_combined_grad
     >>> def losses(params):
     ...   return jnp.sum((params - 1.0) ** 2), jnp.sum(0.01 * params**2)
     >>> params = jnp.array([3.0, -1.0])
@@ -134,7 +134,7 @@ def value_and_combined_grad(
     ...   values, grad, state = combined.value_and_grad(state, params)
     ...   updates, opt_state = tx.update(grad, opt_state, params)
     ...   params = optax.apply_updates(params, updates)
-    ...   print([f"{weight:.3f}" for weight in optax.tree.get(state, "weights")])
+    ...   print([f"{weight:.3f}" for weight in aggregator_state(state).weights])
     ['0.011', '0.989']
     ['0.011', '0.989']
     ['0.011', '0.989']

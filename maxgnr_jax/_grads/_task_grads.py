@@ -157,7 +157,10 @@ def differentiated(
         for position, value in zip(positions, inputs, strict=True):
           full[position] = value
         result = fun(*full, **kwargs)
-        return result if has_aux else (result, None)
+        result = result if has_aux else (result, None)
+        if isinstance(result, tuple) and len(result) == 2:  # else JAX raises
+          _check_losses(result[0])
+        return result
 
       inputs = [args[position] for position in positions]
       _check_inputs(inputs)
@@ -257,7 +260,7 @@ def _one_loss_at_a_time(losses: Any) -> tuple[Any, int]:
   """Returns K stacked cotangents, each of which is 1 for one loss, and K.
 
   Raises:
-    TypeError: if ``losses`` are not K real floating-point losses.
+    TypeError: if ``losses`` are not K losses.
   """
   leaves, treedef = jax.tree.flatten(losses)
   vector = _is_vector(losses)
@@ -269,12 +272,6 @@ def _one_loss_at_a_time(losses: Any) -> tuple[Any, int]:
       f"got {treedef} with shapes {shapes}. Reduce each task's loss to a scalar, for "
       "instance with `.mean()`. If `fun` also returns auxiliary data, pass "
       "`has_aux=True`."
-    )
-  if wrong := _stacked.first_not_floating(losses):
-    place, dtype = wrong
-    raise TypeError(
-      f"`fun` must return real floating-point losses, got {dtype} in {place}. Convert "
-      "it with `.astype(jnp.float32)`, or return it as auxiliary data."
     )
   if vector:
     return jnp.eye(losses.size, dtype=losses.dtype), losses.size
@@ -292,9 +289,21 @@ def _is_vector(losses: Any) -> bool:
 def _check_inputs(inputs: Any) -> None:
   """Raises unless the losses can be differentiated with respect to ``inputs``."""
   if wrong := _stacked.first_not_floating(inputs):
-    place, dtype = wrong
+    place, kind = wrong
     raise TypeError(
-      f"Only real floating-point arrays can be differentiated, got dtype {dtype} in "
-      f"{place} of the differentiated arguments. Split other arrays off first, with "
-      "`nnx.split(model, nnx.Param, ...)`, or name other arguments in `argnums`."
+      f"Only real floating-point arrays can be differentiated, got {kind} in {place} "
+      "of the differentiated arguments. Split everything else off first, with "
+      "`nnx.split(model, nnx.Param, ...)` or `equinox.partition(model, "
+      "equinox.is_inexact_array)`, or name other arguments in `argnums`."
+    )
+
+
+def _check_losses(losses: Any) -> None:
+  """Raises unless every loss is real floating point."""
+  if wrong := _stacked.first_not_floating(losses):
+    place, kind = wrong
+    raise TypeError(
+      f"`fun` must return real floating-point losses, got {kind} in {place}. Convert "
+      "numbers with `.astype(jnp.float32)`, return other arrays as auxiliary data "
+      "(`has_aux=True`), and leave functions and strings out."
     )

@@ -137,13 +137,18 @@ def over_parameters(fun: Callable[..., Any], leaves: Leaves, *small: jax.Array) 
     fun: Makes K-sized arrays from a :class:`Reduce`, by which it must sum over
       parameters, the leaves and the small arrays. It must not close over other arrays.
     leaves: For each parameter a tuple of stacked arrays, [K, *shape], all sharded in
-      the same way.
+      the same way. Parameters of size 0 are left out; if there are no others, ``fun``
+      gets a single number per task, 0.
     *small: K-sized arrays, replicated on all devices.
 
   Returns:
     What ``fun`` returns, replicated on all devices.
   """
-  leaves = [tuple(arrays) for arrays in leaves]
+  whole = [tuple(arrays) for arrays in leaves]
+  leaves = [arrays for arrays in whole if arrays[0].size]
+  if not leaves:
+    zeros = tuple(jnp.zeros((x.shape[0], 1), x.dtype) for x in whole[0])
+    return fun(Reduce([()]), [zeros], *small)
   if names := _axis_names.get():
     varying = [frozenset().union(*map(_varying, arrays)) for arrays in leaves]
     axes = [[name for name in names if name in some] for some in varying]

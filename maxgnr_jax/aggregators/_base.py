@@ -130,6 +130,7 @@ def aggregator(
   ) -> tuple[optax.Updates, AggregatorState]:
     check_state(state, AggregatorState)
     _stacked.check_floating(grads, "Gradients")
+    _stacked.check_floating(params, "Parameters")
     if not _stacked.has_numbers(grads):
       return _stacked.nothing_to_measure(grads), state
     trunk = _stacked.restrict(grads, state.trunk)

@@ -16,7 +16,7 @@ Memory = dict[str, Any]
 class AggregatorState(NamedTuple):
   """State of every aggregator but :func:`maxgnr_jax.maxgnr`, which has its own.
 
-  Read a field with ``optax.tree.get(opt_state, name)``.
+  :func:`maxgnr_jax.aggregator_state` finds it in the state of a whole optimiser.
 
   Attributes:
     count: [], int32. Number of updates.
