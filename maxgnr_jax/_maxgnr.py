@@ -49,7 +49,8 @@ class MaxGNRState(NamedTuple):
     weights: [K]. The task weights that made the update, non-negative, of sum 1 (Eq.
       17); 0 for inactive tasks.
     gnr: [K]. Each task's GNR under these weights (Eq. 9 with the estimates of Eq. 17);
-      infinite without noise, as at the first step; 0 for inactive tasks.
+      infinite without noise, as at the first step, where ``jax_debug_infs`` therefore
+      raises an error; 0 for inactive tasks.
     single_task_gnr: [K]. The GNR that each task would have alone (Eq. 8); infinite
       without noise, 0 for inactive tasks.
     stats: :class:`GradientStats`, ``gradient_norm`` [K], ``noise_norm`` [K] and

@@ -132,5 +132,5 @@ def test_diagnostics_of_an_aggregator_hold_every_number_per_task():
   log = diagnostics(state, task_names(losses))
   for name in ("weights", "mean", "variance"):
     assert {f"{name}/depth", f"{name}/edges"} <= set(log)
-  assert len(log) == 10  # and the two counts
+  assert len(log) == 12  # and the three counts
   assert float(log["mean/depth"]) == 1
