@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from maxgnr_jax._linalg._active import along
+from maxgnr_jax._linalg._root import square_root
 from maxgnr_jax._stacked._sharding import Leaves, Reduce, over_parameters
 from maxgnr_jax._stacked._sums import sums_of_products, sums_of_squares
 from maxgnr_jax._stacked._tree import add, compute_dtype
@@ -54,7 +55,7 @@ def norms(stacked: Any, dtype: Any) -> jax.Array:
     return reduce.sum(lambda leaves: sums_of_squares(leaves, row), leaves), scale
 
   squares, scale = over_parameters(sums, [(x,) for x in jax.tree.leaves(stacked)])
-  return scale * jnp.sqrt(squares)
+  return scale * square_root(squares)
 
 
 def finite(stacked: Any, num_tasks: int, dtype: Any) -> jax.Array:
@@ -124,4 +125,5 @@ def task_scales(reduce: Reduce, leaves: Leaves, dtype: Any):
     sampled.append(jnp.max(jnp.abs(flat[:, ::stride].astype(dtype)), axis=1))
   scale = reduce.largest(functools.reduce(jnp.maximum, sampled))
   scale = jnp.where((scale > 0) & jnp.isfinite(scale), scale, 1.0)
+  scale = jax.lax.stop_gradient(scale)  # results do not depend on it
   return 1.0 / scale, scale
