@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from maxgnr_jax._linalg._matrix import quadratic_form
+from maxgnr_jax._linalg._root import square_root
 
 
 class GradientStats(NamedTuple):
@@ -60,13 +61,13 @@ class NoiseAverage(NamedTuple):
       stats: Statistics of this step, 0 for inactive tasks.
       keep: [K], in [0, 1], 1 for inactive tasks.
     """
-    unit = jnp.maximum(self.norm, stats.noise_norm)
+    unit = jax.lax.stop_gradient(jnp.maximum(self.norm, stats.noise_norm))
     unit = jnp.where(unit > 0, unit, 1.0)
-    old = jnp.sqrt(keep) * self.norm / unit
-    new = jnp.sqrt(1.0 - keep) * stats.noise_norm / unit
+    old = square_root(keep) * self.norm / unit
+    new = square_root(1.0 - keep) * stats.noise_norm / unit
     gram = old[:, None] * old[None, :] * self.cosine
     gram += new[:, None] * new[None, :] * stats.noise_cosine
-    norm = jnp.sqrt(jnp.diagonal(gram))
+    norm = square_root(jnp.diagonal(gram))
     divisor = jnp.where(norm > 0, norm, 1.0)
     cosine = jnp.clip(gram / divisor[:, None] / divisor[None, :], -1.0, 1.0)
     return NoiseAverage(unit * norm, cosine)
@@ -137,14 +138,14 @@ def task_gnr(weights: jax.typing.ArrayLike, stats: GradientStats) -> jax.Array:
       f"{stats.noise_norm.shape}, got shape {weights.shape}."
     )
   noise = weights * stats.noise_norm
-  scale = jnp.max(jnp.abs(noise), initial=0.0)
+  scale = jax.lax.stop_gradient(jnp.max(jnp.abs(noise), initial=0.0))
   noise = noise / jnp.where(scale > 0, scale, 1.0)
-  combined = jnp.sqrt(jnp.maximum(quadratic_form(stats.noise_cosine, noise), 0.0))
+  combined = square_root(quadratic_form(stats.noise_cosine, noise))
   return _squared_ratio(jnp.abs(weights * stats.gradient_norm), scale * combined)
 
 
 def _squared_ratio(signal: jax.Array, noise: jax.Array) -> jax.Array:
   """Returns ``signal² / noise²``, [K], with 0 where both are 0."""
   ratio = signal / jnp.where(noise > 0, noise, 1.0)
-  ratio = jnp.where(noise > 0, ratio, jnp.where(signal > 0, jnp.inf, 0.0))
-  return ratio * ratio
+  without_noise = jnp.where(signal > 0, jnp.inf, 0.0)
+  return jnp.where(noise > 0, ratio * ratio, without_noise)

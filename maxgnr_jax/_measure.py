@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from maxgnr_jax import _stacked
 from maxgnr_jax._gnr import GradientStats
 from maxgnr_jax._linalg._active import along
+from maxgnr_jax._linalg._root import square_root
 
 
 def measure(
@@ -57,8 +58,8 @@ def measure(
   gramian, squared_norm, scale = _stacked.over_parameters(sums, pairs, gamma, mask)
   squared_change = jnp.diagonal(gramian)
   finite = jnp.isfinite(squared_change) & jnp.isfinite(squared_norm)
-  gradient_norm = jnp.where(finite, scale * jnp.sqrt(squared_norm), 0.0)
-  change_norm = jnp.sqrt(squared_change)
+  gradient_norm = jnp.where(finite, scale * square_root(squared_norm), 0.0)
+  change_norm = square_root(squared_change)
   noise_norm = gamma * scale * change_norm
   # A difference that rounding alone explains is no noise. At γ = 0, m is g up to
   # rounding. Otherwise a step moves m by 1 - γ of the difference; if that is less than

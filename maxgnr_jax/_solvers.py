@@ -14,7 +14,7 @@ import optax
 
 from maxgnr_jax._checks import check_at_least_one, check_positive
 from maxgnr_jax._gnr import GradientStats
-from maxgnr_jax._linalg import minimise_above, quadratic_form
+from maxgnr_jax._linalg import minimise_above, quadratic_form, unit_largest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,8 +85,7 @@ def _projected_gradient(stats: GradientStats, *, num_steps: int) -> jax.Array:
     stats.noise_norm / jnp.where(has_gradient, stats.gradient_norm, 1.0),
     0.0,
   )
-  largest_bound = jnp.max(bound)
-  bound = bound / jnp.where(largest_bound > 0, largest_bound, 1.0)
+  bound = unit_largest(bound)
   cosine = jnp.where(
     has_gradient[:, None] & has_gradient[None, :], stats.noise_cosine, 0.0
   )
@@ -101,11 +100,12 @@ def _normalise(u: jax.Array, gradient_norm: jax.Array) -> jax.Array:
   """Returns the weights ``w_k ∝ u_k / ‖m_k‖``, [K], of sum 1."""
   has_gradient = gradient_norm > 0
   smallest = jnp.min(jnp.where(has_gradient, gradient_norm, jnp.inf))
+  smallest = jax.lax.stop_gradient(smallest)  # the sum divides it out
   # Every factor lies in [0, 1], so that nothing overflows for gradients of any scale.
   inverse_norm = jnp.where(
     has_gradient, smallest / jnp.where(has_gradient, gradient_norm, 1.0), 0.0
   )
-  weights = u / jnp.max(u) * inverse_norm
+  weights = unit_largest(u) * inverse_norm
   total = jnp.sum(weights)
   equal = 1.0 / weights.size
   return jnp.where(total > 0, weights / jnp.where(total > 0, total, 1.0), equal)
@@ -167,15 +167,19 @@ def _steepest_descent(
   has_gradient = stats.gradient_norm > 0
   # The GNR does not change when gradients and noises are divided by the same number.
   unit = jnp.maximum(jnp.max(stats.gradient_norm), jnp.max(stats.noise_norm))
-  unit = jnp.where(unit > 0, unit, 1.0)
+  unit = jax.lax.stop_gradient(jnp.where(unit > 0, unit, 1.0))
   signal = stats.gradient_norm / unit
   noise = jnp.where(has_gradient, stats.noise_norm / unit, 0.0)
   cosine = stats.noise_cosine
+  above_all = jnp.where(jnp.any(has_gradient), jnp.inf, 0.0).astype(signal.dtype)
 
   def smallest_gnr(weights):
-    smallest = jnp.min(jnp.where(has_gradient, weights * signal, jnp.inf))
+    smallest = jnp.min(jnp.where(has_gradient, weights * signal, above_all))
     # Rounding may make the squared norm negative where the noises cancel.
-    return smallest**2 / jnp.maximum(quadratic_form(cosine, weights * noise), 0.0)
+    squared = quadratic_form(cosine, weights * noise)
+    noisy = squared > 0
+    without_noise = jnp.where(smallest > 0, jnp.inf, 0.0)
+    return jnp.where(noisy, smallest**2 / jnp.where(noisy, squared, 1.0), without_noise)
 
   def step(_, carry):
     weights, best_weights, best = carry

@@ -20,4 +20,5 @@ from maxgnr_jax._linalg._matrix import matvec as matvec
 from maxgnr_jax._linalg._matrix import quadratic_form as quadratic_form
 from maxgnr_jax._linalg._newton import minimise_on_simplex as minimise_on_simplex
 from maxgnr_jax._linalg._quadratic import minimise_above as minimise_above
+from maxgnr_jax._linalg._root import square_root as square_root
 from maxgnr_jax._linalg._simplex import project_on_simplex as project_on_simplex

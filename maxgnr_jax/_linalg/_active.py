@@ -54,7 +54,8 @@ def redistribute(active: jax.Array, weights: jax.Array) -> jax.Array:
 
 def active_softmax(active: jax.Array, logits: jax.Array) -> jax.Array:
   """Returns the softmax of the logits [K] over the active tasks, 0 for the others."""
-  logits = jnp.where(active, logits, -jnp.inf)
+  inactive = jnp.where(jnp.any(active), -jnp.inf, 0.0)  # not infinite for all tasks
+  logits = jnp.where(active, logits, inactive.astype(logits.dtype))
   return jnp.where(active, jax.nn.softmax(logits), 0.0)
 
 

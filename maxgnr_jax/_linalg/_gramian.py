@@ -1,5 +1,6 @@
 """Algebra of the Gramian ``⟨g_i, g_j⟩`` [K, K] of the task gradients."""
 
+import functools
 from typing import Any
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 
 from maxgnr_jax._linalg._active import num_active, zero_inactive
 from maxgnr_jax._linalg._matrix import matvec
+from maxgnr_jax._linalg._root import square_root
 
 
 def only_active(
@@ -19,7 +21,7 @@ def only_active(
 
 def norms(gramian: jax.Array) -> jax.Array:
   """Returns the norms of the gradients, ``‖g_k‖``, [K]."""
-  return jnp.sqrt(jnp.diagonal(gramian))
+  return square_root(jnp.diagonal(gramian))
 
 
 def inverse_norms(gramian: jax.Array) -> jax.Array:
@@ -46,8 +48,11 @@ def unit_products(gramian: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def unit_largest(values: jax.Array) -> jax.Array:
-  """Divides non-negative ``values`` by the largest, unless all are 0."""
-  largest = jnp.max(values)
+  """Divides non-negative ``values`` by the largest, unless all are 0.
+
+  This is a choice of units: derivatives take the largest value for a constant.
+  """
+  largest = jax.lax.stop_gradient(jnp.max(values))
   return values / jnp.where(largest > 0, largest, 1.0)
 
 
@@ -65,7 +70,35 @@ def equal_cosines(cosine: jax.Array, active: jax.Array) -> jax.Array:
   ones = (jnp.diagonal(cosine) > 0).astype(cosine.dtype)
   # This is JAX's default tolerance for the matrix of the active tasks only.
   rtol = 10.0 * float(jnp.finfo(cosine.dtype).eps) * num_active(active, cosine.dtype)
-  return matvec(jnp.linalg.pinv(cosine, rtol=rtol, hermitian=True), ones)
+  return matvec(_pseudo_inverse(cosine, rtol), ones)
+
+
+@jax.custom_jvp
+def _pseudo_inverse(matrix: jax.Array, rtol: jax.Array) -> jax.Array:
+  """Returns the pseudo-inverse of a symmetric matrix, with a traced tolerance.
+
+  The derivative of :func:`jax.numpy.linalg.pinv` takes no traced one.
+  """
+  return jnp.linalg.pinv(matrix, rtol=rtol, hermitian=True)
+
+
+@_pseudo_inverse.defjvp
+def _pseudo_inverse_jvp(primals, tangents):
+  """Differentiates the pseudo-inverse of a symmetric matrix of constant rank.
+
+  Golub and Pereyra, The Differentiation of Pseudo-Inverses, SIAM Journal on Numerical
+  Analysis 1973, Eq. 4.12. It has no differences of eigenvalues, so that these may be
+  equal.
+  """
+  product = functools.partial(jnp.matmul, precision="highest")
+
+  (matrix, _), (change, _) = primals, tangents
+  change = 0.5 * (change + change.T)
+  inverse = _pseudo_inverse(*primals)
+  null = jnp.eye(len(matrix), dtype=matrix.dtype) - product(matrix, inverse)
+  rotation = product(product(inverse, inverse), product(change, null))
+  within = product(product(inverse, change), inverse)
+  return inverse, rotation + rotation.T - within
 
 
 def rounding(dtype: Any) -> float:

@@ -33,11 +33,14 @@ def minimise_above(
     Foundations of Computational Mathematics 2015.
   """
   linear = jnp.zeros_like(bound) if linear is None else linear
-  step_size = 1.0 / jnp.maximum(_eigenvalue_bound(matrix), 1.0)
+  # The minimiser does not depend on the step size, nor does its derivative.
+  largest = _eigenvalue_bound(jax.lax.stop_gradient(matrix))
+  step_size = 1.0 / jnp.maximum(largest, 1.0)
 
   def step(_, carry):
     v, ahead, t = carry
-    v_next = jnp.maximum(bound, ahead - step_size * (matvec(matrix, ahead) - linear))
+    downhill = ahead - step_size * (matvec(matrix, ahead) - linear)
+    v_next = jnp.where(downhill < bound, bound, downhill)
     # If the momentum points uphill, it has overshot: reset it.
     restart = jnp.vdot(ahead - v_next, v_next - v) > 0
     t_next = jnp.where(restart, 1.0, (1 + jnp.sqrt(1 + 4 * t * t)) / 2)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from maxgnr_jax._linalg._active import along
+from maxgnr_jax._linalg._root import square_root
 from maxgnr_jax._stacked._sharding import Reduce, over_parameters
 from maxgnr_jax._stacked._sums import sums_of_products, sums_of_squares
 from maxgnr_jax._stacked._tree import add, compute_dtype
@@ -61,7 +62,7 @@ def norms(stacked: Any, dtype: Any) -> jax.Array:
     return reduce.sum(lambda leaves: sums_of_squares(leaves, row), leaves), scale
 
   squares, scale = over_parameters(sums, [(x,) for x in jax.tree.leaves(stacked)])
-  return scale * jnp.sqrt(squares)
+  return scale * square_root(squares)
 
 
 def finite(stacked: Any, num_tasks: int, dtype: Any) -> jax.Array:
@@ -139,7 +140,9 @@ def magnitude(
     dtype: Dtype of the result.
     mask: [K], bool: tasks for which it matters. Default: all.
   """
-  arrays = sorted((x for x in arrays if x.size), key=lambda x: -x.size)
+  # Results do not depend on the scale, and a maximum over devices has no derivative.
+  arrays = [jax.lax.stop_gradient(x) for x in arrays if x.size]
+  arrays.sort(key=lambda x: -x.size)
   sampled = reduce.largest(
     _largest([_sample(x) for x in arrays[:SAMPLED_LEAVES]], dtype)
   )

@@ -1,5 +1,7 @@
 """Nash-MTL and FairGrad, which choose the update as a bargain between the tasks."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -177,6 +179,7 @@ def fairgrad_weights(
   return _solve(cosine, demand, q) * jnp.exp(shift / (1.0 + q)) * inverse
 
 
+@jax.custom_jvp
 def _solve(cosine: jax.Array, demand: jax.Array, q: jax.Array) -> jax.Array:
   """Solves ``C a = demand · a^(-q)`` over ``a > 0`` by Newton's method.
 
@@ -186,13 +189,11 @@ def _solve(cosine: jax.Array, demand: jax.Array, q: jax.Array) -> jax.Array:
   """
 
   def gradient(a):
-    return matvec(cosine, a) - demand * a**-q
+    return _gradient(a, cosine, demand, q)
 
   def step(carry):
     count, a, _ = carry
-    gain = demand * a ** (1.0 - q)
-    hessian = a[:, None] * cosine * a[None, :] + jnp.diag(q * gain)
-    relative = jnp.linalg.solve(hessian, -a * gradient(a))
+    relative = jnp.linalg.solve(_hessian(a, cosine, demand, q), -a * gradient(a))
     longest = 0.9 / jnp.maximum(jnp.max(-relative), 0.9)
     moved, _ = search_line(gradient, a, relative, longest)
     residual = jnp.max(jnp.abs(gradient(moved)) * moved**q / demand)
@@ -209,3 +210,26 @@ def _solve(cosine: jax.Array, demand: jax.Array, q: jax.Array) -> jax.Array:
   infinite = jnp.asarray(jnp.inf, demand.dtype)
   _, a, _ = jax.lax.while_loop(unsolved, step, (jnp.zeros((), int), start, infinite))
   return a
+
+
+@_solve.defjvp
+def _solve_jvp(primals, tangents):
+  """Differentiates the solution by the equation that it solves."""
+  a = _solve(*primals)
+  _, change = jax.jvp(functools.partial(_gradient, a), primals, tangents)
+  return a, a * jnp.linalg.solve(_hessian(a, *primals), -a * change)
+
+
+def _gradient(
+  a: jax.Array, cosine: jax.Array, demand: jax.Array, q: jax.Array
+) -> jax.Array:
+  """Returns the gradient of f, [K]."""
+  return matvec(cosine, a) - demand * a**-q
+
+
+def _hessian(
+  a: jax.Array, cosine: jax.Array, demand: jax.Array, q: jax.Array
+) -> jax.Array:
+  """Returns the Hessian of f, its rows and columns multiplied by a, [K, K]."""
+  gain = demand * a ** (1.0 - q)
+  return a[:, None] * cosine * a[None, :] + jnp.diag(q * gain)

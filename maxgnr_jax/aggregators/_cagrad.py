@@ -11,6 +11,7 @@ from maxgnr_jax._linalg import (
   only_active,
   quadratic_form,
   rounding,
+  square_root,
   uniform_weights,
   unit_products,
 )
@@ -100,19 +101,29 @@ def cagrad_weights(
   ridged = products + max(rounding(dtype), 1e-8) * jnp.diag(norm * norm)
   mean = uniform_weights(active, dtype)
   mean_products = matvec(products, mean)
-  radius = jnp.asarray(c, dtype) * jnp.sqrt(
-    jnp.maximum(quadratic_form(products, mean), 0.0)
-  )
+  radius = jnp.asarray(c, dtype) * square_root(quadratic_form(products, mean))
+  problem = (ridged, mean_products, radius)
+  w = minimise_on_simplex(_dual_derivatives, problem, active, rounding(dtype))
+  return mean + radius / _length(ridged, w) * w
 
-  def length_of(w):
-    squared = quadratic_form(ridged, w)
-    return jnp.sqrt(jnp.where(squared > 0, squared, 1.0))
 
-  def derivatives(w):
-    length = length_of(w)
-    unit = matvec(ridged, w) / length
-    gradient = mean_products + radius * unit
-    return gradient, radius / length * (ridged - unit[:, None] * unit[None, :])
+def _dual_derivatives(
+  w: jax.Array, problem: tuple[jax.Array, jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+  """Returns gradient and Hessian of the dual objective, ``⟨g_w, g_0⟩ + r ‖g_w‖``.
 
-  w = minimise_on_simplex(derivatives, active, dtype, tolerance=rounding(dtype))
-  return mean + radius / length_of(w) * w
+  Args:
+    w: [K].
+    problem: ``⟨g_i, g_j⟩`` [K, K], ``⟨g_k, g_0⟩`` [K] and r [].
+  """
+  products, mean_products, radius = problem
+  length = _length(products, w)
+  unit = matvec(products, w) / length
+  gradient = mean_products + radius * unit
+  return gradient, radius / length * (products - unit[:, None] * unit[None, :])
+
+
+def _length(products: jax.Array, w: jax.Array) -> jax.Array:
+  """Returns ``‖g_w‖``, to be divided by: 1 where it is 0."""
+  squared = quadratic_form(products, w)
+  return jnp.sqrt(jnp.where(squared > 0, squared, 1.0))

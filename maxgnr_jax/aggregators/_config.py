@@ -83,5 +83,5 @@ def config_weights(gramian: jax.Array, active: jax.Array | bool = True) -> jax.A
   projections = jnp.vdot(norms(gramian), matvec(cosine, x))
   scale = jnp.where(exists, projections / jnp.where(exists, squared, 1.0), 0.0)
   # `scale` and the largest inverse norm may be huge and tiny: multiply them first.
-  largest = jnp.max(inverse)
+  largest = jax.lax.stop_gradient(jnp.max(inverse))  # as in `unit_largest`
   return scale * largest * x * unit_largest(inverse)

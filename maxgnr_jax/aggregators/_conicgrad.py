@@ -11,6 +11,7 @@ from maxgnr_jax._linalg import (
   only_active,
   quadratic_form,
   rounding,
+  square_root,
   uniform_weights,
   unit_products,
 )
@@ -97,42 +98,66 @@ def conicgrad_weights(
   active, gramian = only_active(active, gramian)
   dtype = gramian.dtype
   c = jnp.asarray(c, dtype)
-  s = jnp.sqrt(1.0 - c * c)
   norm, products = unit_products(gramian)
   # A ridge keeps lengths above 0 where gradients cancel: at 0 they have no derivative.
   # Much below 1e-8 the derivative changes too fast for Newton's method.
   ridged = products + max(rounding(dtype), 1e-8) * jnp.diag(norm * norm)
   mean = uniform_weights(active, dtype)
-  mean_length = jnp.sqrt(jnp.maximum(quadratic_form(ridged, mean), 0.0))
+  mean_length = square_root(quadratic_form(ridged, mean))
   exists = mean_length > 0
   # `along` holds the products of the gradients with the mean's direction, `orthogonal`
   # those between their components orthogonal to it.
   along = matvec(ridged, mean) / jnp.where(exists, mean_length, 1.0)
   orthogonal = ridged - along[:, None] * along[None, :]
-
-  def root(matrix, w):
-    squared = quadratic_form(matrix, w)
-    return jnp.sqrt(jnp.where(squared > 0, squared, 1.0))
-
-  def inside(w):
-    return jnp.vdot(along, w) >= c * root(ridged, w)
-
-  def derivatives(w):
-    matrix = jnp.where(inside(w), ridged, s * s * orthogonal)
-    length = root(matrix, w)
-    unit = matvec(matrix, w) / length
-    gradient = unit + jnp.where(inside(w), 0.0, c) * along
-    return gradient, (matrix - unit[:, None] * unit[None, :]) / length
-
-  w = minimise_on_simplex(derivatives, active, dtype, tolerance=rounding(dtype))
+  problem = (ridged, orthogonal, along, c)
+  w = minimise_on_simplex(_dual_derivatives, problem, active, rounding(dtype))
+  inside = _inside(w, ridged, along, c)
   # The unit vector that attains h(w), as weights of the gradients: that of `g_w` inside
   # the cone; outside, c times the mean's direction and s times one orthogonal to it.
   to_mean = jnp.where(exists, mean / jnp.where(exists, mean_length, 1.0), 0.0)
-  to_side = (w - jnp.vdot(along, w) * to_mean) / root(orthogonal, w)
-  direction = jnp.where(inside(w), w / root(ridged, w), c * to_mean + s * to_side)
+  to_side = (w - jnp.vdot(along, w) * to_mean) / _length(orthogonal, w)
+  on_surface = c * to_mean + _sine(c) * to_side
+  direction = jnp.where(inside, w / _length(ridged, w), on_surface)
   # If no direction in the cone helps the tasks, the orthogonal component is rounding
   # error: take the mean's direction.
   ridge = quadratic_form(ridged - products, w)
-  only_rounding = ~inside(w) & (quadratic_form(orthogonal, w) < 20.0 * ridge)
+  only_rounding = ~inside & (quadratic_form(orthogonal, w) < 20.0 * ridge)
   direction = jnp.where(only_rounding, to_mean, direction)
   return jnp.where(exists, mean_length * direction, 0.0)
+
+
+def _dual_derivatives(
+  w: jax.Array, problem: tuple[jax.Array, jax.Array, jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+  """Returns gradient and Hessian of h, the dual objective.
+
+  Args:
+    w: [K].
+    problem: The products of the gradients [K, K], those of their components orthogonal
+      to the mean [K, K], their products with the mean's direction [K], and c [].
+  """
+  products, orthogonal, along, c = problem
+  inside = _inside(w, products, along, c)
+  matrix = jnp.where(inside, products, _sine(c) * _sine(c) * orthogonal)
+  length = _length(matrix, w)
+  unit = matvec(matrix, w) / length
+  gradient = unit + jnp.where(inside, 0.0, c) * along
+  return gradient, (matrix - unit[:, None] * unit[None, :]) / length
+
+
+def _inside(
+  w: jax.Array, products: jax.Array, along: jax.Array, c: jax.Array
+) -> jax.Array:
+  """Tells whether ``g_w`` lies inside the cone, []."""
+  return jnp.vdot(along, w) >= c * _length(products, w)
+
+
+def _sine(c: jax.Array) -> jax.Array:
+  """Returns the sine of the cone's half angle, of which c is the cosine."""
+  return jnp.sqrt(1.0 - c * c)
+
+
+def _length(products: jax.Array, w: jax.Array) -> jax.Array:
+  """Returns ``(wᵀ P w)^½``, to be divided by: 1 where it is 0."""
+  squared = quadratic_form(products, w)
+  return jnp.sqrt(jnp.where(squared > 0, squared, 1.0))

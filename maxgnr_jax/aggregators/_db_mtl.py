@@ -109,7 +109,10 @@ def db_mtl(
     )
     length = zero_inactive(active, _stacked.norms(average, step.dtype))
     nonzero = length > 0
-    scale = jnp.where(nonzero, jnp.max(length) / jnp.where(nonzero, length, 1.0), 0.0)
+    # The derivative of `jnp.max` looks for numbers equal to the maximum. When they are
+    # computed again, rounded otherwise, it finds none and is NaN.
+    longest = length[jnp.argmax(length)]
+    scale = jnp.where(nonzero, longest / jnp.where(nonzero, length, 1.0), 0.0)
     return Choice(
       memory={"average": average},
       combined=_stacked.combine(scale, average, _stacked.one_task(grads), active),

@@ -24,6 +24,7 @@ from maxgnr_jax._linalg import (
   num_active,
   project_on_simplex,
   remember,
+  square_root,
   uniform_weights,
   zero_inactive,
 )
@@ -197,7 +198,7 @@ def sdmgrad(
 
   def move(gramian: jax.Array, w: jax.Array, active: jax.Array) -> Any:
     dtype = w.dtype
-    lengths = jnp.sqrt(jnp.maximum(jnp.diagonal(gramian), 0.0))
+    lengths = square_root(jnp.diagonal(gramian))
     scale = jnp.sum(lengths) / num_active(active, dtype)
     scale = jnp.where(scale > 0, scale, 1.0)
     gramian = gramian / scale / scale

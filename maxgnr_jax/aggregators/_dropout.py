@@ -9,7 +9,13 @@ import optax
 
 from maxgnr_jax import _stacked
 from maxgnr_jax._checks import check_fraction, check_range
-from maxgnr_jax._linalg import num_active, remember, uniform_weights, zero_inactive
+from maxgnr_jax._linalg import (
+  num_active,
+  remember,
+  square_root,
+  uniform_weights,
+  zero_inactive,
+)
 from maxgnr_jax.aggregators._base import (
   Choice,
   Memory,
@@ -176,7 +182,7 @@ def gradient_dropout(
       p = jnp.asarray(rate, grads.dtype)
       if noise == "gaussian":
         drawn = jax.random.normal(key, grads.shape, grads.dtype)
-        factor = 1.0 + jnp.sqrt(p / (1.0 - p)) * drawn
+        factor = 1.0 + square_root(p / (1.0 - p)) * drawn
       else:
         kept = jax.random.uniform(key, grads.shape, grads.dtype) >= p
         factor = kept.astype(grads.dtype) / (1.0 - p)

@@ -121,7 +121,7 @@ def _adagrad_risks(squares: Any, grads: Any, dtype: Any) -> tuple[Any, jax.Array
   squares = jax.tree.map(added, squares, grads)
 
   def row(k, s, g):
-    root = jnp.sqrt(jnp.where(s > 0, jnp.sqrt(s), 1.0)).astype(dtype)
+    root = jnp.sqrt(jnp.sqrt(jnp.where(s > 0, s, 1.0))).astype(dtype)
     return g.astype(dtype) / root
 
   def sums(reduce, pairs):

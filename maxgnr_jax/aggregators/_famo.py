@@ -121,7 +121,8 @@ def famo(
       learning, optimizer, slope, memory["logits"], memory["optimizer"]
     )
     # Dividing by losses in units of the smallest one keeps the quotients in [0, 1].
-    divisor = jnp.where(active, excess(losses), jnp.inf)
+    infinite = jnp.where(jnp.any(active), jnp.inf, 1.0).astype(losses.dtype)
+    divisor = jnp.where(active, excess(losses), infinite)
     smallest = jnp.min(divisor)
     share = active_softmax(active, logits)
     share *= jnp.where(active, smallest / divisor, 0.0)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from maxgnr_jax._linalg import inverse_norms, only_active
+from maxgnr_jax._linalg import inverse_norms, only_active, square_root
 from maxgnr_jax._stacked import Labels
 from maxgnr_jax.aggregators._base import Shared
 from maxgnr_jax.aggregators._gramian import gramian_rule
@@ -67,4 +67,4 @@ def gradient_norm_scaling_weights(
     [K], non-negative; 0 for a task without gradient.
   """
   _, gramian = only_active(active, gramian)
-  return jnp.sqrt(jnp.maximum(jnp.sum(gramian), 0.0)) * inverse_norms(gramian)
+  return square_root(jnp.sum(gramian)) * inverse_norms(gramian)

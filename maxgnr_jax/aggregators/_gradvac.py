@@ -14,6 +14,7 @@ from maxgnr_jax._linalg import (
   norms,
   quadratic_form,
   remember,
+  square_root,
   zero_inactive,
 )
 from maxgnr_jax._stacked import Labels
@@ -128,13 +129,13 @@ def _vaccinate(gramian, goals, beta, key):
 
     def step(carry, other):
       combination, goals = carry
-      length = jnp.sqrt(jnp.maximum(quadratic_form(cosine, combination), 0.0))
+      length = square_root(quadratic_form(cosine, combination))
       # Goals change only if both tasks have a gradient; inactive tasks have none here.
       comparable = (other != task) & (length > 0) & (inverse[other] > 0)
       divisor = jnp.where(length > 0, length, 1.0)
       current = jnp.clip(matvec(cosine[other], combination) / divisor, -1.0, 1.0)
       goal = jnp.minimum(goals[other], LARGEST_GOAL)
-      sine, goal_sine = jnp.sqrt(1.0 - current**2), jnp.sqrt(1.0 - goal**2)
+      sine, goal_sine = square_root(1.0 - current**2), jnp.sqrt(1.0 - goal**2)
       added = length * (goal * sine / goal_sine - current)
       added = jnp.where(comparable & (current < goal), added, 0.0)
       moved = goals[other] + beta * (current - goals[other])

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from maxgnr_jax._checks import check_positive
-from maxgnr_jax._linalg import active_softmax
+from maxgnr_jax._linalg import active_softmax, num_active
 from maxgnr_jax.aggregators._base import (
   Choice,
   Memory,
@@ -137,7 +137,7 @@ def stch(
           f"`{name}` must hold one number per task, shape {losses.shape}, got shape "
           f"{vector.shape}."
         )
-    equal = jnp.ones_like(losses) / jnp.sum(jnp.isfinite(losses), dtype=losses.dtype)
+    equal = jnp.ones_like(losses) / num_active(jnp.isfinite(losses), losses.dtype)
     preferred = jnp.asarray(vectors.get("preferences", equal), losses.dtype)
     best = jnp.asarray(vectors.get("ideal", 0.0), losses.dtype)
     return stch_weights(losses - best, mu, preferred)

@@ -95,4 +95,5 @@ def mgda_weights(gramian: jax.Array, active: jax.Array | bool = True) -> jax.Arr
   weights = v * unit
   zero = active & (inverse == 0)
   weights = jnp.where(jnp.any(zero), zero.astype(weights.dtype), weights)
-  return weights / jnp.sum(weights)
+  total = jnp.sum(weights)
+  return weights / jnp.where(total > 0, total, 1.0)

@@ -100,8 +100,8 @@ def pcgrad_weights(
 
     def step(combination, other):
       product = jnp.vdot(cosine[other], combination, precision="highest")
-      conflict = jnp.where(other == task, 0.0, jnp.minimum(product, 0.0))
-      return combination.at[other].add(-conflict), None
+      conflict = (product < 0) & (other != task)
+      return combination.at[other].add(jnp.where(conflict, -product, 0.0)), None
 
     alone = (jnp.arange(size) == task).astype(gramian.dtype)
     return jax.lax.scan(step, alone, jax.random.permutation(key, size))[0]

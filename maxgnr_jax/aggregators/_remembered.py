@@ -28,7 +28,7 @@ def shares(active: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]
   equal = zero_inactive(active, jnp.full_like(weights, jnp.mean(weights)))
   kept = jnp.where(jnp.any(kept > 0), kept, equal)
   total = jnp.sum(kept)
-  return kept / total, total
+  return kept / jnp.where(total > 0, total, 1.0), total
 
 
 def learn(

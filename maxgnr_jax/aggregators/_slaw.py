@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from maxgnr_jax._checks import check_fraction
-from maxgnr_jax._linalg import remember
+from maxgnr_jax._linalg import remember, square_root
 from maxgnr_jax.aggregators._base import (
   Choice,
   Memory,
@@ -95,7 +95,7 @@ def slaw(
     # A task has no deviation in its first step: it gets weight 1, and the tasks that
     # have one share the rest of K.
     known = active & (seen > 0)
-    deviation = jnp.maximum(jnp.sqrt(new["variance"]), SMALLEST_DEVIATION)
+    deviation = jnp.maximum(square_root(new["variance"]), SMALLEST_DEVIATION)
     inverse = jnp.where(known, 1.0 / deviation, 0.0)
     total = jnp.sum(inverse)
     number = jnp.sum(known.astype(dtype))
