@@ -7,14 +7,20 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from maxgnr_jax import _stacked
 from maxgnr_jax._checks import (
   as_task_mask,
   check_aggregator,
   check_at_least_one,
   check_state,
 )
-from maxgnr_jax._grads._task_grads import differentiated, value_and_task_grads
+from maxgnr_jax._grads._task_grads import (
+  count_losses,
+  differentiated,
+  value_and_task_grads,
+)
 from maxgnr_jax._linalg import zero_inactive
+from maxgnr_jax._task_names import check_same_names, from_order, in_order, is_vector
 
 
 class CombinedGradState(NamedTuple):
@@ -177,6 +183,8 @@ def value_and_combined_grad(
         unmasked = zero_inactive(as_task_mask(mask, weights.size), weights)
 
       def backward(tangents, inputs, losses):
+        _stacked.check_same_tasks(count_losses(losses), weights.size)
+        check_same_names({"losses": losses, "task_mask": mask})
         pullback = jax.linear_transpose(tangents, *inputs)
         return pullback(_cotangents(unmasked, losses))[0]
 
@@ -186,11 +194,11 @@ def value_and_combined_grad(
     # Without `num_tasks` there are no weights before the first step: it refreshes.
     if refresh_every == 1 or (weights is not None and not weights.size):
       refresh = True
-    if refresh is None:
-      is_due = state.count % refresh_every == 0
+    is_due = state.count % refresh_every == 0 if refresh is None else refresh
+    if isinstance(is_due, jax.core.Tracer):
       value, grad, after = jax.lax.cond(is_due, refreshed, reused)
     else:
-      value, grad, after = refreshed() if refresh else reused()
+      value, grad, after = refreshed() if is_due else reused()
     count = optax.safe_increment(state.count)
     return value, grad, CombinedGradState(count, after)
 
@@ -199,15 +207,12 @@ def value_and_combined_grad(
 
 def _cotangents(weights: jax.Array, losses: Any) -> Any:
   """Returns the weights [K] in the structure and the dtypes of the losses."""
-  leaves, treedef = jax.tree.flatten(losses)
-  if [jnp.shape(leaf) for leaf in leaves] == [weights.shape]:
-    parts = [weights]
-  else:
-    parts = [weights[k] for k in range(len(leaves))]
-  dtypes = [jnp.result_type(leaf) for leaf in leaves]
-  return jax.tree.unflatten(
-    treedef, [part.astype(dtype) for part, dtype in zip(parts, dtypes, strict=True)]
-  )
+  if is_vector(losses):
+    return weights.astype(losses.dtype)
+  parts = [
+    weights[k].astype(jnp.result_type(loss)) for k, loss in enumerate(in_order(losses))
+  ]
+  return from_order(parts, losses)
 
 
 def check_refresh(refresh: Any) -> None:

@@ -17,6 +17,7 @@ from maxgnr_jax._checks import (
 )
 from maxgnr_jax._linalg import count_where, zero_inactive
 from maxgnr_jax._stacked._groups import assign_groups, labels_of
+from maxgnr_jax._task_names import check_same_names
 from maxgnr_jax.aggregators._method import AggregatorState as AggregatorState
 from maxgnr_jax.aggregators._method import Choice as Choice
 from maxgnr_jax.aggregators._method import Memory as Memory
@@ -133,6 +134,9 @@ def aggregator(
       _stacked.check_same_tasks(tasks, state.task_count.size)
     else:
       state = _with_tasks(method, state, _stacked.one_task(trunk), tasks, dtype)
+    named = extra_args | {"task_mask": task_mask}
+    needed = ("losses", "task_mask", *method.values, *method.optional_values)
+    check_same_names({name: named.get(name) for name in needed})
     mask = as_task_mask(task_mask, tasks)
     given = [
       name for name in method.optional_values if extra_args.get(name) is not None
