@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from maxgnr_jax._maxgnr import MaxGNRState
+from maxgnr_jax._task_names import check_has_no_names
 from maxgnr_jax.aggregators._base import AggregatorState
 
 _PER_TASK = (
@@ -50,6 +51,7 @@ def diagnostics(
   Raises:
     ValueError: if ``names`` are not K different names, or ``groups`` not one different
       name per group.
+    TypeError: if ``names`` are no list but a dict or a NamedTuple.
     KeyError: if ``opt_state`` contains no such state, or more than one.
 
   Example:
@@ -64,6 +66,7 @@ def diagnostics(
   state = _find_state(opt_state)
   tasks = state.task_count.size
   grouped = state.groups is not None
+  check_has_no_names("names", names)
   names = _names("names", names, tasks)
   result: dict[str, jax.Array] = {}
   for field, values in _per_task(state).items():

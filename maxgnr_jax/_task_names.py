@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.tree_util import FlattenedIndexKey, SequenceKey
 
 
@@ -35,7 +34,7 @@ def task_names(losses: Any) -> list[str]:
     ['left', 'right']
   """
   if is_vector(losses):
-    return [str(task) for task in range(jnp.shape(losses)[0])]
+    return [str(task) for task in range(losses.shape[0])]
   paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(losses)]
   return [
     jax.tree_util.keystr(paths[place], simple=True, separator="/")
@@ -45,7 +44,7 @@ def task_names(losses: Any) -> list[str]:
 
 def is_vector(values: Any) -> bool:
   """Tells whether values per task are a vector, not a pytree of scalars."""
-  return jax.tree_util.all_leaves([values]) and jnp.ndim(values) == 1
+  return jax.tree_util.all_leaves([values]) and len(getattr(values, "shape", ())) == 1
 
 
 def in_order(values: Any) -> list[Any]:
@@ -67,30 +66,34 @@ def check_same_names(arguments: Mapping[str, Any]) -> None:
   Vectors, tuples and lists do not: they are in the order of the stacked gradients.
 
   Args:
-    arguments: Values per task, or None, by the names of the arguments. The first that
-      names its tasks says what the others must be.
+    arguments: Values per task, or None, by the names of the arguments.
   """
-  named = {name: values for name, values in arguments.items() if has_names(values)}
-  first, *others = named or [None]
-  for name in others:
-    expected, got = task_names(named[first]), task_names(named[name])
-    if got != expected:
-      missing = [task for task in expected if task not in got]
-      unknown = [task for task in got if task not in expected]
+  known = [
+    (argument, task_names(values), has_names(values))
+    for argument, values in arguments.items()
+    if values is not None
+  ]
+  known.sort(key=lambda item: not item[2])
+  for argument, got, named in known[1:]:
+    first, expected, _ = known[0]
+    # Positions written as text are sorted as text, "10" before "2": refuse them too.
+    if got != expected and (named or set(got) == set(expected)):
+      missing = [name for name in expected if name not in got]
+      unknown = [name for name in got if name not in expected]
       raise ValueError(
-        f"`{name}` must name the same tasks as `{first}`, {expected}, got {got}: "
-        f"missing {missing}, unknown {unknown}. Give both the same names, or pass a "
-        "vector in the order of `task_names(losses)`."
+        f"`{argument}` must name the same tasks as `{first}` in the same order, "
+        f"{expected}, got {got}: missing {missing}, unknown {unknown}. Give both the "
+        "same names, or pass a vector in the order of `task_names(losses)`."
       )
 
 
 def check_has_no_names(argument: str, values: Any) -> None:
-  """Raises if values per task, which must be in the tasks' order, have names."""
+  """Raises if values per task that are read by their positions have names."""
   if has_names(values):
     raise TypeError(
-      f"`{argument}` must be numbers in the order of the stacked gradients, which "
-      f"`task_names(losses)` tells, got a {type(values).__name__} with the names "
-      f"{task_names(values)}. Pass a list or a vector."
+      f"`{argument}` must be a list or a vector in the order of the stacked gradients, "
+      f"which `task_names(losses)` tells, got a {type(values).__name__} with the names "
+      f"{task_names(values)}."
     )
 
 

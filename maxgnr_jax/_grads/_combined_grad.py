@@ -66,8 +66,9 @@ def value_and_combined_grad(
   The first step and every n-th after it is a *refresh*: it takes all K gradients, which
   the aggregator combines while it updates its weights and its state. The steps between
   refreshes take one forward and a single backward pass, of ``Σ w_k L_k`` with the last
-  weights, and leave the aggregator alone. Both kinds of steps are in one compiled
-  function, under :func:`jax.lax.cond`. The optimiser sees one gradient in every step.
+  weights, and leave the aggregator alone. Under :func:`jax.jit` both kinds of steps are
+  in one compiled function, under :func:`jax.lax.cond`; without it, each step runs its
+  own kind. The optimiser sees one gradient in every step.
 
   The aggregator counts refreshes, not steps. MaxGNR's momentum averages over
   1 / (1 - γ) refreshes, which are n times as many steps; a smaller γ makes up for that.
@@ -107,8 +108,8 @@ def value_and_combined_grad(
     compiled functions without a condition, which are faster on a CPU, for convolutions
     by far (``benchmarks/results/speed-refresh``).
 
-    ``task_mask``, [K] or a pytree like the losses, bool, goes to the aggregator, and
-    between refreshes it sets the weights of masked tasks to 0; the others keep theirs.
+    ``task_mask``, bool, is a vector [K] in the order of the stacked gradients or a
+    pytree that names the tasks as the losses do. It goes to the aggregator, and between refreshes it sets the weights of masked tasks to 0; the others keep theirs.
     A task that was inactive in the last refresh has weight 0 until the next. The
     backward pass starts from the weights, so that a loss of weight 0 starts from zero,
     whatever its value. But zero times a derivative that is not finite is NaN, which
@@ -117,7 +118,8 @@ def value_and_combined_grad(
     a mean over labels.
 
   Raises:
-    ValueError: if ``refresh_every`` is not an integer of at least 1, and whatever
+    ValueError: if ``refresh_every`` is not an integer of at least 1; when called, for a
+      ``task_mask`` that names other tasks than the losses; and whatever
       :func:`value_and_task_grads` and the aggregator raise.
     TypeError: if ``aggregator`` is no transformation, and for a traced ``refresh``;
       from ``init``, if the state is not that of a single aggregator, as with an

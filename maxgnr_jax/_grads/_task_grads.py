@@ -32,6 +32,11 @@ def value_and_task_grads(
   This takes one forward pass and K backward passes over the whole batch or, with
   ``microbatches``, over one part of it after the other.
 
+  Without :func:`jax.jit`, tasks and microbatches are taken in loops of Python, and no
+  call compiles what an earlier one did. Only loops in ``fun`` itself, such as
+  :func:`jax.lax.scan`, compile at each call, as they do under :func:`jax.grad`: put
+  them in a function under :func:`jax.jit`.
+
   If a loss is not finite, the other tasks' gradients still are, provided that the
   backward passes are written out (see ``tasks_at_once``) and ``fun`` returns scalars.
   If it returns a vector, or if passes run side by side or in a loop, each pass

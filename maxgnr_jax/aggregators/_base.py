@@ -58,11 +58,16 @@ def aggregator(
     whose gradient is not finite. Inside :func:`jax.shard_map` it takes ``axis_name``,
     the axes over which parameters are sharded. It ignores other extra arguments.
 
+    Values per task, such as ``task_mask`` and ``losses``, are matched by name in a dict
+    or another container with names, whatever its order (see
+    :func:`maxgnr_jax.task_names`). A vector, a tuple or a list is in the order of the
+    stacked gradients.
+
   Raises:
     ValueError: for ``num_tasks`` < 1 and for groups without parameters of the trunk; at
       the trace of ``update``, for gradients that are not stacked, of another number of
       tasks or of other parameters than the state, and for values or a ``task_mask``
-      that do not hold one number per task.
+      that do not hold one number per task or name other tasks than the losses.
     TypeError: for integer or complex parameters or gradients, for a ``task_mask`` that
       does not hold bools, and for missing ``values``.
 
