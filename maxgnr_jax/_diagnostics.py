@@ -9,6 +9,7 @@ import optax
 
 from maxgnr_jax._maxgnr import MaxGNRState
 from maxgnr_jax._state import aggregator_state
+from maxgnr_jax._task_names import check_has_no_names
 from maxgnr_jax.aggregators._base import AggregatorState
 
 _COUNTS = ("task_count", "notfinite_count", "zero_count")
@@ -51,6 +52,7 @@ def diagnostics(
   Raises:
     ValueError: if ``names`` are not K different names, or ``groups`` not one different
       name per group.
+    TypeError: if ``names`` are no list but a dict or a NamedTuple.
     KeyError: if ``opt_state`` contains no such state, or more than one.
 
   Example:
@@ -65,6 +67,7 @@ def diagnostics(
   state = aggregator_state(opt_state)
   tasks = state.task_count.size
   grouped = state.groups is not None
+  check_has_no_names("names", names)
   names = _names("names", names, tasks)
   result: dict[str, jax.Array] = {}
   for field, values in _per_task(state).items():

@@ -86,11 +86,16 @@ def count_tasks(grads: Any, shapes: Any, what: str) -> int:
       f"tasks, got {_leaf_at(first)} of shape {first_shape}, the shape of the "
       f"parameter itself. {HOW_TO_STACK}"
     )
+  stacked = [(path, shape) for path, shape, plain in pairs if _is_stacked(shape, plain)]
   for path, shape, plain in pairs:
-    if len(shape) != len(plain) + 1 or shape[1:] != plain:
+    if not _is_stacked(shape, plain):
+      others = ""
+      if shape == plain and stacked:
+        others = f" Others are stacked, such as {_leaf_at(stacked[0][0])} of shape "
+        others += f"{stacked[0][1]}; this one is not."
       raise ValueError(
         "The gradients must be of shape [K, *param.shape], got "
-        f"{_leaf_at(path)} of shape {shape} for param.shape {plain} of {what}. "
+        f"{_leaf_at(path)} of shape {shape} for param.shape {plain} of {what}.{others} "
         f"{HOW_TO_STACK}"
       )
     if shape[0] != first_shape[0]:
@@ -105,6 +110,11 @@ def count_tasks(grads: Any, shapes: Any, what: str) -> int:
       f"{HOW_TO_STACK}"
     )
   return first_shape[0]
+
+
+def _is_stacked(shape: tuple[int, ...], plain: tuple[int, ...]) -> bool:
+  """Tells whether a shape is ``plain`` with one more axis in front."""
+  return len(shape) == len(plain) + 1 and shape[1:] == plain
 
 
 def check_same_shapes(grads: Any, others: Any, name: str) -> None:

@@ -18,6 +18,7 @@ from maxgnr_jax._checks import (
 )
 from maxgnr_jax._linalg import count_where, zero_inactive
 from maxgnr_jax._stacked._groups import assign_groups, labels_of
+from maxgnr_jax._task_names import check_same_names
 from maxgnr_jax.aggregators._attempts import without_spoilers
 from maxgnr_jax.aggregators._method import AggregatorState as AggregatorState
 from maxgnr_jax.aggregators._method import Choice as Choice
@@ -62,11 +63,16 @@ def aggregator(
     Inside :func:`jax.shard_map` it takes ``axis_name``,
     the axes over which parameters are sharded. It ignores other extra arguments.
 
+    Values per task, such as ``task_mask`` and ``losses``, are matched by name in a dict
+    or another container with names, whatever its order (see
+    :func:`maxgnr_jax.task_names`). A vector, a tuple or a list is in the order of the
+    stacked gradients.
+
   Raises:
     ValueError: for ``num_tasks`` < 1 and for groups without parameters of the trunk; at
       the trace of ``update``, for gradients that are not stacked, of another number of
       tasks or of other parameters than the state, and for values or a ``task_mask``
-      that do not hold one number per task.
+      that do not hold one number per task or name other tasks than the losses.
     TypeError: for integer or complex parameters or gradients, for a ``task_mask`` that
       does not hold bools, and for missing ``values``.
 
@@ -145,6 +151,9 @@ def aggregator(
       _stacked.check_same_tasks(tasks, state.task_count.size)
     else:
       state = _with_tasks(method, state, _stacked.one_task(trunk), tasks, dtype)
+    named = extra_args | {"task_mask": task_mask}
+    needed = ("losses", "task_mask", *method.values, *method.optional_values)
+    check_same_names({name: named.get(name) for name in needed})
     mask = as_task_mask(task_mask, tasks)
     given = [
       name for name in method.optional_values if extra_args.get(name) is not None

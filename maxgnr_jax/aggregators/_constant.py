@@ -10,6 +10,7 @@ import optax
 
 from maxgnr_jax._checks import check_at_least_one
 from maxgnr_jax._linalg import uniform_weights
+from maxgnr_jax._task_names import check_has_no_names
 from maxgnr_jax.aggregators._base import (
   Choice,
   Memory,
@@ -92,6 +93,7 @@ def constant_weights(
     >>> updates.tolist()
     [4.0]
   """
+  check_has_no_names("weights", weights)
   values = np.asarray(weights, np.float64)
   if values.ndim != 1 or not values.size or not np.isfinite(values).all():
     raise ValueError(

@@ -16,6 +16,7 @@ from maxgnr_jax._linalg import (
   uniform_weights,
   zero_inactive,
 )
+from maxgnr_jax._task_names import check_has_no_names
 from maxgnr_jax.aggregators._base import (
   Choice,
   Memory,
@@ -78,6 +79,7 @@ def graddrop(
     parameters. The authors' code applies it to the gradients of activations, times the
     sign of the activation.
   """
+  check_has_no_names("leak", leak)
   if not isinstance(leak, jax.core.Tracer):
     for value in np.ravel(leak).tolist():
       check_range("leak", value, "in [0, 1]", lambda x: 0 <= x <= 1)

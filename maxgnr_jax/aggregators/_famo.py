@@ -8,6 +8,7 @@ import optax
 
 from maxgnr_jax._checks import check_optimizer
 from maxgnr_jax._linalg import active_softmax, remember
+from maxgnr_jax._task_names import check_has_no_names
 from maxgnr_jax.aggregators._base import (
   Choice,
   Memory,
@@ -86,6 +87,7 @@ def famo(
     as in the authors' code.
   """
   check_optimizer(optimizer)
+  check_has_no_names("min_losses", min_losses)
 
   def init(params: Any, shape: tuple[int, ...], dtype: Any) -> Memory:
     del params

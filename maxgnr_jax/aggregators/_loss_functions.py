@@ -13,6 +13,7 @@ import optax
 
 from maxgnr_jax._checks import check_positive
 from maxgnr_jax._linalg import active_softmax, num_active
+from maxgnr_jax._task_names import check_has_no_names
 from maxgnr_jax.aggregators._base import (
   Choice,
   Memory,
@@ -128,6 +129,8 @@ def stch(
   """
   check_positive("mu", mu)
   given = {"preferences": preferences, "ideal": ideal}
+  for name, vector in given.items():
+    check_has_no_names(name, vector)
   vectors = {name: np.asarray(v) for name, v in given.items() if v is not None}
 
   def weighting(losses: jax.Array) -> jax.Array:
