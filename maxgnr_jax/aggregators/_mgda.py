@@ -7,7 +7,7 @@ import optax
 from maxgnr_jax._linalg import (
   cosines,
   inverse_norms,
-  minimise_above,
+  minimise_above_exactly,
   only_active,
   unit_largest,
 )
@@ -91,7 +91,7 @@ def mgda_weights(gramian: jax.Array, active: jax.Array | bool = True) -> jax.Arr
   active, gramian = only_active(active, gramian)
   inverse = inverse_norms(gramian)
   unit = unit_largest(inverse)
-  v = minimise_above(cosines(gramian), jnp.zeros_like(unit), unit)
+  v = minimise_above_exactly(cosines(gramian), jnp.zeros_like(unit), unit)
   weights = v * unit
   zero = active & (inverse == 0)
   weights = jnp.where(jnp.any(zero), zero.astype(weights.dtype), weights)
