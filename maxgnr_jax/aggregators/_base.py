@@ -58,12 +58,13 @@ def aggregator(
     the axes over which parameters are sharded. It ignores other extra arguments.
 
   Raises:
-    ValueError: for ``num_tasks`` < 1 and for groups without parameters of the trunk; at
-      the trace of ``update``, for gradients that are not stacked, of another number of
-      tasks or of other parameters than the state, and for values or a ``task_mask``
-      that do not hold one number per task.
-    TypeError: for integer or complex parameters or gradients, for a ``task_mask`` that
-      does not hold bools, and for missing ``values``.
+    ValueError: for ``num_tasks`` < 1; from ``init``, if ``shared`` selects no
+      parameters, or only arrays of size 0, of all or of a group; at the trace of
+      ``update``, for gradients that are not stacked, of another number of tasks or of
+      other parameters than the state, and for values or a ``task_mask`` that do not
+      hold one number per task.
+    TypeError: for parameters or gradients that are not real floating-point arrays, for
+      a ``task_mask`` that does not hold bools, and for missing ``values``.
 
   Example:
     Weights in proportion to how often each task's gradient was the longest so far:
