@@ -148,7 +148,8 @@ def maxgnr(
       of another number of tasks or of other parameters than the state, or without any
       array, and for a ``task_mask`` that does not hold one value per task.
     TypeError: for parameters or gradients that are not real floating-point arrays, for
-      another ``momentum_dtype``, and for a ``task_mask`` that does not hold bools.
+      a ``momentum_dtype`` that is not real floating point, and for a ``task_mask`` that
+      does not hold bools.
 
   Example:
     >>> import jax.numpy as jnp
