@@ -150,13 +150,14 @@ def maxgnr(
     arguments are ignored.
 
   Raises:
-    ValueError: for ``gamma`` or ``noise_decay`` outside [0, 1), for groups without
-      parameters of the trunk, or ``num_tasks`` < 1; at the trace of ``update``, for
-      gradients that are not stacked, of another number of tasks or of other parameters
-      than the state, or without any array, and for a ``task_mask`` that does not hold
-      one value per task.
-    TypeError: for integer or complex parameters, gradients or ``momentum_dtype``, and
-      for a ``task_mask`` that does not hold bools.
+    ValueError: for ``gamma`` or ``noise_decay`` outside [0, 1), or ``num_tasks`` < 1;
+      from ``init``, if ``shared`` selects no parameters, or only arrays of size 0, of
+      all or of a group; at the trace of ``update``, for gradients that are not stacked,
+      of another number of tasks or of other parameters than the state, or without any
+      array, and for a ``task_mask`` that does not hold one value per task.
+    TypeError: for parameters or gradients that are not real floating-point arrays, for
+      a ``momentum_dtype`` that is not real floating point, and for a ``task_mask`` that
+      does not hold bools.
 
   Example:
     >>> import jax.numpy as jnp

@@ -60,7 +60,7 @@ def value_and_flat_task_grads(
   Raises:
     ValueError: if ``radius`` is not positive or ``tasks_at_once`` is not an integer of
       at least 1; when called, if ``shared`` is not like the argument or selects none
-      of its arrays.
+      of its arrays, or only arrays of size 0.
     TypeError: when called, as in :func:`value_and_task_grads`, and if ``shared`` holds
       anything but bools.
 

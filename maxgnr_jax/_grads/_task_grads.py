@@ -166,7 +166,7 @@ def differentiated(
           full[position] = value
         result = fun(*full, **kwargs)
         result = result if has_aux else (result, None)
-        if isinstance(result, tuple) and len(result) == 2:  # else JAX raises
+        if isinstance(result, (tuple, list)) and len(result) == 2:  # else JAX raises
           _check_losses(result[0])
         return result
 

@@ -60,8 +60,8 @@ def aggregator(
     whose gradient is not finite (the sum of its squares must not overflow either), and,
     for methods that weigh tasks by gradients or losses, one whose gradient is exactly
     zero: as a rule it would be taken for the neediest task, and stall all others.
-    Inside :func:`jax.shard_map` it takes ``axis_name``,
-    the axes over which parameters are sharded. It ignores other extra arguments.
+    Inside :func:`jax.shard_map` it takes ``axis_name``, the axes over which parameters
+    are sharded. It ignores other extra arguments.
 
     Values per task, such as ``task_mask`` and ``losses``, are matched by name in a dict
     or another container with names, whatever its order (see
@@ -69,12 +69,13 @@ def aggregator(
     stacked gradients.
 
   Raises:
-    ValueError: for ``num_tasks`` < 1 and for groups without parameters of the trunk; at
-      the trace of ``update``, for gradients that are not stacked, of another number of
-      tasks or of other parameters than the state, and for values or a ``task_mask``
-      that do not hold one number per task or name other tasks than the losses.
-    TypeError: for integer or complex parameters or gradients, for a ``task_mask`` that
-      does not hold bools, and for missing ``values``.
+    ValueError: for ``num_tasks`` < 1; from ``init``, if ``shared`` selects no
+      parameters, or only arrays of size 0, of all or of a group; at the trace of
+      ``update``, for gradients that are not stacked, of another number of tasks or of
+      other parameters than the state, and for values or a ``task_mask`` that do not
+      hold one number per task or name other tasks than the losses.
+    TypeError: for parameters or gradients that are not real floating-point arrays, for
+      a ``task_mask`` that does not hold bools, and for missing ``values``.
 
   Example:
     Weights in proportion to how often each task's gradient was the longest so far:
