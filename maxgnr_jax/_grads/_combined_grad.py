@@ -109,13 +109,14 @@ def value_and_combined_grad(
     by far (``benchmarks/results/speed-refresh``).
 
     ``task_mask``, bool, is a vector [K] in the order of the stacked gradients or a
-    pytree that names the tasks as the losses do. It goes to the aggregator, and between refreshes it sets the weights of masked tasks to 0; the others keep theirs.
-    A task that was inactive in the last refresh has weight 0 until the next. The
-    backward pass starts from the weights, so that a loss of weight 0 starts from zero,
-    whatever its value. But zero times a derivative that is not finite is NaN, which
-    reaches the parameters of the trunk. Between refreshes, therefore, replace missing
-    labels before the loss, ``where(labelled, labels, 0)``, and divide by at least 1 in
-    a mean over labels.
+    pytree that names the tasks as the losses do. It goes to the aggregator, and between
+    refreshes it sets the weights of masked tasks to 0; the others keep theirs. A task
+    that was inactive in the last refresh has weight 0 until the next. The backward pass
+    starts from the weights, so that a loss of weight 0 starts from zero, whatever its
+    value. But zero times a derivative that is not finite is NaN, which reaches the
+    parameters of the trunk. Between refreshes, therefore, replace missing labels before
+    the loss, ``where(labelled, labels, 0)``, and divide by at least 1 in a mean over
+    labels.
 
   Raises:
     ValueError: if ``refresh_every`` is not an integer of at least 1; when called, for a
