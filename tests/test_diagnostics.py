@@ -1,5 +1,6 @@
 """`diagnostics` returns the state as a flat dict for any logger."""
 
+import collections
 import functools
 
 import chex
@@ -104,6 +105,15 @@ def test_names_before_the_first_step_raise_an_error_that_recommends_num_tasks():
   state = maxgnr().init(example_params())
   with pytest.raises(ValueError, match=r"Before the first step .* `num_tasks`"):
     diagnostics(state, NAMES)
+
+
+@pytest.mark.parametrize(
+  "names",
+  [{"b": 1.0, "c": 2.0, "a": 0.5}, collections.namedtuple("Names", "b c a")(*"bca")],
+)
+def test_names_in_an_order_of_their_own_are_refused(names):
+  with pytest.raises(TypeError, match=r"`names` must be a list or a vector in the ord"):
+    diagnostics(state_after_steps(), names)
 
 
 def test_names_that_repeat_are_refused():
