@@ -119,9 +119,8 @@ def task_scales(reduce: Reduce, leaves: Leaves, dtype: Any):
   largest = sorted(leaves, key=lambda arrays: -arrays[0].size)[:SAMPLED_LEAVES]
   sampled = []
   for x in [x for arrays in largest for x in arrays if x.size]:
-    flat = x.reshape(x.shape[0], -1)
-    stride = -(-flat.shape[1] // SAMPLE)
-    sampled.append(jnp.max(jnp.abs(flat[:, ::stride].astype(dtype)), axis=1))
+    magnitudes = jnp.abs(reduce.sample(x, SAMPLE).astype(dtype))
+    sampled.append(jnp.max(magnitudes, axis=tuple(range(1, magnitudes.ndim))))
   scale = reduce.largest(functools.reduce(jnp.maximum, sampled))
   scale = jnp.where((scale > 0) & jnp.isfinite(scale), scale, 1.0)
   return 1.0 / scale, scale
