@@ -151,16 +151,16 @@ def over_parameters(fun: Callable[..., Any], leaves: Leaves, *small: jax.Array) 
     What ``fun`` returns, replicated on all devices.
   """
   leaves = [tuple(arrays) for arrays in leaves]
-  if names := _axis_names.get():
-    varying = [frozenset().union(*map(_varying, arrays)) for arrays in leaves]
-    axes = [[name for name in names if name in some] for some in varying]
-    return fun(Reduce(axes), leaves, *small)
   mesh = jax.typeof(leaves[0][0]).sharding.mesh
   types = () if mesh.empty else mesh.axis_types
-  if AxisType.Explicit in types:
+  names = _axis_names.get()
+  if AxisType.Explicit in types and not names:
     return _explicit(fun, mesh, leaves, small)
-  devices = 1 if AxisType.Manual in types else jax.device_count()
-  return fun(Reduce([()] * len(leaves), devices), leaves, *small)
+  # Where a `shard_map` is over some axes only, the others may be automatic.
+  devices = jax.device_count() if not types or AxisType.Auto in types else 1
+  varying = [frozenset().union(*map(_varying, arrays)) for arrays in leaves]
+  axes = [[name for name in names if name in some] for some in varying]
+  return fun(Reduce(axes, devices), leaves, *small)
 
 
 def _varying(x: jax.Array) -> frozenset[str]:
