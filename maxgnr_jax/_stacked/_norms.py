@@ -143,21 +143,14 @@ def magnitude(
   # Results do not depend on the scale, and a maximum over devices has no derivative.
   arrays = [jax.lax.stop_gradient(x) for x in arrays if x.size]
   arrays.sort(key=lambda x: -x.size)
-  sampled = reduce.largest(
-    _largest([_sample(x) for x in arrays[:SAMPLED_LEAVES]], dtype)
-  )
+  sample = [reduce.sample(x, SAMPLE) for x in arrays[:SAMPLED_LEAVES]]
+  sampled = reduce.largest(_largest(sample, dtype))
   doubtful = sampled < smallest_scale(dtype)
   return jax.lax.cond(
     jnp.any(doubtful if mask is None else doubtful & mask),
     lambda: reduce.largest(_largest(arrays, dtype)),
     lambda: sampled,
   )
-
-
-def _sample(x: jax.Array) -> jax.Array:
-  """Returns some of the numbers of every task, [K, SAMPLE] at most."""
-  flat = x.reshape(x.shape[0], -1)
-  return flat[:, :: -(-flat.shape[1] // SAMPLE)]
 
 
 def _largest(arrays: Sequence[jax.Array], dtype: Any) -> jax.Array:

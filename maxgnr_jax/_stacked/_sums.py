@@ -204,7 +204,7 @@ def _by_blocks(leaves, row, other, squared, usual_width):
     if count:
       narrow = any(a.dtype.itemsize < 4 for a in arrays)
       term = in_place(numbered, count) if narrow else numbered
-      sums.append(_sum_exactly(count, term))
+      sums.append(sum_exactly(count, term))
     if rest:
       sums.append(block([a[:, count * width :] for a in flat]))
   return add(sums)
@@ -234,7 +234,7 @@ def in_place(
   return branch
 
 
-def _sum_exactly(count, term):
+def sum_exactly(count, term):
   """Sums ``term(0)`` to ``term(count - 1)`` by Kahan's method.
 
   Each addition's rounding error is taken off the next term.

@@ -17,8 +17,9 @@ STACKED = {name: P(None, *spec) for name, spec in SPECS.items()}
 PARAMS = {name: jnp.ones(shape) for name, shape in SHAPES.items()}
 
 
-def make_mesh(kind=AxisType.Auto):
-  return jax.make_mesh((4, 2), ("data", "model"), axis_types=(kind, kind))
+def make_mesh(kind=AxisType.Auto, data=4):
+  devices = jax.devices()[: 2 * data]
+  return jax.make_mesh((data, 2), ("data", "model"), (kind, kind), devices=devices)
 
 
 def put(tree, specs, mesh):
