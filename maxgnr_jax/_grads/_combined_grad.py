@@ -181,13 +181,12 @@ def value_and_combined_grad(
 
     def reused():
       assert weights is not None
-      mask, unmasked = extra_args.get("task_mask"), weights
-      if mask is not None:
-        unmasked = zero_inactive(as_task_mask(mask, weights.size), weights)
+      mask = extra_args.get("task_mask")
 
       def backward(tangents, inputs, losses):
         _stacked.check_same_tasks(count_losses(losses), weights.size)
         check_same_names({"losses": losses, "task_mask": mask})
+        unmasked = zero_inactive(as_task_mask(mask, weights.size), weights)
         pullback = jax.linear_transpose(tangents, *inputs)
         return pullback(_cotangents(unmasked, losses))[0]
 

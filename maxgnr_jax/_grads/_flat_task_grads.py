@@ -113,7 +113,7 @@ def value_and_flat_task_grads(
   return value_and_flat_task_grads_fun
 
 
-# Compiled once, also where the caller compiles nothing: the sums within are loops.
+# Without `jit` the loops in `norms` would be compiled at each call.
 @functools.partial(jax.jit, static_argnames=("adaptive", "in_trunk"), inline=True)
 def _perturb(params, grad, radius, adaptive, in_trunk):
   """Moves one task's parameters up its gradient by a distance of ``radius``.

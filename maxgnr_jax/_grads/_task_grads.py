@@ -33,8 +33,8 @@ def value_and_task_grads(
   ``microbatches``, over one part of it after the other.
 
   Without :func:`jax.jit`, tasks and microbatches are taken in loops of Python, and no
-  call compiles what an earlier one did. Only loops in ``fun`` itself, such as
-  :func:`jax.lax.scan`, compile at each call, as they do under :func:`jax.grad`: put
+  call compiles what an earlier one did. Only :func:`jax.lax.scan`, ``cond`` and the
+  like in ``fun`` itself compile at each call, as they do under :func:`jax.grad`: put
   them in a function under :func:`jax.jit`.
 
   If a loss is not finite, the other tasks' gradients still are, provided that the
