@@ -11,6 +11,7 @@ parameters are sharded becomes known in one of three ways:
 
 import contextlib
 import contextvars
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
