@@ -162,8 +162,9 @@ def stch_weights(
     [K], non-negative. A task with a loss that is not finite has weight 0 and does not
     count in the softmax.
   """
+  finite, losses = _finite(losses)
   preferred = preferences * losses / jnp.asarray(mu, losses.dtype)
-  return preferences * active_softmax(jnp.isfinite(preferred), preferred)
+  return preferences * active_softmax(finite & jnp.isfinite(preferred), preferred)
 
 
 @reuses_steps
@@ -225,8 +226,15 @@ def bmtl_weights(losses: jax.Array, temperature: jax.typing.ArrayLike) -> jax.Ar
   Returns:
     [K], non-negative, of sum 1; 0 for a task with a loss that is not finite.
   """
+  finite, losses = _finite(losses)
   logits = losses / jnp.asarray(temperature, losses.dtype)
-  return active_softmax(jnp.isfinite(logits), logits)
+  return active_softmax(finite & jnp.isfinite(logits), logits)
+
+
+def _finite(losses: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Tells which losses are finite, and replaces the others by 0."""
+  finite = jnp.isfinite(losses)
+  return finite, jnp.where(finite, losses, 0.0)
 
 
 def _losses_rule(
