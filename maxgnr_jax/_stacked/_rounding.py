@@ -1,11 +1,13 @@
 """Stochastic rounding, which makes numbers of a narrow dtype right on average."""
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 3))
 def stochastically_rounded(
   x: jax.Array, dtype: Any, seed: jax.Array, number: int
 ) -> jax.Array:
@@ -14,6 +16,8 @@ def stochastically_rounded(
   Each of the two neighbours is as likely as it is near. The random number is a hash of
   the seed, the array's number and the position in the array, because a generator of
   random numbers would take longer than the whole step.
+
+  The derivative is that of the usual conversion.
 
   Args:
     x: Floating-point array. NaN and infinity stay as they are.
@@ -31,6 +35,13 @@ def stochastically_rounded(
   gap = jnp.abs(other.astype(x.dtype) - near.astype(x.dtype))
   moves = _uniform(x.shape, seed, number).astype(x.dtype) * gap < jnp.abs(error)
   return jnp.where(moves & jnp.isfinite(other), other, near)
+
+
+@stochastically_rounded.defjvp
+def _stochastically_rounded_jvp(dtype, number, primals, tangents):
+  """Differentiates as if every number were rounded to the nearest one."""
+  x, seed = primals
+  return stochastically_rounded(x, dtype, seed, number), tangents[0].astype(dtype)
 
 
 def _uniform(shape: tuple[int, ...], seed: jax.Array, number: int) -> jax.Array:

@@ -217,7 +217,10 @@ def _solve_jvp(primals, tangents):
   """Differentiates the solution by the equation that it solves."""
   a = _solve(*primals)
   _, change = jax.jvp(functools.partial(_gradient, a), primals, tangents)
-  return a, a * jnp.linalg.solve(_hessian(a, *primals), -a * change)
+  hessian = _hessian(a, *primals)
+  # Where gradients cancel, rounding could make the system singular.
+  hessian += rounding(a.dtype) * jnp.diag(jnp.diagonal(hessian))
+  return a, a * jnp.linalg.solve(hessian, -a * change)
 
 
 def _gradient(
