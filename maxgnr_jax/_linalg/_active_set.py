@@ -14,8 +14,8 @@ def minimise_above_exactly(
 
   Uses the active-set method of Lawson and Hanson. In contrast to
   :func:`minimise_above` it is as exact where A is nearly singular. Where several v are
-  optimal it returns one of them, with equal values for equal tasks. If there is no
-  minimum, v is large and ``A v`` small beside it.
+  optimal it returns one of them, with nearly equal values for equal tasks. If there is
+  no minimum, v is large and ``A v`` small beside it.
 
   Args:
     matrix: [K, K], A, positive semidefinite, with 1 (or 0) on the diagonal.
@@ -105,8 +105,9 @@ def _solve_free(matrix: jax.Array, right: jax.Array, free: jax.Array) -> jax.Arr
   ridge = 0.5 * len(right) * rounding(right.dtype)
   system = jnp.where(both, matrix, 0.0) + jnp.diag(jnp.where(free, ridge, 1.0))
   factor = jax.scipy.linalg.cho_factor(system, lower=True)
-  x = jax.scipy.linalg.cho_solve(factor, jnp.where(free, right, 0.0))
-  for _ in range(2):
+
+  def correct(_, x):
     residual = jnp.where(free, right - matvec(matrix, x), 0.0)
-    x += jax.scipy.linalg.cho_solve(factor, residual)
-  return x
+    return x + jax.scipy.linalg.cho_solve(factor, residual)
+
+  return jax.lax.fori_loop(0, 3, correct, jnp.zeros_like(right))
