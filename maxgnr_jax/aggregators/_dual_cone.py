@@ -64,7 +64,8 @@ def upgrad_weights(gramian: jax.Array, active: jax.Array | bool = True) -> jax.A
 
   Returns:
     [K], at least 1/K for each active task, where K is the number of active tasks. Their
-    sum is not fixed.
+    sum is not fixed. The problem is solved up to rounding, also where gradients are
+    linearly dependent. Derivatives hold fixed which weights are at their lower bounds.
   """
   active, gramian = only_active(active, gramian)
   preferences = jnp.diag(uniform_weights(active, gramian.dtype))
@@ -122,7 +123,8 @@ def dualproj_weights(gramian: jax.Array, active: jax.Array | bool = True) -> jax
 
   Returns:
     [K], at least 1/K for each active task, where K is the number of active tasks. Their
-    sum is not fixed.
+    sum is not fixed. The problem is solved up to rounding, also where gradients are
+    linearly dependent. Derivatives hold fixed which weights are at their lower bounds.
   """
   active, gramian = only_active(active, gramian)
   return _project(uniform_weights(active, gramian.dtype)[None], gramian)[0]
