@@ -1,42 +1,81 @@
 """On a mesh no method gathers gradients; compiled with the usual optimisations."""
 
+import re
+
 import jax
+import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 from maxgnr_jax import maxgnr
 from tests.devices.meshes import PARAMS, SPECS, STACKED, collectives, make_mesh, put
 from tests.helpers.examples import random_grads
-from tests.helpers.methods import METHODS, make
+from tests.helpers.methods import METHODS
 
 
-@pytest.mark.parametrize(
-  ("num_tasks", "dtype", "kind"),
-  [  # every pair of these values
-    (3, "float32", AxisType.Auto),
-    (3, "bfloat16", AxisType.Explicit),
-    (17, "float32", AxisType.Explicit),
-    (17, "bfloat16", AxisType.Auto),
-  ],
-)
-def test_the_only_collectives_of_maxgnr_are_sums_of_few_numbers(num_tasks, dtype, kind):
-  mesh = make_mesh(kind)
-  params = {k: x.astype(dtype) for k, x in PARAMS.items()}
-  grads = put(random_grads(params, num_tasks), STACKED, mesh)
-  params = put(params, SPECS, mesh)
-  tx = maxgnr(num_tasks=num_tasks)
-  compiled = jax.jit(tx.update).lower(grads, tx.init(params), params).compile()
+def compiled_update(tx, num_tasks, mesh, dtype="float32"):
+  grads = put(random_grads(PARAMS, num_tasks), STACKED, mesh)
+  params = put(PARAMS, SPECS, mesh)
+  grads, params = jax.tree.map(lambda x: x.astype(dtype), (grads, params))
+  return jax.jit(tx.update).lower(grads, tx.init(params), params).compile()
+
+
+@pytest.mark.parametrize(("num_tasks", "dtype"), [(3, "bfloat16"), (17, "float32")])
+def test_maxgnr_on_explicit_axes_takes_two_sums_of_few_numbers(num_tasks, dtype):
+  mesh = make_mesh(AxisType.Explicit)
+  compiled = compiled_update(maxgnr(num_tasks=num_tasks), num_tasks, mesh, dtype)
   # One all-reduce for the largest magnitudes, one for the Gramian and squared norms.
   sums = num_tasks**2 + num_tasks
   assert collectives(compiled) == [("all-reduce", num_tasks), ("all-reduce", sums)]
 
 
+@pytest.mark.parametrize(("num_tasks", "dtype"), [(3, "float32"), (17, "bfloat16")])
+def test_maxgnr_on_automatic_axes_takes_sums_of_few_numbers(num_tasks, dtype):
+  compiled = compiled_update(maxgnr(num_tasks=num_tasks), num_tasks, make_mesh(), dtype)
+  found = collectives(compiled)
+  assert {kind for kind, _ in found} == {"all-reduce"}
+  # The compiler sums over one mesh axis at a time, and each one shards two parameters:
+  # magnitudes of gradients and of momentum, the Gramian and squared norms.
+  numbers = 2 * num_tasks + num_tasks**2 + num_tasks
+  assert sum(size for _, size in found) <= 2 * 2 * numbers
+
+
 @pytest.mark.parametrize("name", ["equal_weights", "mgda"])
 def test_aggregators_gather_no_gradients(name):
-  mesh, tx = make_mesh(), make(METHODS[name], 3)
-  grads = put(random_grads(PARAMS, 3), STACKED, mesh)
-  params = put(PARAMS, SPECS, mesh)
-  compiled = jax.jit(METHODS[name].make(num_tasks=3).update)
-  compiled = compiled.lower(grads, tx.init(params), params).compile()
-  assert {kind for kind, _ in collectives(compiled)} == {"all-reduce"}
-  assert all(size <= 12 for _, size in collectives(compiled))
+  found = collectives(compiled_update(METHODS[name].make(num_tasks=3), 3, make_mesh()))
+  assert {kind for kind, _ in found} == {"all-reduce"}
+  assert sum(size for _, size in found) <= 2 * 2 * 12
+
+
+def test_large_gradients_of_many_tasks_are_summed_before_they_cross_devices():
+  """They are read in a loop, which must neither gather nor sum over devices."""
+  mesh, tx = make_mesh(), METHODS["mgda"].make(num_tasks=8)
+  shapes = {"one": (512, 128), "other": (250, 264), "both": (256, 256)}
+  specs = {"one": P("data"), "other": P(None, "data"), "both": P("model", "data")}
+  params = put({k: jnp.ones(shape) for k, shape in shapes.items()}, specs, mesh)
+  stacked = {k: P(None, *spec) for k, spec in specs.items()}
+  grads = put(random_grads(params, 8), stacked, mesh)
+  compiled = jax.jit(tx.update).lower(grads, tx.init(params), params).compile()
+  found = collectives(compiled)
+  assert {kind for kind, _ in found} == {"all-reduce"}
+  assert all(size <= 3 * 8**2 for _, size in found)
+  loops = in_loops(compiled.as_text())
+  assert loops
+  assert not [text for text in loops if " all-reduce" in text]
+
+
+def in_loops(program):
+  """The computations that the loops of a compiled program run, as text."""
+  found = re.finditer(
+    r"^(?:ENTRY )?%([\w.-]+) .*?^}", program, re.MULTILINE | re.DOTALL
+  )
+  texts = {match[1]: match[0] for match in found}
+  names = re.findall(r"body=%([\w.-]+)", program)
+  inside = {}
+  while names:
+    name = names.pop()
+    if name in texts and name not in inside:
+      inside[name] = texts[name]
+      names += re.findall(r"%([\w.-]+)", texts[name])
+  return list(inside.values())
