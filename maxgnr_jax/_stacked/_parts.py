@@ -100,7 +100,7 @@ def _in_steps(each_part, split):
     split: Arrays [K, parts, rest, parts, rest, ...].
   """
 
-  def steps(axis):  # the largest number that divides the axis
+  def steps(axis):  # the largest number up to STEPS that divides the axis
     n = split[0].shape[axis]
     return next(count for count in range(STEPS, 0, -1) if n % count == 0)
 

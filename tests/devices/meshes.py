@@ -20,8 +20,9 @@ PARAMS = {name: jnp.ones(shape) for name, shape in SHAPES.items()}
 
 
 def make_mesh(kind=AxisType.Auto, data=4):
-  devices = jax.devices()[: 2 * data]
-  return jax.make_mesh((data, 2), ("data", "model"), (kind, kind), devices=devices)
+  devices, types = jax.devices()[: 2 * data], (kind, kind)
+  names = ("data", "model")
+  return jax.make_mesh((data, 2), names, axis_types=types, devices=devices)
 
 
 def put(tree, specs, mesh):

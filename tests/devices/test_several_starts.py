@@ -55,7 +55,7 @@ def test_a_second_start_finds_all_that_the_first_one_compiled(tmp_path):
 
 
 @pytest.mark.usefixtures("quick_compilation")
-def test_an_exported_step_gives_the_update_that_was_exported():
+def test_an_exported_step_gives_the_update_of_the_step_itself():
   mesh, tx = make_mesh(data=2), maxgnr(num_tasks=3)
   grads = put(random_grads(PARAMS, 3), STACKED, mesh)
   params = put(PARAMS, SPECS, mesh)

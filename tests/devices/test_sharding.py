@@ -55,6 +55,40 @@ def test_maxgnr_is_the_same_on_a_mesh_and_keeps_shardings(num_tasks, kind):
   assert state.weights.sharding.is_fully_replicated
 
 
+def test_a_vmapped_update_is_the_same_on_a_mesh():
+  tx, mesh = maxgnr(num_tasks=2), make_mesh()
+  several = [random_grads(PARAMS, 2, seed) for seed in range(2)]
+  grads = jax.tree.map(lambda *x: jnp.stack(x), *several)
+  sharded = put(grads, {k: P(None, *spec) for k, spec in STACKED.items()}, mesh)
+  found, _ = jax.jit(jax.vmap(tx.update, (0, None)))(sharded, tx.init(PARAMS))
+  for i, one in enumerate(several):
+    expected, _ = jax.jit(tx.update)(one, tx.init(PARAMS))
+    mapped = jax.tree.map(lambda x, i=i: x[i], found)
+    assert_trees_close(mapped, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_shard_map_over_some_axes_leaves_the_others_to_the_compiler():
+  tx, mesh = maxgnr(num_tasks=3), make_mesh()
+
+  def step(params, grads, **axes):
+    return tx.update(grads, tx.init(params), params, **axes)[0]
+
+  specs = {k: P("data") if k == "both" else P() for k in SPECS}
+  stacked = {k: P(None, *spec) for k, spec in specs.items()}
+  partly = jax.shard_map(
+    functools.partial(step, axis_name="data"),
+    mesh=mesh,
+    in_specs=(specs, stacked),
+    out_specs=specs,
+    axis_names={"data"},
+  )
+  grads = random_grads(PARAMS, 3)
+  placed = put(PARAMS, SPECS, mesh), put(grads, STACKED, mesh)
+  compiled = jax.jit(partly).lower(*placed).compile()
+  expected = jax.jit(step)(PARAMS, grads)
+  assert_trees_close(compiled(*placed), expected, rtol=1e-4, atol=1e-5)
+
+
 @KINDS
 def test_the_initial_momentum_has_the_sharding_of_its_parameter(kind):
   state = maxgnr(num_tasks=3).init(put(PARAMS, SPECS, make_mesh(kind)))
