@@ -20,15 +20,14 @@ AT, WIDTH = 1.3, 1e-5
 MOVES = np.array([[0, 0], [1, 0], [0, 1], [-1, 0], [0, -1]])
 VALUES = {"losses": np.array([1.0, 2.0, 0.5, 1.5]), "kpis": np.array([3, 6, 8, 4]) / 10}
 MAKE = {name: method.make for name, method in METHODS.items()}
-# Longer steps of unfinished searches make the updates jump where a changes by WIDTH.
-MAKE["maxgnr-paper"] = functools.partial(maxgnr, solver=steepest_descent())
+# Longer searches of these two jump from corner to corner of the simplex: their
+# derivative is that of every jump, and no difference approximates it.
+MAKE["maxgnr-paper"] = functools.partial(maxgnr, solver=steepest_descent(1e-3, 2))
 MAKE["sdmgrad"] = functools.partial(MAKE["sdmgrad"], learning_rate=0.1)
 MAKE["maxgnr-noise"] = functools.partial(maxgnr, noise_decay=0.9)
 MAKE["maxgnr-groups"] = functools.partial(maxgnr, groups="parameter")
-AT_LEAST = {
-  "krum": 4,
-  "trimmed_mean": 3,
-}  # with 3 tasks Krum's best two are always tied
+# With 3 tasks Krum's best two are always tied.
+AT_LEAST = {"krum": 4, "trimmed_mean": 3}
 
 
 def paths(num_tasks):
