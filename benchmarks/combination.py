@@ -9,6 +9,9 @@ import optax
 
 from benchmarks.methods import Method, Setting
 from maxgnr_jax import (
+  MaxGNRState,
+  aggregator_state,
+  aggregators,
   value_and_combined_grad,
   value_and_flat_task_grads,
   value_and_task_grads,
@@ -149,8 +152,9 @@ def weights_and_gnr(state: Any, num_tasks: int) -> tuple[jax.Array, jax.Array]:
   """
   unknown = jnp.full(num_tasks, jnp.nan)
   # `flat_regions` aggregates twice; the first is of the gradients of the losses.
-  found = optax.tree.get_all_with_path(state, "weights")
-  weights = found[0][1] if found else unknown
-  gnr = optax.tree.get(state, "gnr", unknown)
+  flat_regions = isinstance(state, aggregators.FlatRegionsState)
+  found = aggregator_state(state.plain if flat_regions else state)
+  weights = unknown if found.weights is None else found.weights
+  gnr = found.gnr if isinstance(found, MaxGNRState) else unknown
   by_group = weights.reshape(-1, num_tasks), gnr.reshape(-1, num_tasks)
   return by_group[0].mean(0), jnp.exp(jnp.log(by_group[1]).mean(0))

@@ -21,7 +21,7 @@ import optax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from maxgnr_jax import maxgnr, value_and_task_grads
+from maxgnr_jax import aggregator_state, maxgnr, value_and_task_grads
 
 BATCH, FEATURES, HIDDEN = 32, 16, 8
 TARGETS = np.random.default_rng(0).normal(size=(FEATURES, 3))
@@ -79,7 +79,7 @@ def train(arguments):
     }
     params, opt_state, values = train_step(params, opt_state, batch)
     if jax.process_index() == 0 and step % 5 == 0:
-      weights = optax.tree.get(opt_state, "weights")
+      weights = aggregator_state(opt_state).weights
       print(step, {name: f"{value:.4f}" for name, value in values.items()}, weights)
 
   whole = jax.jit(lambda params: params, out_shardings=everywhere)(params)

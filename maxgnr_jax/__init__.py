@@ -13,7 +13,6 @@ from maxgnr_jax._grads._combined_grad import (
 from maxgnr_jax._grads._flat_task_grads import (
   value_and_flat_task_grads as value_and_flat_task_grads,
 )
-from maxgnr_jax._grads._task_grads import task_names as task_names
 from maxgnr_jax._grads._task_grads import value_and_task_grads as value_and_task_grads
 from maxgnr_jax._maxgnr import MaxGNRState as MaxGNRState
 from maxgnr_jax._maxgnr import maxgnr as maxgnr
@@ -21,5 +20,7 @@ from maxgnr_jax._solvers import Solver as Solver
 from maxgnr_jax._solvers import projected_gradient as projected_gradient
 from maxgnr_jax._solvers import steepest_descent as steepest_descent
 from maxgnr_jax._stacked._groups import group_names as group_names
+from maxgnr_jax._state import aggregator_state as aggregator_state
+from maxgnr_jax._task_names import task_names as task_names
 
 __version__ = "0.1.0"

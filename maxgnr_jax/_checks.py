@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from maxgnr_jax._task_names import in_order, is_vector
+
 
 def check_at_least_one(name: str, value: Any) -> None:
   """Raises unless ``value`` is an integer >= 1, known at trace time."""
@@ -150,7 +152,8 @@ def as_task_values(name: str, values: Any, num_tasks: int, dtype: Any) -> jax.Ar
 
   Args:
     name: Name of the argument, for the message.
-    values: A vector [K] or a pytree of K scalars; None if it was not passed.
+    values: A vector [K], in the order of the stacked gradients, or a pytree of K
+      scalars, in the order of their names; None if it was not passed.
     num_tasks: K.
     dtype: Dtype of the result.
 
@@ -173,8 +176,8 @@ def as_task_mask(mask: Any, num_tasks: int) -> jax.Array:
   """Returns ``task_mask`` as [K], bool.
 
   Args:
-    mask: A vector [K] or a pytree of K bools, False for inactive tasks. None masks no
-      task.
+    mask: A vector [K], in the order of the stacked gradients, or a pytree of K bools,
+      in the order of their names; False for inactive tasks. None masks no task.
     num_tasks: K.
 
   Raises:
@@ -195,17 +198,17 @@ def as_task_mask(mask: Any, num_tasks: int) -> jax.Array:
 
 def _one_per_task(name: str, values: Any, num_tasks: int, dtype: Any) -> jax.Array:
   """Returns a vector [K] or a pytree of K scalars as [K]; raises for anything else."""
-  leaves = jax.tree.leaves(values)
+  leaves, vector = in_order(values), is_vector(values)
   shapes = [jnp.shape(leaf) for leaf in leaves]
-  if shapes not in ([(num_tasks,)], [()] * num_tasks):
+  if shapes != ([(num_tasks,)] if vector else [()] * num_tasks):
     raise ValueError(
-      f"`{name}` must hold one value per task, as a vector [{num_tasks}] or a pytree "
-      f"of {num_tasks} scalars, in the order of the stacked gradients, got "
+      f"`{name}` must hold one value per task, as a vector [{num_tasks}] in the order "
+      f"of the stacked gradients or a pytree of {num_tasks} scalars, got "
       f"{jax.tree.structure(values)} with shapes {shapes}. Give it the structure of "
       "the losses that `value_and_task_grads` returns with the gradients."
     )
-  if shapes == [(num_tasks,)]:
-    return jnp.asarray(leaves[0], dtype)
+  if vector:
+    return jnp.asarray(values, dtype)
   return jnp.stack([jnp.asarray(leaf, dtype) for leaf in leaves])
 
 

@@ -8,16 +8,18 @@ import jax.numpy as jnp
 import optax
 
 from maxgnr_jax._maxgnr import MaxGNRState
+from maxgnr_jax._state import aggregator_state
+from maxgnr_jax._task_names import check_has_no_names
 from maxgnr_jax.aggregators._base import AggregatorState
 
+_COUNTS = ("task_count", "notfinite_count", "zero_count")
 _PER_TASK = (
   "weights",
   "gnr",
   "single_task_gnr",
   "gradient_norm",
   "noise_norm",
-  "task_count",
-  "notfinite_count",
+  *_COUNTS,
 )
 
 
@@ -29,10 +31,9 @@ def diagnostics(
   """Returns the weights, GNRs and norms of the last step as a flat dict of scalars.
 
   Args:
-    opt_state: Optimiser state that contains exactly one :class:`MaxGNRState` or
-      :class:`aggregators.AggregatorState`, for instance the state of an
-      :func:`optax.chain`. May be traced. Before the first step the dict is empty,
-      unless the state was made with ``num_tasks``.
+    opt_state: Optimiser state, or an object that holds one, with exactly one
+      aggregator in it, as :func:`aggregator_state` takes it. May be traced. Before the
+      first step the dict is empty, unless the state was made with ``num_tasks``.
     names: Names of the K tasks, in the order of the stacked gradients (see
       :func:`task_names`). Default: "0", "1" and so on.
     groups: Names of the groups of parameters (see :func:`group_names`), if the
@@ -41,15 +42,17 @@ def diagnostics(
   Returns:
     A dict of scalars. For :func:`maxgnr` it holds ``weights/NAME``, ``gnr/NAME``,
     ``single_task_gnr/NAME``, ``gradient_norm/NAME``, ``noise_norm/NAME``,
-    ``task_count/NAME`` and ``notfinite_count/NAME`` for each task, and
-    ``noise_cosine/NAME,NAME`` for each pair of tasks, negative where their noises
+    ``task_count/NAME``, ``notfinite_count/NAME`` and ``zero_count/NAME`` for each task,
+    and ``noise_cosine/NAME,NAME`` for each pair of tasks, negative where their noises
     oppose each other. For other aggregators it holds ``weights/NAME`` (if the state has
-    weights), the two counts, and every number per task in the memory, by its name. With
-    groups the keys are ``weights/GROUP/NAME`` and so on; all groups share the counts.
+    weights), the three counts, and every number per task in the memory, by its name.
+    With groups the keys are ``weights/GROUP/NAME`` and so on; all groups share the
+    counts.
 
   Raises:
     ValueError: if ``names`` are not K different names, or ``groups`` not one different
       name per group.
+    TypeError: if ``names`` are no list but a dict or a NamedTuple.
     KeyError: if ``opt_state`` contains no such state, or more than one.
 
   Example:
@@ -61,9 +64,10 @@ def diagnostics(
     >>> f"{diagnostics(state, ['depth', 'edges'])['weights/depth']:.3f}"
     '0.750'
   """
-  state = _find_state(opt_state)
+  state = aggregator_state(opt_state)
   tasks = state.task_count.size
   grouped = state.groups is not None
+  check_has_no_names("names", names)
   names = _names("names", names, tasks)
   result: dict[str, jax.Array] = {}
   for field, values in _per_task(state).items():
@@ -111,7 +115,7 @@ def _per_task(state: MaxGNRState | AggregatorState) -> dict[str, Any]:
     fields = state._asdict() | state.stats._asdict()
     return {name: fields[name] for name in _PER_TASK}
   weights = {} if state.weights is None else {"weights": state.weights}
-  counts = {name: getattr(state, name) for name in ("task_count", "notfinite_count")}
+  counts = {name: getattr(state, name) for name in _COUNTS}
   shapes = {state.task_count.shape, *(x.shape for x in weights.values())}
   remembered = {
     name: values
@@ -120,20 +124,3 @@ def _per_task(state: MaxGNRState | AggregatorState) -> dict[str, Any]:
     and jnp.issubdtype(values.dtype, jnp.floating)
   }
   return weights | counts | remembered
-
-
-def _find_state(opt_state: Any) -> MaxGNRState | AggregatorState:
-  """Returns the only aggregator state in ``opt_state``; raises if it is not one."""
-  kinds = (MaxGNRState, AggregatorState)
-
-  def is_state(node):
-    return isinstance(node, kinds)
-
-  nodes = jax.tree.leaves(opt_state, is_leaf=is_state)
-  found = [node for node in nodes if is_state(node)]
-  if len(found) != 1:
-    raise KeyError(
-      "`opt_state` must contain one state of `maxgnr` or another aggregator, found "
-      f"{len(found) or 'none'}. Pass the part of the state that holds one."
-    )
-  return found[0]

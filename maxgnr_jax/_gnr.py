@@ -83,7 +83,7 @@ def single_task_gnr(stats: GradientStats) -> jax.Array:
 
   Args:
     stats: Statistics of the K tasks, for instance
-      ``optax.tree.get(opt_state, "stats")``.
+      ``aggregator_state(opt_state).stats``.
 
   Returns:
     [K], ``‖m_k‖² / ‖n_k‖²``: infinite for a task without noise, 0 for a task without
@@ -111,7 +111,7 @@ def task_gnr(weights: jax.typing.ArrayLike, stats: GradientStats) -> jax.Array:
     weights: [K], any real numbers. The weights of :func:`maxgnr` are non-negative and
       sum to 1.
     stats: Statistics of the K tasks, for instance
-      ``optax.tree.get(opt_state, "stats")``.
+      ``aggregator_state(opt_state).stats``.
 
   Returns:
     [K]: infinite if the weighted noises cancel exactly, 0 for a task without weight or

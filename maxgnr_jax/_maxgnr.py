@@ -27,10 +27,13 @@ from maxgnr_jax.aggregators._base import (
   Step,
   aggregator,
 )
+from maxgnr_jax.aggregators._reuse import reuses_steps
 
 
 class MaxGNRState(NamedTuple):
-  """State of :func:`maxgnr`; read a field with ``optax.tree.get(opt_state, name)``.
+  """State of :func:`maxgnr`.
+
+  :func:`aggregator_state` finds it in the state of a whole optimiser.
 
   K-sized fields are float32, or float64 where the parameters are. Per-task fields
   describe the most recent step. Before the first, ``weights`` is uniform and the others
@@ -46,7 +49,8 @@ class MaxGNRState(NamedTuple):
     weights: [K]. The task weights that made the update, non-negative, of sum 1 (Eq.
       17); 0 for inactive tasks.
     gnr: [K]. Each task's GNR under these weights (Eq. 9 with the estimates of Eq. 17);
-      infinite without noise, as at the first step; 0 for inactive tasks.
+      infinite without noise, as at the first step, where ``jax_debug_infs`` therefore
+      raises an error; 0 for inactive tasks.
     single_task_gnr: [K]. The GNR that each task would have alone (Eq. 8); infinite
       without noise, 0 for inactive tasks.
     stats: :class:`GradientStats`, ``gradient_norm`` [K], ``noise_norm`` [K] and
@@ -54,6 +58,8 @@ class MaxGNRState(NamedTuple):
     task_count: [K], int32. Number of updates in which each task was active.
     notfinite_count: [K], int32. Number of updates in which each task was inactive
       because its gradient held NaN or infinity, or numbers whose squares overflow.
+    zero_count: [K], int32. Number of updates in which each task was inactive because
+      every number of its gradient was zero.
     noise: :class:`NoiseAverage` over the steps if ``noise_decay`` was given, else None.
     groups: Pytree like the parameters, without arrays: says which group each belongs
       to. None without ``groups``.
@@ -67,10 +73,12 @@ class MaxGNRState(NamedTuple):
   stats: GradientStats
   task_count: jax.Array
   notfinite_count: jax.Array
+  zero_count: jax.Array
   noise: NoiseAverage | None = None
   groups: Any = None
 
 
+@reuses_steps
 def maxgnr(
   gamma: jax.typing.ArrayLike = 0.9,
   *,
@@ -101,8 +109,10 @@ def maxgnr(
       checkpoints made before the first step.
     shared: Selects the trunk, where gradients and noises are measured: a pytree of
       bools like the parameters (or a prefix of it), or a function from the parameters
-      to one, as in :func:`optax.masked`. Momentum is kept for the trunk only; the other
-      parameters still get their weighted gradient. Default: all parameters.
+      to one. As in :func:`optax.masked`, a pytree that can be called, such as an
+      Equinox module, is read unless all its leaves can be called. Momentum is kept for
+      the trunk only; the other parameters still get their weighted gradient. Default:
+      all parameters.
     solver: Solver of Eq. 17: :func:`projected_gradient`, the optimum, or
       :func:`steepest_descent`, the paper's approximation.
     momentum_dtype: Dtype of the momentum; by default each parameter's, which is also
@@ -126,9 +136,11 @@ def maxgnr(
 
     ``update`` takes ``task_mask``, [K] or a pytree like the losses, bool and possibly
     traced: a task where it is False, for instance one without labels in this batch, is
-    inactive in this step. So is a task whose gradient is not finite. An inactive task
-    keeps its momentum, has weight 0, and its gradient is ignored; the other tasks are
-    weighted as if it did not exist. If no task is active, weights and update are 0.
+    inactive in this step. So is a task whose gradient is not finite (the sum of its
+    squares must not overflow either), or is exactly zero: a ratio of 0 cannot be made
+    larger, and says nothing about how to weigh the others. An inactive task keeps its
+    momentum, has weight 0, and its gradient is ignored; the other tasks are weighted as
+    if it did not exist. If no task is active, weights and update are 0.
 
     Under :func:`jax.jit` parameters and momentum may be sharded over a mesh in any way.
     Inside :func:`jax.shard_map` give ``update`` the ``axis_name``, or names, over which
@@ -138,18 +150,19 @@ def maxgnr(
     arguments are ignored.
 
   Raises:
-    ValueError: for ``gamma`` or ``noise_decay`` outside [0, 1), for groups without
-      parameters of the trunk, or ``num_tasks`` < 1; at the trace of ``update``, for
-      gradients that are not stacked, of another number of tasks or of other parameters
-      than the state, or without any array, and for a ``task_mask`` that does not hold
-      one value per task.
-    TypeError: for integer or complex parameters, gradients or ``momentum_dtype``, and
-      for a ``task_mask`` that does not hold bools.
+    ValueError: for ``gamma`` or ``noise_decay`` outside [0, 1), or ``num_tasks`` < 1;
+      from ``init``, if ``shared`` selects no parameters, or only arrays of size 0, of
+      all or of a group; at the trace of ``update``, for gradients that are not stacked,
+      of another number of tasks or of other parameters than the state, or without any
+      array, and for a ``task_mask`` that does not hold one value per task.
+    TypeError: for parameters or gradients that are not real floating-point arrays, for
+      a ``momentum_dtype`` that is not real floating point, and for a ``task_mask`` that
+      does not hold bools.
 
   Example:
     >>> import jax.numpy as jnp
     >>> import optax
-    >>> from maxgnr_jax import maxgnr, value_and_task_grads
+    >>> from maxgnr_jax import aggregator_state, maxgnr, value_and_task_grads
     >>> def losses(params):
     ...   return jnp.sum((params - 1.0) ** 2), jnp.sum(0.01 * params**2)
     >>> params = jnp.array([3.0, -1.0])
@@ -159,7 +172,7 @@ def maxgnr(
     >>> grads.shape
     (2, 2)
     >>> updates, opt_state = tx.update(grads, opt_state, params)
-    >>> [f"{weight:.3f}" for weight in optax.tree.get(opt_state, "weights")]
+    >>> [f"{weight:.3f}" for weight in aggregator_state(opt_state).weights]
     ['0.011', '0.989']
 
   References:
@@ -192,7 +205,9 @@ def maxgnr(
     # m_0 = g_0: a task's first step forgets the zeros that the state began with.
     decay = jnp.where(step.task_count == 0, 0.0, gamma).astype(step.dtype)
     stats, finite = step.in_groups(
-      lambda g, m: measure_stats(g, m, decay, step.dtype), step.grads, momentum
+      lambda g, m: measure_stats(g, m, decay, step.mask, step.dtype),
+      step.grads,
+      momentum,
     )
     finite = finite if step.labels is None else jnp.all(finite, axis=0)
     return (step, stats, decay), finite
@@ -244,6 +259,7 @@ def _own_state(state: AggregatorState) -> MaxGNRState:
     weights=state.weights,  # type: ignore[arg-type]
     task_count=state.task_count,
     notfinite_count=state.notfinite_count,
+    zero_count=state.zero_count,
     groups=state.groups,
     **state.memory,
   )
@@ -258,6 +274,7 @@ def _frame_state(state: MaxGNRState) -> AggregatorState:
     memory={name: getattr(state, name) for name in names},
     task_count=state.task_count,
     notfinite_count=state.notfinite_count,
+    zero_count=state.zero_count,
     trunk=state.momentum,
     groups=state.groups,
   )

@@ -12,7 +12,7 @@ from maxgnr_jax._linalg._root import square_root
 
 
 def measure(
-  grads: Any, momentum: Any, gamma: jax.Array, dtype: Any
+  grads: Any, momentum: Any, gamma: jax.Array, mask: jax.Array, dtype: Any
 ) -> tuple[GradientStats, jax.Array]:
   """Measures each task's expected gradient m and its noise ``n = g - m`` (Eq. 16).
 
@@ -24,6 +24,7 @@ def measure(
     grads: Stacked pytree with at least one array.
     momentum: Stacked pytree like it, from the step before.
     gamma: [K], the decay rate of each task's momentum.
+    mask: [K], bool: tasks whose statistics matter.
     dtype: Dtype of the arithmetic and the result.
 
   Returns:
@@ -33,9 +34,12 @@ def measure(
   pairs = list(zip(jax.tree.leaves(grads), jax.tree.leaves(momentum), strict=True))
   gamma = gamma.astype(dtype)
 
-  def sums(reduce, pairs, gamma):
-    # Numbers are scaled before they are squared, so that squares do not overflow.
-    inverse, scale = _stacked.task_scales(reduce, pairs, dtype)
+  def sums(reduce, pairs, gamma, mask):
+    # Numbers are scaled before they are squared, so that squares do not vanish.
+    arrays = [x for pair in pairs for x in pair]
+    inverse, scale = _stacked.task_scale(
+      _stacked.magnitude(reduce, arrays, dtype, mask)
+    )
 
     def change(k, g, m):  # g - γ m - (1 - γ) g = γ (g - m)
       difference = g.astype(dtype) - m.astype(dtype)
@@ -51,7 +55,7 @@ def measure(
 
     return *reduce.sum(products, pairs), scale
 
-  gramian, squared_norm, scale = _stacked.over_parameters(sums, pairs, gamma)
+  gramian, squared_norm, scale = _stacked.over_parameters(sums, pairs, gamma, mask)
   squared_change = jnp.diagonal(gramian)
   finite = jnp.isfinite(squared_change) & jnp.isfinite(squared_norm)
   gradient_norm = jnp.where(finite, scale * square_root(squared_norm), 0.0)
@@ -75,4 +79,5 @@ def measure(
 
 def _coarsest(tree: Any) -> float:
   """Returns the largest relative rounding error of the tree's dtypes."""
-  return max(float(jnp.finfo(x.dtype).eps) for x in jax.tree.leaves(tree))
+  leaves = [x for x in jax.tree.leaves(tree) if x.size]
+  return max((float(jnp.finfo(x.dtype).eps) for x in leaves), default=0.0)

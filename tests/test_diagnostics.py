@@ -1,5 +1,6 @@
 """`diagnostics` returns the state as a flat dict for any logger."""
 
+import collections
 import functools
 
 import chex
@@ -22,6 +23,7 @@ FIELDS = (
   "noise_norm",
   "task_count",
   "notfinite_count",
+  "zero_count",
 )
 
 
@@ -105,6 +107,15 @@ def test_names_before_the_first_step_raise_an_error_that_recommends_num_tasks():
     diagnostics(state, NAMES)
 
 
+@pytest.mark.parametrize(
+  "names",
+  [{"b": 1.0, "c": 2.0, "a": 0.5}, collections.namedtuple("Names", "b c a")(*"bca")],
+)
+def test_names_in_an_order_of_their_own_are_refused(names):
+  with pytest.raises(TypeError, match=r"`names` must be a list or a vector in the ord"):
+    diagnostics(state_after_steps(), names)
+
+
 def test_names_that_repeat_are_refused():
   with pytest.raises(ValueError, match="depth"):
     diagnostics(state_after_steps(), ["depth", "depth", "edges"])
@@ -131,5 +142,5 @@ def test_diagnostics_of_an_aggregator_hold_every_number_per_task():
   log = diagnostics(state, task_names(losses))
   for name in ("weights", "mean", "variance"):
     assert {f"{name}/depth", f"{name}/edges"} <= set(log)
-  assert len(log) == 10  # and the two counts
+  assert len(log) == 12  # and the three counts
   assert float(log["mean/depth"]) == 1

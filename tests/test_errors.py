@@ -40,6 +40,16 @@ def test_leaves_with_different_numbers_of_tasks_raise_an_error_with_their_shapes
     trace_update(grads)
 
 
+def test_the_error_for_a_leaf_that_is_not_stacked_names_another_that_is():
+  grads = with_leaf(random_grads(PARAMS, 3), jnp.ones((2,)))
+  message = (
+    r"the leaf \['trunk'\]\[1\] of shape \(2,\) .* Others are stacked, such as the "
+    r"leaf \['head'\]\['bias'\] of shape \(3, 5\); this one is not\. Stack the grad"
+  )
+  with pytest.raises(ValueError, match=message):
+    trace_update(grads)
+
+
 @pytest.mark.parametrize("shape", [(2,), (3, 1), (3, 2, 1)])
 def test_a_leaf_of_another_shape_raises_an_error_with_the_required_shape(shape):
   grads = with_leaf(random_grads(PARAMS, 3), jnp.ones(shape))
@@ -242,7 +252,9 @@ def test_losses_must_be_real_floats(dtype):
   def fun(w):
     return {"a": w[0], "b": w[1].astype(dtype)}
 
-  with pytest.raises(TypeError, match=f"real floating-point losses, got {dtype.dtype}"):
+  with pytest.raises(
+    TypeError, match=f"real floating-point losses, got dtype {dtype.dtype}"
+  ):
     jax.eval_shape(value_and_task_grads(fun), jnp.ones(3))
 
 

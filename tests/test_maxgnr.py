@@ -147,11 +147,12 @@ def test_a_task_without_gradient_gets_no_weight_and_changes_no_other_weight(task
   assert_trees_close(updates, expected_updates, rtol=1e-3, atol=1e-6)
 
 
-def test_without_any_gradient_weights_are_equal_and_the_update_is_zero():
+def test_without_any_gradient_all_tasks_are_inactive_and_the_update_is_zero():
   params = example_params()
   sequence = scaled(grads_sequence(params, 3, 2), np.zeros(3))
   updates, state = last(DEFAULT, params, sequence)
-  np.testing.assert_allclose(state.weights, 1 / 3)
+  np.testing.assert_array_equal(state.weights, 0)
+  np.testing.assert_array_equal(state.zero_count, 2)
   np.testing.assert_array_equal(flat(updates), 0)
   np.testing.assert_array_equal(state.gnr, 0)
 

@@ -222,7 +222,7 @@ class Trainer:
   def _descend(self, state: RunState, losses, rest, grad, method_state):
     updates, adam = self._adam.update(grad, state.adam, state.params)
     weights, gnr = weights_and_gnr(method_state, len(self.tasks))
-    losses = jnp.stack(jax.tree.leaves(losses))
+    losses = jnp.stack([losses[task] for task in self.tasks])
     state = RunState(
       step=state.step + 1,
       params=optax.apply_updates(state.params, updates),

@@ -7,14 +7,20 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from maxgnr_jax import _stacked
 from maxgnr_jax._checks import (
   as_task_mask,
   check_aggregator,
   check_at_least_one,
   check_state,
 )
-from maxgnr_jax._grads._task_grads import differentiated, value_and_task_grads
+from maxgnr_jax._grads._task_grads import (
+  count_losses,
+  differentiated,
+  value_and_task_grads,
+)
 from maxgnr_jax._linalg import zero_inactive
+from maxgnr_jax._task_names import check_same_names, from_order, in_order, is_vector
 
 
 class CombinedGradState(NamedTuple):
@@ -24,7 +30,7 @@ class CombinedGradState(NamedTuple):
     count: [], int32. Number of steps, those between refreshes included.
     aggregator: The aggregator's own state, as the last refresh left it. Its ``weights``
       [K] are those that steps until the next refresh use; read them with
-      ``optax.tree.get(state, "weights")``.
+      ``aggregator_state(state).weights``.
   """
 
   count: jax.Array  # type: ignore[assignment]
@@ -60,8 +66,9 @@ def value_and_combined_grad(
   The first step and every n-th after it is a *refresh*: it takes all K gradients, which
   the aggregator combines while it updates its weights and its state. The steps between
   refreshes take one forward and a single backward pass, of ``Σ w_k L_k`` with the last
-  weights, and leave the aggregator alone. Both kinds of steps are in one compiled
-  function, under :func:`jax.lax.cond`. The optimiser sees one gradient in every step.
+  weights, and leave the aggregator alone. Under :func:`jax.jit` both kinds of steps are
+  in one compiled function, under :func:`jax.lax.cond`; without it, each step runs its
+  own kind. The optimiser sees one gradient in every step.
 
   The aggregator counts refreshes, not steps. MaxGNR's momentum averages over
   1 / (1 - γ) refreshes, which are n times as many steps; a smaller γ makes up for that.
@@ -101,17 +108,19 @@ def value_and_combined_grad(
     compiled functions without a condition, which are faster on a CPU, for convolutions
     by far (``benchmarks/results/speed-refresh``).
 
-    ``task_mask``, [K] or a pytree like the losses, bool, goes to the aggregator, and
-    between refreshes it sets the weights of masked tasks to 0; the others keep theirs.
-    A task that was inactive in the last refresh has weight 0 until the next. The
-    backward pass starts from the weights, so that a loss of weight 0 starts from zero,
-    whatever its value. But zero times a derivative that is not finite is NaN, which
-    reaches the parameters of the trunk. Between refreshes, therefore, replace missing
-    labels before the loss, ``where(labelled, labels, 0)``, and divide by at least 1 in
-    a mean over labels.
+    ``task_mask``, bool, is a vector [K] in the order of the stacked gradients or a
+    pytree that names the tasks as the losses do. It goes to the aggregator, and between
+    refreshes it sets the weights of masked tasks to 0; the others keep theirs. A task
+    that was inactive in the last refresh has weight 0 until the next. The backward pass
+    starts from the weights, so that a loss of weight 0 starts from zero, whatever its
+    value. But zero times a derivative that is not finite is NaN, which reaches the
+    parameters of the trunk. Between refreshes, therefore, replace missing labels before
+    the loss, ``where(labelled, labels, 0)``, and divide by at least 1 in a mean over
+    labels.
 
   Raises:
-    ValueError: if ``refresh_every`` is not an integer of at least 1, and whatever
+    ValueError: if ``refresh_every`` is not an integer of at least 1; when called, for a
+      ``task_mask`` that names other tasks than the losses; and whatever
       :func:`value_and_task_grads` and the aggregator raise.
     TypeError: if ``aggregator`` is no transformation, and for a traced ``refresh``;
       from ``init``, if the state is not that of a single aggregator, as with an
@@ -121,7 +130,7 @@ def value_and_combined_grad(
   Example:
     >>> import jax.numpy as jnp
     >>> import optax
-    >>> from maxgnr_jax import maxgnr, value_and_combined_grad
+    >>> from maxgnr_jax import aggregator_state, maxgnr, value_and_combined_grad
     >>> def losses(params):
     ...   return jnp.sum((params - 1.0) ** 2), jnp.sum(0.01 * params**2)
     >>> params = jnp.array([3.0, -1.0])
@@ -134,7 +143,7 @@ def value_and_combined_grad(
     ...   values, grad, state = combined.value_and_grad(state, params)
     ...   updates, opt_state = tx.update(grad, opt_state, params)
     ...   params = optax.apply_updates(params, updates)
-    ...   print([f"{weight:.3f}" for weight in optax.tree.get(state, "weights")])
+    ...   print([f"{weight:.3f}" for weight in aggregator_state(state).weights])
     ['0.011', '0.989']
     ['0.011', '0.989']
     ['0.011', '0.989']
@@ -172,11 +181,12 @@ def value_and_combined_grad(
 
     def reused():
       assert weights is not None
-      mask, unmasked = extra_args.get("task_mask"), weights
-      if mask is not None:
-        unmasked = zero_inactive(as_task_mask(mask, weights.size), weights)
+      mask = extra_args.get("task_mask")
 
       def backward(tangents, inputs, losses):
+        _stacked.check_same_tasks(count_losses(losses), weights.size)
+        check_same_names({"losses": losses, "task_mask": mask})
+        unmasked = zero_inactive(as_task_mask(mask, weights.size), weights)
         pullback = jax.linear_transpose(tangents, *inputs)
         return pullback(_cotangents(unmasked, losses))[0]
 
@@ -186,11 +196,11 @@ def value_and_combined_grad(
     # Without `num_tasks` there are no weights before the first step: it refreshes.
     if refresh_every == 1 or (weights is not None and not weights.size):
       refresh = True
-    if refresh is None:
-      is_due = state.count % refresh_every == 0
+    is_due = state.count % refresh_every == 0 if refresh is None else refresh
+    if isinstance(is_due, jax.core.Tracer):
       value, grad, after = jax.lax.cond(is_due, refreshed, reused)
     else:
-      value, grad, after = refreshed() if refresh else reused()
+      value, grad, after = refreshed() if is_due else reused()
     count = optax.safe_increment(state.count)
     return value, grad, CombinedGradState(count, after)
 
@@ -199,15 +209,12 @@ def value_and_combined_grad(
 
 def _cotangents(weights: jax.Array, losses: Any) -> Any:
   """Returns the weights [K] in the structure and the dtypes of the losses."""
-  leaves, treedef = jax.tree.flatten(losses)
-  if [jnp.shape(leaf) for leaf in leaves] == [weights.shape]:
-    parts = [weights]
-  else:
-    parts = [weights[k] for k in range(len(leaves))]
-  dtypes = [jnp.result_type(leaf) for leaf in leaves]
-  return jax.tree.unflatten(
-    treedef, [part.astype(dtype) for part, dtype in zip(parts, dtypes, strict=True)]
-  )
+  if is_vector(losses):
+    return weights.astype(losses.dtype)
+  parts = [
+    weights[k].astype(jnp.result_type(loss)) for k, loss in enumerate(in_order(losses))
+  ]
+  return from_order(parts, losses)
 
 
 def check_refresh(refresh: Any) -> None:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from maxgnr_jax import _stacked
 from maxgnr_jax._checks import check_at_least_one, check_positive
 from maxgnr_jax._grads._task_grads import for_each_task, value_and_task_grads
+from maxgnr_jax._task_names import in_order
 
 
 def value_and_flat_task_grads(
@@ -59,7 +60,7 @@ def value_and_flat_task_grads(
   Raises:
     ValueError: if ``radius`` is not positive or ``tasks_at_once`` is not an integer of
       at least 1; when called, if ``shared`` is not like the argument or selects none
-      of its arrays.
+      of its arrays, or only arrays of size 0.
     TypeError: when called, as in :func:`value_and_task_grads`, and if ``shared`` holds
       anything but bools.
 
@@ -90,6 +91,7 @@ def value_and_flat_task_grads(
     value, grads = plain(*args, **kwargs)
     params = jax.tree.map(jnp.asarray, args[argnum])
     num_tasks = jax.tree.leaves(grads)[0].shape[0]
+    in_trunk = tuple(jax.tree.leaves(_stacked.trunk_mask(shared, params)))
 
     def perturbed_grad(task_and_grad):
       task, grad = task_and_grad
@@ -98,11 +100,11 @@ def value_and_flat_task_grads(
         full = list(args)
         full[argnum] = perturbed
         losses = fun(*full, **kwargs)
-        losses = jax.tree.leaves(losses[0] if has_aux else losses)
+        losses = in_order(losses[0] if has_aux else losses)
         dtype = _stacked.compute_dtype(losses)
         return jnp.concatenate([jnp.ravel(x).astype(dtype) for x in losses])[task]
 
-      return jax.grad(loss)(_perturb(params, grad, radius, adaptive, shared))
+      return jax.grad(loss)(_perturb(params, grad, radius, adaptive, in_trunk))
 
     tasks = (jnp.arange(num_tasks), grads)
     perturbed_grads = for_each_task(perturbed_grad, tasks, num_tasks, tasks_at_once)
@@ -111,7 +113,9 @@ def value_and_flat_task_grads(
   return value_and_flat_task_grads_fun
 
 
-def _perturb(params, grad, radius, adaptive, shared):
+# Without `jit` the loops in `norms` would be compiled at each call.
+@functools.partial(jax.jit, static_argnames=("adaptive", "in_trunk"), inline=True)
+def _perturb(params, grad, radius, adaptive, in_trunk):
   """Moves one task's parameters up its gradient by a distance of ``radius``.
 
   Args:
@@ -119,11 +123,10 @@ def _perturb(params, grad, radius, adaptive, shared):
     grad: Pytree like it, one task's gradient.
     radius: Length of the perturbation.
     adaptive: As in :func:`value_and_flat_task_grads`.
-    shared: As in :func:`value_and_flat_task_grads`.
+    in_trunk: For each parameter whether it belongs to the trunk.
   """
   leaves, treedef = jax.tree.flatten(params)
   slopes = jax.tree.leaves(grad)
-  in_trunk = jax.tree.leaves(_stacked.trunk_mask(shared, params))
   dtype = _stacked.compute_dtype(params)
   scales = [jnp.abs(p) if adaptive else jnp.ones_like(p) for p in leaves]
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from maxgnr_jax import _stacked
+from maxgnr_jax._grads._staging import is_staged
 
 
 def mean_over_microbatches(
@@ -44,13 +45,26 @@ def mean_over_microbatches(
       part_args[position] = jax.tree.map(rows, args[position])
     return fun(*part_args)
 
+  def add(sums, terms):
+    return jax.tree.map(lambda s, x: s + x.astype(s.dtype), sums, terms)
+
+  def zeros(like):
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, _stacked.compute_dtype(x)), like)
+
   def add_part(sums, i):
     terms, rest = part(i)
-    return jax.tree.map(lambda s, x: s + x.astype(s.dtype), sums, terms), rest
+    return add(sums, terms), rest
 
-  like, _ = jax.eval_shape(part, 0)
-  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, _stacked.compute_dtype(x)), like)
-  sums, rest = jax.lax.scan(add_part, zeros, jnp.arange(microbatches))
+  if is_staged():
+    like, _ = jax.eval_shape(part, 0)
+    sums, rest = jax.lax.scan(add_part, zeros(like), jnp.arange(microbatches))
+  else:
+    like, first = part(0)
+    sums, rests = add(zeros(like), like), [first]
+    for i in range(1, microbatches):
+      sums, rest = add_part(sums, i)
+      rests.append(rest)
+    rest = _stacked.stack(rests)
   means = jax.tree.map(lambda s, x: (s / microbatches).astype(x.dtype), sums, like)
   return means, rest
 

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from maxgnr_jax import _stacked
 from maxgnr_jax._checks import check_at_least_one
 from maxgnr_jax._grads._microbatches import check_batch, mean_over_microbatches
+from maxgnr_jax._grads._staging import is_staged
+from maxgnr_jax._task_names import from_order, in_order, is_vector
 
 # Up to this many backward passes are written out; each adds to the compilation time.
 MOST_WRITTEN_OUT = 16
@@ -29,6 +31,11 @@ def value_and_task_grads(
 
   This takes one forward pass and K backward passes over the whole batch or, with
   ``microbatches``, over one part of it after the other.
+
+  Without :func:`jax.jit`, tasks and microbatches are taken in loops of Python, and no
+  call compiles what an earlier one did. Only :func:`jax.lax.scan`, ``cond`` and the
+  like in ``fun`` itself compile at each call, as they do under :func:`jax.grad`: put
+  them in a function under :func:`jax.jit`.
 
   If a loss is not finite, the other tasks' gradients still are, provided that the
   backward passes are written out (see ``tasks_at_once``) and ``fun`` returns scalars.
@@ -64,9 +71,10 @@ def value_and_task_grads(
     A function of the same arguments that returns ``(losses, grads)``, or
     ``((losses, aux), grads)`` with ``has_aux``. ``losses`` is what ``fun`` returned.
     ``grads`` has the structure of the argument and ``[K, *shape]`` in each leaf; it is
-    a tuple of such pytrees if ``argnums`` is a sequence. Tasks are in the order of
-    ``jax.tree.leaves(losses)``: for a dict, sorted by key. With ``microbatches``
-    ``aux`` is stacked over the parts, ``[n, ...]`` in each leaf.
+    a tuple of such pytrees if ``argnums`` is a sequence. Tasks are stacked in the order
+    of their sorted names (see :func:`task_names`), whatever container holds the losses;
+    those of a vector, a tuple or a list keep their order. With ``microbatches`` ``aux``
+    is stacked over the parts, ``[n, ...]`` in each leaf.
 
   Raises:
     ValueError: if ``tasks_at_once`` or ``microbatches`` is not an integer of at least
@@ -157,7 +165,10 @@ def differentiated(
         for position, value in zip(positions, inputs, strict=True):
           full[position] = value
         result = fun(*full, **kwargs)
-        return result if has_aux else (result, None)
+        result = result if has_aux else (result, None)
+        if isinstance(result, (tuple, list)) and len(result) == 2:  # else JAX raises
+          _check_losses(result[0])
+        return result
 
       inputs = [args[position] for position in positions]
       _check_inputs(inputs)
@@ -190,17 +201,16 @@ def _backward_passes(tangents, inputs, losses, tasks_at_once):
     A list with a stacked pytree for each of the inputs.
   """
   cotangents, num_tasks = _one_loss_at_a_time(losses)
-  if _is_vector(losses) or tasks_at_once is not None or num_tasks > MOST_WRITTEN_OUT:
+  if is_vector(losses) or tasks_at_once is not None or num_tasks > MOST_WRITTEN_OUT:
     pullback = jax.linear_transpose(tangents, *inputs)
     return for_each_task(pullback, cotangents, num_tasks, tasks_at_once)
   # Each pass transposes the map to one loss, instead of starting from 0 for the others.
   # That saves the passes through the other heads, where 0 times NaN would be NaN.
-  leaves = jax.tree.leaves(losses)
   grads = [
-    jax.linear_transpose(lambda *t, k=k: jax.tree.leaves(tangents(*t))[k], *inputs)(
-      jnp.ones_like(leaves[k])
+    jax.linear_transpose(lambda *t, k=k: in_order(tangents(*t))[k], *inputs)(
+      jnp.ones_like(loss)
     )
-    for k in range(num_tasks)
+    for k, loss in enumerate(in_order(losses))
   ]
   return _stacked.stack(grads)
 
@@ -216,35 +226,20 @@ def for_each_task(
     num_tasks: K.
     tasks_at_once: As in :func:`value_and_task_grads`.
   """
-  if tasks_at_once is None and num_tasks <= MOST_WRITTEN_OUT:
+  written_out = tasks_at_once is None and num_tasks <= MOST_WRITTEN_OUT
+  if written_out or (tasks_at_once == 1 and not is_staged()):
     parts = (jax.tree.map(lambda x, k=k: x[k], stacked) for k in range(num_tasks))
     return _stacked.stack([fun(part) for part in parts])
   if tasks_at_once is None or tasks_at_once >= num_tasks:
     return jax.vmap(fun)(stacked)
-  batch_size = None if tasks_at_once == 1 else tasks_at_once
-  return jax.lax.map(fun, stacked, batch_size=batch_size)
-
-
-def task_names(losses: Any) -> list[str]:
-  """Returns the names of the tasks, in the order of weights and stacked gradients.
-
-  Args:
-    losses: The K losses that :func:`value_and_task_grads` returns, a vector or a pytree
-      of scalars, or their shapes.
-
-  Returns:
-    For a pytree the paths of its leaves, such as a dict's keys; for a vector "0", "1"
-    and so on.
-
-  Example:
-    >>> from maxgnr_jax import task_names
-    >>> task_names({"right": 0.3, "left": 1.2})
-    ['left', 'right']
-  """
-  if _is_vector(losses):
-    return [str(task) for task in range(jnp.shape(losses)[0])]
-  leaves = jax.tree_util.tree_leaves_with_path(losses)
-  return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+  if is_staged():
+    batch_size = None if tasks_at_once == 1 else tasks_at_once
+    return jax.lax.map(fun, stacked, batch_size=batch_size)
+  results = [
+    jax.vmap(fun)(jax.tree.map(lambda x, k=k: x[k : k + tasks_at_once], stacked))
+    for k in range(0, num_tasks, tasks_at_once)
+  ]
+  return jax.tree.map(lambda *parts: jnp.concatenate(parts), *results)
 
 
 def _positions(argnums: int | Sequence[int]) -> tuple[int, ...]:
@@ -254,47 +249,55 @@ def _positions(argnums: int | Sequence[int]) -> tuple[int, ...]:
 
 
 def _one_loss_at_a_time(losses: Any) -> tuple[Any, int]:
-  """Returns K stacked cotangents, each of which is 1 for one loss, and K.
+  """Returns K stacked cotangents, each of which is 1 for one loss, and K."""
+  num_tasks = count_losses(losses)
+  if is_vector(losses):
+    return jnp.eye(num_tasks, dtype=losses.dtype), num_tasks
+  basis = jnp.eye(num_tasks)
+  columns = [
+    basis[k].astype(jnp.result_type(loss)) for k, loss in enumerate(in_order(losses))
+  ]
+  return from_order(columns, losses), num_tasks
+
+
+def count_losses(losses: Any) -> int:
+  """Returns K.
 
   Raises:
-    TypeError: if ``losses`` are not K real floating-point losses.
+    TypeError: if ``losses`` are not K losses.
   """
-  leaves, treedef = jax.tree.flatten(losses)
-  vector = _is_vector(losses)
+  leaves: list[Any] = jax.tree.leaves(losses)
+  vector = is_vector(losses)
   valid = losses.size if vector else all(jnp.ndim(leaf) == 0 for leaf in leaves)
   if not leaves or not valid:
     shapes = [jnp.shape(leaf) for leaf in leaves]
     raise TypeError(
       "`fun` must return K losses, as a vector of shape [K] or a pytree of scalars, "
-      f"got {treedef} with shapes {shapes}. Reduce each task's loss to a scalar, for "
-      "instance with `.mean()`. If `fun` also returns auxiliary data, pass "
-      "`has_aux=True`."
+      f"got {jax.tree.structure(losses)} with shapes {shapes}. Reduce each task's loss "
+      "to a scalar, for instance with `.mean()`. If `fun` also returns auxiliary data, "
+      "pass `has_aux=True`."
     )
-  if wrong := _stacked.first_not_floating(losses):
-    place, dtype = wrong
-    raise TypeError(
-      f"`fun` must return real floating-point losses, got {dtype} in {place}. Convert "
-      "it with `.astype(jnp.float32)`, or return it as auxiliary data."
-    )
-  if vector:
-    return jnp.eye(losses.size, dtype=losses.dtype), losses.size
-  basis = jnp.eye(len(leaves))
-  columns = [basis[k].astype(jnp.result_type(leaf)) for k, leaf in enumerate(leaves)]
-  return jax.tree.unflatten(treedef, columns), len(leaves)
-
-
-def _is_vector(losses: Any) -> bool:
-  """Tells whether the losses are a vector, not a pytree of scalars."""
-  is_leaf = jax.tree_util.all_leaves([losses])
-  return is_leaf and jnp.ndim(losses) == 1
+  return losses.size if vector else len(leaves)
 
 
 def _check_inputs(inputs: Any) -> None:
   """Raises unless the losses can be differentiated with respect to ``inputs``."""
   if wrong := _stacked.first_not_floating(inputs):
-    place, dtype = wrong
+    place, kind = wrong
     raise TypeError(
-      f"Only real floating-point arrays can be differentiated, got dtype {dtype} in "
-      f"{place} of the differentiated arguments. Split other arrays off first, with "
-      "`nnx.split(model, nnx.Param, ...)`, or name other arguments in `argnums`."
+      f"Only real floating-point arrays can be differentiated, got {kind} in {place} "
+      "of the differentiated arguments. Split everything else off first, with "
+      "`nnx.split(model, nnx.Param, ...)` or `equinox.partition(model, "
+      "equinox.is_inexact_array)`, or name other arguments in `argnums`."
+    )
+
+
+def _check_losses(losses: Any) -> None:
+  """Raises unless every loss is real floating point."""
+  if wrong := _stacked.first_not_floating(losses):
+    place, kind = wrong
+    raise TypeError(
+      f"`fun` must return real floating-point losses, got {kind} in {place}. Convert "
+      "numbers with `.astype(jnp.float32)`, return other arrays as auxiliary data "
+      "(`has_aux=True`), and leave functions and strings out."
     )

@@ -7,6 +7,10 @@ from maxgnr_jax._linalg._active import redistribute as redistribute
 from maxgnr_jax._linalg._active import remember as remember
 from maxgnr_jax._linalg._active import uniform_weights as uniform_weights
 from maxgnr_jax._linalg._active import zero_inactive as zero_inactive
+from maxgnr_jax._linalg._active_set import (
+  minimise_above_exactly as minimise_above_exactly,
+)
+from maxgnr_jax._linalg._components import principal_components as principal_components
 from maxgnr_jax._linalg._gramian import cosines as cosines
 from maxgnr_jax._linalg._gramian import equal_cosines as equal_cosines
 from maxgnr_jax._linalg._gramian import inverse_norms as inverse_norms

@@ -65,12 +65,18 @@ def equal_cosines(cosine: jax.Array, active: jax.Array) -> jax.Array:
     active: [K], bool.
 
   Returns:
-    [K], the coefficients ``C⁺ 1``; 0 for tasks that are inactive or have no gradient.
+    [K], the coefficients ``C⁺ 1``; 0 for tasks that are inactive or have no gradient,
+    and for all tasks if every combination of their gradients has cosines of sum 0.
   """
   ones = (jnp.diagonal(cosine) > 0).astype(cosine.dtype)
-  # This is JAX's default tolerance for the matrix of the active tasks only.
-  rtol = 10.0 * float(jnp.finfo(cosine.dtype).eps) * num_active(active, cosine.dtype)
-  return matvec(_pseudo_inverse(cosine, rtol), ones)
+  number = num_active(active, cosine.dtype)
+  # JAX's default tolerance is five times as large: it takes nearly parallel gradients
+  # for parallel ones.
+  rtol = 2.0 * float(jnp.finfo(cosine.dtype).eps) * number
+  combination = matvec(_pseudo_inverse(cosine, rtol), ones)
+  # Where opposite gradients leave no such combination, only rounding errors are left.
+  exists = jnp.sum(jnp.abs(combination)) > number * rounding(cosine.dtype)
+  return jnp.where(exists, combination, 0.0)
 
 
 @jax.custom_jvp

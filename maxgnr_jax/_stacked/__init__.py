@@ -22,10 +22,13 @@ from maxgnr_jax._stacked._momentum import mix as mix
 from maxgnr_jax._stacked._norms import all_finite as all_finite
 from maxgnr_jax._stacked._norms import finite as finite
 from maxgnr_jax._stacked._norms import gramian as gramian
+from maxgnr_jax._stacked._norms import largest as largest
+from maxgnr_jax._stacked._norms import magnitude as magnitude
 from maxgnr_jax._stacked._norms import norms as norms
-from maxgnr_jax._stacked._norms import task_scales as task_scales
+from maxgnr_jax._stacked._norms import task_scale as task_scale
+from maxgnr_jax._stacked._sharding import named_axes as named_axes
 from maxgnr_jax._stacked._sharding import over_parameters as over_parameters
-from maxgnr_jax._stacked._sharding import takes_axis_name as takes_axis_name
+from maxgnr_jax._stacked._sharding import sharded_over as sharded_over
 from maxgnr_jax._stacked._sums import sums_of_products as sums_of_products
 from maxgnr_jax._stacked._sums import sums_of_squares as sums_of_squares
 from maxgnr_jax._stacked._tree import add as add

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 HOW_TO_STACK = (
   "Stack the gradients of the K task losses on a leading axis with "
@@ -14,31 +15,45 @@ HOW_TO_STACK = (
 )
 
 
-def first_not_floating(tree: Any) -> tuple[str, Any] | None:
-  """Returns the place and the dtype of the first leaf that is not real floating point.
+def first_not_floating(tree: Any) -> tuple[str, str] | None:
+  """Returns the place of the first leaf that is not real floating point, and its kind.
 
-  None if every leaf is.
+  The kind is a dtype, as in "dtype int32", or for a leaf that is no array its type, as
+  in "type function". None if every leaf is real floating point.
   """
   for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-    dtype = jnp.result_type(leaf)
+    dtype = _dtype(leaf)
+    if dtype is None:
+      return _leaf_at(path), f"type {type(leaf).__name__}"
     if not jnp.issubdtype(dtype, jnp.floating):
-      return _leaf_at(path), dtype
+      return _leaf_at(path), f"dtype {dtype}"
   return None
 
 
+def _dtype(leaf: Any) -> Any:
+  """Returns the dtype of an array or a number; None for anything else."""
+  if isinstance(leaf, (str, bytes, type, np.dtype)):
+    return None  # It may name a dtype, but holds no number.
+  try:
+    return jnp.result_type(leaf)
+  except TypeError:
+    return None
+
+
 def check_floating(tree: Any, what: str) -> None:
-  """Raises unless every array of ``tree`` is real floating point.
+  """Raises unless every leaf of ``tree`` is a real floating-point array.
 
   Args:
     tree: Pytree of arrays.
     what: What they are, for the message, such as "Gradients".
   """
   if wrong := first_not_floating(tree):
-    place, dtype = wrong
+    place, kind = wrong
     raise TypeError(
-      f"{what} must be real floating-point arrays, got {place} of dtype {dtype}. Keep "
-      "other arrays out of the optimiser, with `optax.masked`, `optax.partition` or "
-      "the `wrt` filter of `nnx.Optimizer`."
+      f"{what} must be real floating-point arrays, got {place} of {kind}. Keep "
+      "everything else out of the optimiser, with `optax.masked`, `optax.partition`, "
+      "the `wrt` filter of `nnx.Optimizer` or, for a whole Equinox model, "
+      "`equinox.filter(model, equinox.is_inexact_array)`."
     )
 
 
@@ -71,11 +86,16 @@ def count_tasks(grads: Any, shapes: Any, what: str) -> int:
       f"tasks, got {_leaf_at(first)} of shape {first_shape}, the shape of the "
       f"parameter itself. {HOW_TO_STACK}"
     )
+  stacked = [(path, shape) for path, shape, plain in pairs if _is_stacked(shape, plain)]
   for path, shape, plain in pairs:
-    if len(shape) != len(plain) + 1 or shape[1:] != plain:
+    if not _is_stacked(shape, plain):
+      others = ""
+      if shape == plain and stacked:
+        others = f" Others are stacked, such as {_leaf_at(stacked[0][0])} of shape "
+        others += f"{stacked[0][1]}; this one is not."
       raise ValueError(
         "The gradients must be of shape [K, *param.shape], got "
-        f"{_leaf_at(path)} of shape {shape} for param.shape {plain} of {what}. "
+        f"{_leaf_at(path)} of shape {shape} for param.shape {plain} of {what}.{others} "
         f"{HOW_TO_STACK}"
       )
     if shape[0] != first_shape[0]:
@@ -92,14 +112,21 @@ def count_tasks(grads: Any, shapes: Any, what: str) -> int:
   return first_shape[0]
 
 
+def _is_stacked(shape: tuple[int, ...], plain: tuple[int, ...]) -> bool:
+  """Tells whether a shape is ``plain`` with one more axis in front."""
+  return len(shape) == len(plain) + 1 and shape[1:] == plain
+
+
 def check_same_shapes(grads: Any, others: Any, name: str) -> None:
-  """Raises unless ``others`` has the structure and the shapes of ``grads``.
+  """Raises unless ``others`` are arrays of the structure and shapes of ``grads``.
 
   Args:
     grads: Stacked pytree.
     others: An extra argument of ``update``.
     name: Name of the extra argument, for the message.
   """
+  check_floating(grads, "Gradients")
+  check_floating(others, f"`{name}`")
   structures: list[Any] = [jax.tree.structure(tree) for tree in (grads, others)]
   shapes = [list(map(jnp.shape, jax.tree.leaves(tree))) for tree in (grads, others)]
   if structures[0] != structures[1] or shapes[0] != shapes[1]:

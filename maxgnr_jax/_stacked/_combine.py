@@ -29,7 +29,7 @@ def combine(
 
   def sums(weighted_sum):
     def leaf(g, reference):
-      w = weights.astype(compute_dtype(g))
+      w = weights.astype(compute_dtype((weights, g)))
       return weighted_sum(w, g, active).astype(jnp.result_type(reference))
 
     return jax.tree.map(leaf, grads, like)

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from maxgnr_jax._stacked._trunk import is_masked
+from maxgnr_jax._stacked._tree import how_to_call, resolve
+from maxgnr_jax._stacked._trunk import held_instead, is_masked
 
 Labels = str | Any | Callable[[Any], Any] | None
 
@@ -37,17 +38,18 @@ def assign_groups(groups: Labels, params: Any, trunk: Any) -> Any:
   Raises:
     TypeError: for labels that are not strings.
     ValueError: for labels that are not like the parameters, and for a group without
-      parameters of the trunk.
+      parameters of the trunk, or only with arrays of size 0 beside others outside.
   """
   if groups is None:
     return None
   labels = label(groups, params)
   names = sorted(set(jax.tree.leaves(labels)))
-  for name, part in zip(names, split(labels, trunk), strict=True):
-    if not jax.tree.leaves(part):
+  parts = zip(names, split(labels, trunk), split(labels, params), strict=True)
+  for name, part, whole in parts:
+    if got := held_instead(part, whole):
       raise ValueError(
         "Every group must have parameters of the trunk, where gradients are measured, "
-        f"got {name!r}, of which `shared` selects none. Give its parameters the label "
+        f"got {name!r}, of which `shared` selects {got}. Give its parameters the label "
         "of another group; they are then combined with that group's weights."
       )
   return jax.tree.map(lambda name: Group({name: ()}), labels)
@@ -73,7 +75,7 @@ def label(groups: Labels, params: Any) -> Any:
     TypeError: for labels that are not strings.
     ValueError: for labels that are not like the parameters.
   """
-  if groups in ("layer", "parameter"):
+  if isinstance(groups, str) and groups in ("layer", "parameter"):
     depth = 1 if groups == "layer" else 0
 
     def name(path, _):
@@ -85,11 +87,13 @@ def label(groups: Labels, params: Any) -> Any:
     raise ValueError(
       f'`groups` must be "layer", "parameter" or a pytree of labels, got {groups!r}.'
     )
-  labels = groups(params) if callable(groups) else groups
+  labels = resolve(groups, params)
 
   def broadcast(label, part):
     if not isinstance(label, str):
-      raise TypeError(f"`groups` must hold strings, the labels, got {label!r}.")
+      raise TypeError(
+        f"`groups` must hold strings, the labels, got {label!r}.{how_to_call(groups)}"
+      )
     return jax.tree.map(lambda _: label, part)
 
   try:
@@ -98,7 +102,7 @@ def label(groups: Labels, params: Any) -> Any:
     raise ValueError(
       "`groups` must be a pytree of labels like the parameters, a prefix of it, or a "
       f"function from the parameters to one, got {jax.tree.structure(labels)} for "
-      f"parameters {jax.tree.structure(params)}."
+      f"parameters {jax.tree.structure(params)}.{how_to_call(groups)}"
     ) from error
 
 

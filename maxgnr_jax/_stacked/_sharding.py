@@ -6,26 +6,23 @@ parameters are sharded becomes known in one of three ways:
 
 - inside :func:`jax.shard_map` the caller names the axes over which they are sharded;
 - under a mesh of explicit axes the arrays' types say so;
-- under a mesh of automatic axes the compiler says so when it partitions the sums.
+- under a mesh of automatic axes only the compiler knows it, and partitions the sums.
 """
 
+import contextlib
 import contextvars
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.custom_batching import custom_vmap
-from jax.experimental.custom_partitioning import (
-  SdyShardingRule,
-  custom_partitioning,
-)
 from jax.flatten_util import ravel_pytree
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from maxgnr_jax._stacked._parts import sample_of_parts, sum_in_parts
 from maxgnr_jax._stacked._tree import add
 
 # For each parameter a tuple of stacked arrays, [K, *shape].
@@ -42,15 +39,31 @@ class Reduce:
 
   Args:
     axes: For each parameter the names of the mesh axes over which it is sharded.
+    devices: Over how many devices the compiler may have sharded parameters in ways
+      that are unknown here.
   """
 
-  def __init__(self, axes: Sequence[Sequence[str]]):
+  def __init__(self, axes: Sequence[Sequence[str]], devices: int = 1):
     self.axes = [tuple(names) for names in axes]
     self.all_axes = tuple(sorted(set(itertools.chain(*self.axes))))
+    self.devices = devices
 
   def largest(self, values: jax.Array) -> jax.Array:
-    """Returns the elementwise maximum over the devices."""
+    """Returns the elementwise maximum over the devices, a constant for derivatives."""
+    values = jax.lax.stop_gradient(values)
     return jax.lax.pmax(values, self.all_axes) if self.all_axes else values
+
+  def sample(self, x: jax.Array, size: int) -> jax.Array:
+    """Returns a sample of each task's numbers on this device, [K, *any shape].
+
+    Args:
+      x: A stacked array, [K, *shape].
+      size: The sample has about this many numbers of each task.
+    """
+    if self.devices > 1:
+      return sample_of_parts(x, size, self.devices)
+    flat = x.reshape(x.shape[0], -1)
+    return flat[:, :: -(-flat.shape[1] // size)]
 
   def sum(self, sums: Callable[[Leaves], Any], leaves: Leaves) -> Any:
     """Sums over all parameters and devices.
@@ -60,6 +73,8 @@ class Reduce:
         are to be added.
       leaves: The shards that this device holds.
     """
+    if self.devices > 1:
+      sums = functools.partial(sum_in_parts, sums, devices=self.devices)
     if not self.all_axes:
       return sums(leaves)
     groups: dict[tuple[str, ...], list] = {}
@@ -76,24 +91,31 @@ class Reduce:
     return unflatten(jax.lax.psum(flat, self.all_axes))
 
 
-def takes_axis_name(update: Callable[..., Any]) -> Callable[..., Any]:
-  """Gives an ``update`` the argument ``axis_name``.
+def named_axes(axis_name: Any, grads: Any) -> tuple[str, ...]:
+  """Returns the axes of :func:`jax.shard_map` over which parameters are sharded.
 
-  It names the axes of the :func:`jax.shard_map` around the update over which parameters
-  are sharded. :func:`over_parameters` uses it in all that the update calls.
+  Args:
+    axis_name: The argument of an ``update``: a name, a sequence of names, or None for
+      those that an aggregator around this one has set.
+    grads: Stacked pytree.
+
+  Raises:
+    ValueError: for a name that is no manual axis, and if all gradients are replicated
+      over the axes.
   """
+  if axis_name is None:
+    return _axis_names.get()
+  return _check_axis_name(axis_name, grads)
 
-  @functools.wraps(update)
-  def with_axis_name(grads, state, params=None, *, axis_name=None, **extra_args):
-    if axis_name is None:  # An aggregator around this one may have set the names.
-      return update(grads, state, params, **extra_args)
-    token = _axis_names.set(_check_axis_name(axis_name, grads))
-    try:
-      return update(grads, state, params, **extra_args)
-    finally:
-      _axis_names.reset(token)
 
-  return with_axis_name
+@contextlib.contextmanager
+def sharded_over(names: tuple[str, ...]) -> Iterator[None]:
+  """Lets :func:`over_parameters` know the axes over which parameters are sharded."""
+  token = _axis_names.set(names)
+  try:
+    yield
+  finally:
+    _axis_names.reset(token)
 
 
 def _check_axis_name(axis_name: Any, grads: Any) -> tuple[str, ...]:
@@ -130,24 +152,28 @@ def over_parameters(fun: Callable[..., Any], leaves: Leaves, *small: jax.Array) 
     fun: Makes K-sized arrays from a :class:`Reduce`, by which it must sum over
       parameters, the leaves and the small arrays. It must not close over other arrays.
     leaves: For each parameter a tuple of stacked arrays, [K, *shape], all sharded in
-      the same way.
+      the same way. Parameters of size 0 are left out; if there are no others, ``fun``
+      gets a single number per task, 0.
     *small: K-sized arrays, replicated on all devices.
 
   Returns:
     What ``fun`` returns, replicated on all devices.
   """
-  leaves = [tuple(arrays) for arrays in leaves]
-  if names := _axis_names.get():
-    varying = [frozenset().union(*map(_varying, arrays)) for arrays in leaves]
-    axes = [[name for name in names if name in some] for some in varying]
-    return fun(Reduce(axes), leaves, *small)
+  whole = [tuple(arrays) for arrays in leaves]
+  leaves = [arrays for arrays in whole if arrays[0].size]
+  if not leaves:
+    zeros = tuple(jnp.zeros((x.shape[0], 1), x.dtype) for x in whole[0])
+    return fun(Reduce([()]), [zeros], *small)
   mesh = jax.typeof(leaves[0][0]).sharding.mesh
   types = () if mesh.empty else mesh.axis_types
-  if AxisType.Explicit in types:
+  names = _axis_names.get()
+  if AxisType.Explicit in types and not names:
     return _explicit(fun, mesh, leaves, small)
-  if AxisType.Manual in types or jax.device_count() == 1:
-    return fun(Reduce([()] * len(leaves)), leaves, *small)
-  return _automatic(fun, leaves, small)
+  # Where a `shard_map` is over some axes only, the others may be automatic.
+  devices = jax.device_count() if not types or AxisType.Auto in types else 1
+  varying = [frozenset().union(*map(_varying, arrays)) for arrays in leaves]
+  axes = [[name for name in names if name in some] for some in varying]
+  return fun(Reduce(axes, devices), leaves, *small)
 
 
 def _varying(x: jax.Array) -> frozenset[str]:
@@ -173,77 +199,6 @@ def _explicit(fun, mesh, leaves, small):
     out_specs=P(),
     check_vma=False,
   )(jax.tree.map(jax.sharding.reshard, leaves, shardings), small)
-
-
-def _automatic(fun, leaves, small):
-  """Calls ``fun`` with the shardings that the compiler chooses for the leaves."""
-  whole = Reduce([()] * len(leaves))
-
-  def plain(leaves, small):
-    return fun(whole, leaves, *small)
-
-  partitioned = custom_partitioning(plain)
-  partitioned.def_partition(
-    partition=lambda *args: _partition(fun, *args),
-    infer_sharding_from_operands=lambda mesh, args, result: jax.tree.map(
-      lambda _: NamedSharding(mesh, P()), result
-    ),
-    sharding_rule=_rule,
-  )
-  batchable = custom_vmap(partitioned)
-
-  @batchable.def_vmap
-  def _(axis_size, batched, leaves, small):
-    in_axes = jax.tree.map(lambda b: 0 if b else None, batched)
-    result = jax.vmap(plain, in_axes, axis_size=axis_size)(leaves, small)
-    return result, jax.tree.map(lambda _: True, result)
-
-  return batchable(leaves, small)
-
-
-def _partition(fun, mesh, args, result):
-  """Tells the compiler what each device does, given how arguments are sharded.
-
-  Returns:
-    The mesh, the function that each device runs on its shards, the shardings of its
-    results and those of its arguments.
-  """
-  leaves, small = args
-  everywhere = NamedSharding(mesh, P())
-  specs = [
-    P(None, *arrays[0].sharding.spec[1:])
-    if isinstance(arrays[0].sharding, NamedSharding)
-    else P()
-    for arrays in leaves
-  ]
-  reduce = Reduce([_names(spec) for spec in specs])
-
-  def local(leaves, small):
-    return fun(reduce, leaves, *small)
-
-  shardings = (
-    [
-      tuple(NamedSharding(mesh, spec) for _ in arrays)
-      for spec, arrays in zip(specs, leaves, strict=True)
-    ],
-    jax.tree.map(lambda _: everywhere, small),
-  )
-  return mesh, local, jax.tree.map(lambda _: everywhere, result), shardings
-
-
-def _rule(mesh, operands, results):
-  """Tells the compiler that operands may be sharded in any way, and results in none."""
-  del mesh
-  number = itertools.count()
-
-  def mapping(values):
-    return tuple(
-      tuple(f"f{next(number)}" for _ in range(value.rank)) for value in values
-    )
-
-  return SdyShardingRule(
-    operand_mappings=mapping(operands), result_mappings=mapping(results)
-  )
 
 
 def _names(spec: P) -> tuple[str, ...]:

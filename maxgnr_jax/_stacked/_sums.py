@@ -46,7 +46,7 @@ def sums_of_products(
   are never stored.
 
   Args:
-    leaves: For each parameter a tuple of stacked arrays, [K, *shape].
+    leaves: For each parameter a tuple of stacked arrays, [K, *shape], none of size 0.
     row: Makes x: an elementwise function ``row(k, *arrays)``. Either k is a task and
       the arrays hold numbers of that task, or k is the slice of all tasks and the
       arrays hold numbers of all, with the tasks on axis 0. None for no products.
@@ -58,7 +58,7 @@ def sums_of_products(
     ``squared``.
   """
   num_tasks = leaves[0][0].shape[0]
-  leaves = _merge_small([arrays for arrays in leaves if arrays[0].size])
+  leaves = _merge_small(leaves)
   if row and num_tasks > MOST_REDUCED:
     return jax.lax.platform_dependent(
       leaves,
@@ -81,7 +81,7 @@ def sums_of_squares(leaves: Sequence[tuple[jax.Array, ...]], row: Row) -> jax.Ar
     leaves: As in :func:`sums_of_products`.
     row: Makes x, as in :func:`sums_of_products`.
   """
-  leaves = _merge_small([arrays for arrays in leaves if arrays[0].size])
+  leaves = _merge_small(leaves)
   tasks = range(leaves[0][0].shape[0])
   sums = []
   for arrays in _in_blocks(leaves):
@@ -204,7 +204,7 @@ def _by_blocks(leaves, row, other, squared, usual_width):
     if count:
       narrow = any(a.dtype.itemsize < 4 for a in arrays)
       term = in_place(numbered, count) if narrow else numbered
-      sums.append(_sum_exactly(count, term))
+      sums.append(sum_exactly(count, term))
     if rest:
       sums.append(block([a[:, count * width :] for a in flat]))
   return add(sums)
@@ -234,7 +234,7 @@ def in_place(
   return branch
 
 
-def _sum_exactly(count, term):
+def sum_exactly(count, term):
   """Sums ``term(0)`` to ``term(count - 1)`` by Kahan's method.
 
   Each addition's rounding error is taken off the next term.

@@ -8,6 +8,30 @@ import jax
 import jax.numpy as jnp
 
 
+def resolve(given: Any, params: Any) -> Any:
+  """Returns a pytree that was given as such, or as a function of the parameters."""
+  return given(params) if _is_function(given) else given
+
+
+def _is_function(given: Any) -> bool:
+  """Tells whether to call what was given, by the rule of :func:`optax.masked`.
+
+  A pytree of bools or labels may be something to call as well, such as an Equinox
+  module. A function has only leaves that can be called: often itself, or none at all.
+  """
+  return callable(given) and all(map(callable, jax.tree.leaves(given)))
+
+
+def how_to_call(given: Any) -> str:
+  """Returns what to add to an error if :func:`resolve` did not call a callable."""
+  if not callable(given) or _is_function(given):
+    return ""
+  return (
+    f" The {type(given).__name__} can be called, but was read as a pytree, because not "
+    "all its leaves can be called. To have it called, wrap it in a lambda."
+  )
+
+
 def zeros(params: Any, num_tasks: int, dtype: Any | None) -> Any:
   """Makes a stacked pytree of zeros, ``[num_tasks, *param.shape]`` in every leaf.
 

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 from maxgnr_jax._stacked._checks import HOW_TO_STACK
+from maxgnr_jax._stacked._tree import how_to_call, resolve
 
 
 class Trunk(NamedTuple):
@@ -31,16 +32,17 @@ def select(shared: Any, params: optax.Params) -> Any:
 
   Raises:
     TypeError: if ``shared`` holds anything but bools.
-    ValueError: if it is not like the parameters, or selects none of them.
+    ValueError: if it is not like the parameters, or selects none of them, or only
+      arrays of size 0 beside others.
   """
   # A pytree without arrays, such as one with masked nodes only, has nothing to select.
   if shared is None or not jax.tree.leaves(params):
     return params
-  mask = shared(params) if callable(shared) else shared
+  mask = resolve(shared, params)
 
   def keep_or_mask(keep, part):
     if not isinstance(keep, (bool, np.bool_)):
-      raise TypeError(f"`shared` must hold bools, got {keep!r}.")
+      raise TypeError(f"`shared` must hold bools, got {keep!r}.{how_to_call(shared)}")
     return part if keep else optax.MaskedNode()
 
   try:
@@ -49,13 +51,25 @@ def select(shared: Any, params: optax.Params) -> Any:
     raise ValueError(
       "`shared` must be a pytree of bools like the parameters, a prefix of it, or a "
       f"function from the parameters to one, got {jax.tree.structure(mask)} for "
-      f"parameters {jax.tree.structure(params)}."
+      f"parameters {jax.tree.structure(params)}.{how_to_call(shared)}"
     ) from error
-  if not jax.tree.leaves(selected):
+  if got := held_instead(selected, params):
     raise ValueError(
-      "`shared` must select at least one parameter to measure gradients on, got none."
+      f"`shared` must select at least one parameter to measure gradients on, got {got}."
     )
   return selected
+
+
+def held_instead(selected: Any, params: Any) -> str | None:
+  """Returns what a selection from parameters holds if there is nothing to measure.
+
+  None if there is something. If no parameter holds numbers, any may be selected.
+  """
+  if not jax.tree.leaves(selected):
+    return "none"
+  if has_numbers(params, axes=0) and not has_numbers(selected, axes=0):
+    return "only arrays of size 0"
+  return None
 
 
 def trunk_mask(shared: Any, params: optax.Params) -> Any:
@@ -124,12 +138,15 @@ def heads(grads: optax.Updates, trunk: optax.Updates) -> optax.Updates:
   )
 
 
-def has_numbers(grads: optax.Updates) -> bool:
-  """Tells whether any gradient has coordinates.
+def has_numbers(tree: Any, axes: int = 1) -> bool:
+  """Tells whether any array of a pytree has coordinates.
 
-  The number of tasks does not matter: gradients for no task are refused elsewhere.
+  Args:
+    tree: Pytree of arrays.
+    axes: Number of leading axes over the tasks. How many tasks there are does not
+      matter: gradients for no task are refused elsewhere.
   """
-  return any(0 not in jnp.shape(leaf)[1:] for leaf in jax.tree.leaves(grads))
+  return any(0 not in jnp.shape(leaf)[axes:] for leaf in jax.tree.leaves(tree))
 
 
 def nothing_to_measure(grads: optax.Updates) -> optax.Updates:

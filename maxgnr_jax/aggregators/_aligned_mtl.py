@@ -4,7 +4,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from maxgnr_jax._linalg import matvec, only_active, uniform_weights, zero_inactive
+from maxgnr_jax._linalg import (
+  matvec,
+  num_active,
+  only_active,
+  principal_components,
+  rounding,
+  uniform_weights,
+  zero_inactive,
+)
 from maxgnr_jax._stacked import Labels
 from maxgnr_jax.aggregators._base import Shared
 from maxgnr_jax.aggregators._gramian import gramian_rule
@@ -64,19 +72,71 @@ def aligned_mtl_weights(
 
   Returns:
     [K], ``B 1/K`` with ``B = σ_min G^(-1/2)`` on the range of G, where K is the number
-    of active tasks. If every gradient is zero, each active task has 1/K.
+    of active tasks. If every gradient is zero, each active task has 1/K. The result is
+    as accurate as the cosines between the gradients allow, however much the norms
+    differ. Gradients count as linearly dependent where the cosines are so up to
+    rounding. Derivatives keep the rank as it is. Where several singular values are the
+    smallest, the mean of their derivatives is taken.
   """
   active, gramian = only_active(active, gramian)
-  equal = uniform_weights(active, gramian.dtype)
-  scale = jnp.max(jnp.abs(gramian))
-  scaled = gramian / jnp.where(scale > 0, scale, 1.0)
-  eigenvalues, eigenvectors = jnp.linalg.eigh(scaled)
-  number = jnp.sum(active.astype(gramian.dtype))
-  rounding = number * float(jnp.finfo(gramian.dtype).eps) * jnp.max(eigenvalues)
-  in_range = eigenvalues > rounding
-  smallest = jnp.min(jnp.where(in_range, eigenvalues, jnp.inf))
-  shrink = jnp.where(
-    in_range, jnp.sqrt(smallest / jnp.where(in_range, eigenvalues, 1.0)), 0.0
+  weights = _align(gramian, uniform_weights(active, gramian.dtype))
+  return zero_inactive(active, weights)
+
+
+@jax.custom_jvp
+def _align(gramian: jax.Array, preference: jax.Array) -> jax.Array:
+  """Returns ``σ_min G^(-1/2) p`` on the range of G; p if G is 0."""
+  length, component = principal_components(gramian)
+  shrink, _, _ = _shrink(length)
+  aligned = matvec(component, shrink * matvec(component.T, preference))
+  return jnp.where(jnp.any(length > 0), aligned, preference)
+
+
+def _shrink(length: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Returns ``σ_min / σ``, ``1 / σ`` and which are the smallest, [K]; 0 for no σ."""
+  exists = length > 0
+  smallest = jnp.min(jnp.where(exists, length, jnp.max(length)))
+  inverse = jnp.where(exists, 1.0 / jnp.where(exists, length, 1.0), 0.0)
+  tied = exists & (length <= smallest * (1.0 + rounding(length.dtype)))
+  return smallest * inverse, inverse, tied
+
+
+@_align.defjvp
+def _align_jvp(
+  primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+  """Differentiates by the formula of Daleckii and Krein, for a rank that stays.
+
+  In contrast to derivatives of singular vectors it is finite where singular values are
+  equal.
+  """
+  gramian, preference = primals
+  gramian_dot, preference_dot = tangents
+  length, component = principal_components(gramian)
+  shrink, inverse, tied = _shrink(length)
+  weights = _align(gramian, preference)
+  # The singular values are in units of the largest norm.
+  unit = jnp.max(jnp.diagonal(gramian))
+  change = 0.5 * (gramian_dot + gramian_dot.T) / jnp.where(unit > 0, unit, 1.0)
+  within = jnp.linalg.multi_dot([component.T, change, component], precision="highest")
+  parts = matvec(component.T, preference)
+  rest = preference - matvec(component, parts)
+  # The smallest singular value, and the mean of those that are as small.
+  relative = 0.5 * jnp.diagonal(within) * inverse * inverse
+  smallest_dot = jnp.sum(jnp.where(tied, relative, 0.0)) / num_active(
+    tied, length.dtype
   )
-  weights = matvec(eigenvectors, shrink * matvec(eigenvectors.T, equal))
-  return zero_inactive(active, jnp.where(scale > 0, weights, equal))
+  # The inverse square root, between the components and towards what has none.
+  sums = length[:, None] + length[None, :]
+  root = shrink[:, None] * inverse[None, :] / jnp.where(sums > 0, sums, 1.0)
+  cube = shrink * inverse * inverse
+  from_rest = matvec(component.T, matvec(change, rest))
+  to_rest = matvec(change, matvec(component, cube * parts))
+  to_rest -= matvec(component, matvec(component.T, to_rest))
+  aligned_dot = to_rest + matvec(
+    component,
+    shrink * (smallest_dot * parts + matvec(component.T, preference_dot))
+    + cube * from_rest
+    - matvec(root * within, parts),
+  )
+  return weights, jnp.where(jnp.any(length > 0), aligned_dot, preference_dot)

@@ -18,6 +18,7 @@ from maxgnr_jax._linalg import (
 from maxgnr_jax._stacked import Labels
 from maxgnr_jax.aggregators._base import Shared
 from maxgnr_jax.aggregators._gramian import gramian_rule
+from maxgnr_jax.aggregators._reuse import reuses_steps
 
 MAX_STEPS = 50  # the limit for Newton's method, which usually takes 5 to 15
 
@@ -84,6 +85,7 @@ def nash_mtl_weights(gramian: jax.Array, active: jax.Array | bool = True) -> jax
   return fairgrad_weights(gramian, 1.0, active)
 
 
+@reuses_steps
 def fairgrad(
   alpha: jax.typing.ArrayLike = 1.0,
   *,

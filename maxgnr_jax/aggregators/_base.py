@@ -1,5 +1,6 @@
 """The frame of every aggregator: the update around what a method says for itself."""
 
+import functools
 from typing import Any
 
 import jax
@@ -17,6 +18,8 @@ from maxgnr_jax._checks import (
 )
 from maxgnr_jax._linalg import count_where, zero_inactive
 from maxgnr_jax._stacked._groups import assign_groups, labels_of
+from maxgnr_jax._task_names import check_same_names
+from maxgnr_jax.aggregators._attempts import without_spoilers
 from maxgnr_jax.aggregators._method import AggregatorState as AggregatorState
 from maxgnr_jax.aggregators._method import Choice as Choice
 from maxgnr_jax.aggregators._method import Memory as Memory
@@ -53,17 +56,26 @@ def aggregator(
     these are passed, else in the gradients'.
 
     ``update`` also takes ``task_mask``, [K] or a pytree like the losses, bool and
-    possibly traced: a task where it is False is inactive in this step, and so is one
-    whose gradient is not finite. Inside :func:`jax.shard_map` it takes ``axis_name``,
-    the axes over which parameters are sharded. It ignores other extra arguments.
+    possibly traced: a task where it is False is inactive in this step. So is a task
+    whose gradient is not finite (the sum of its squares must not overflow either), and,
+    for methods that weigh tasks by gradients or losses, one whose gradient is exactly
+    zero: as a rule it would be taken for the neediest task, and stall all others.
+    Inside :func:`jax.shard_map` it takes ``axis_name``, the axes over which parameters
+    are sharded. It ignores other extra arguments.
+
+    Values per task, such as ``task_mask`` and ``losses``, are matched by name in a dict
+    or another container with names, whatever its order (see
+    :func:`maxgnr_jax.task_names`). A vector, a tuple or a list is in the order of the
+    stacked gradients.
 
   Raises:
-    ValueError: for ``num_tasks`` < 1 and for groups without parameters of the trunk; at
-      the trace of ``update``, for gradients that are not stacked, of another number of
-      tasks or of other parameters than the state, and for values or a ``task_mask``
-      that do not hold one number per task.
-    TypeError: for integer or complex parameters or gradients, for a ``task_mask`` that
-      does not hold bools, and for missing ``values``.
+    ValueError: for ``num_tasks`` < 1; from ``init``, if ``shared`` selects no
+      parameters, or only arrays of size 0, of all or of a group; at the trace of
+      ``update``, for gradients that are not stacked, of another number of tasks or of
+      other parameters than the state, and for values or a ``task_mask`` that do not
+      hold one number per task or name other tasks than the losses.
+    TypeError: for parameters or gradients that are not real floating-point arrays, for
+      a ``task_mask`` that does not hold bools, and for missing ``values``.
 
   Example:
     Weights in proportion to how often each task's gradient was the longest so far:
@@ -102,11 +114,17 @@ def aggregator(
       memory={},
       task_count=jnp.zeros((0,), jnp.int32),
       notfinite_count=jnp.zeros((0,), jnp.int32),
+      zero_count=jnp.zeros((0,), jnp.int32),
       trunk=jax.tree.map(lambda _: _stacked.Trunk(), trunk),
       groups=assign_groups(groups, params, trunk),
     )
     dtype = _stacked.compute_dtype(params)
     return _with_tasks(method, blank, trunk, as_num_tasks(num_tasks), dtype)
+
+  @functools.partial(jax.jit, static_argnames="axis_names", inline=True)
+  def take_step(grads, state, like, mask, values, further, axis_names):
+    with _stacked.sharded_over(axis_names):
+      return _take_step(method, grads, state, like, mask, values, further)
 
   def update(
     grads: optax.Updates,
@@ -114,11 +132,12 @@ def aggregator(
     params: optax.Params | None = None,
     *,
     task_mask: Any = None,
+    axis_name: Any = None,
     **extra_args: Any,
   ) -> tuple[optax.Updates, AggregatorState]:
-    # Validate.
     check_state(state, AggregatorState)
     _stacked.check_floating(grads, "Gradients")
+    _stacked.check_floating(params, "Parameters")
     if not _stacked.has_numbers(grads):
       return _stacked.nothing_to_measure(grads), state
     trunk = _stacked.restrict(grads, state.trunk)
@@ -133,6 +152,9 @@ def aggregator(
       _stacked.check_same_tasks(tasks, state.task_count.size)
     else:
       state = _with_tasks(method, state, _stacked.one_task(trunk), tasks, dtype)
+    named = extra_args | {"task_mask": task_mask}
+    needed = ("losses", "task_mask", *method.values, *method.optional_values)
+    check_same_names({name: named.get(name) for name in needed})
     mask = as_task_mask(task_mask, tasks)
     given = [
       name for name in method.optional_values if extra_args.get(name) is not None
@@ -141,56 +163,85 @@ def aggregator(
       name: as_task_values(name, extra_args.get(name), tasks, dtype)
       for name in (*method.values, *given)
     }
+    further = {
+      name: extra_args[name] for name in method.gradients if name in extra_args
+    }
+    axis_names = _stacked.named_axes(axis_name, grads)
+    # Compiled once, so that a step without `jax.jit` around it is fast; inside of
+    # `jax.jit` it becomes a part of the program around it.
+    return take_step(grads, state, params, mask, values, further, axis_names)
 
-    # Measure.
-    labels = None if state.groups is None else labels_of(state.groups)
-    step = Step(
-      state.count, state.task_count, state.weights, trunk, values, dtype, labels
-    )
-    measurements, measured_finite = method.measure(step, state.memory)
+  return optax.GradientTransformationExtraArgs(init, update)
 
-    # Find the active tasks.
-    finite = jnp.ones((tasks,), bool)
-    for name in method.values:
-      finite &= jnp.isfinite(values[name])
-    if measured_finite is not None:
-      finite &= measured_finite
-      finite &= _stacked.finite(_stacked.heads(grads, trunk), tasks, dtype)
 
-    # Choose and combine.
-    def attempt(active: jax.Array) -> tuple[optax.Updates, Any, Memory]:
-      choice = method.choose(measurements, active, state.memory)
-      _check_choice(choice, method)
-      weights = None
-      if method.weighted:
-        assert state.weights is not None
-        weights = as_weights(choice.weights, state.weights.shape, dtype)
-        weights = jnp.where(active if labels is None else active[None], weights, 0)
-      updates = _combine(choice, weights, grads, trunk, like, active, labels)
-      return updates, weights, choice.memory
+def _take_step(
+  method: Method,
+  grads: optax.Updates,
+  state: AggregatorState,
+  params: optax.Params | None,
+  mask: jax.Array,
+  values: dict[str, jax.Array],
+  further: dict[str, optax.Updates],
+) -> tuple[optax.Updates, AggregatorState]:
+  """Measures, finds the active tasks, chooses, combines and records."""
+  trunk = _stacked.restrict(grads, state.trunk)
+  like = _stacked.one_task(grads) if params is None else params
+  tasks, dtype = mask.size, _dtype(state, like)
+  labels = None if state.groups is None else labels_of(state.groups)
 
-    result = attempt(mask & finite)
-    if measured_finite is None:
+  # Measure.
+  step = Step(
+    count=state.count,
+    task_count=state.task_count,
+    weights=state.weights,
+    grads=trunk,
+    values=values,
+    mask=mask,
+    dtype=dtype,
+    labels=labels,
+    further={name: _stacked.restrict(x, state.trunk) for name, x in further.items()},
+  )
+  measurements, measured_finite = method.measure(step, state.memory)
 
-      def again(carry):
-        finite = carry[1] & _stacked.finite(grads, tasks, dtype)
-        return jnp.ones((), bool), finite, attempt(mask & finite)
+  # Find the active tasks.
+  finite = jnp.ones((tasks,), bool)
+  for name in method.values:
+    finite &= jnp.isfinite(jnp.square(values[name]))
+  if measured_finite is not None:
+    finite &= measured_finite
+    finite &= _stacked.finite(_stacked.heads(grads, trunk), tasks, dtype)
+  zero = jnp.zeros((tasks,), bool)
+  if method.skips_zero:
+    seen = grads if measured_finite is None else trunk
+    zero = _stacked.largest(seen, dtype, mask) == 0
 
-      # A loop of no or one turn: XLA would copy what comes out of a branch.
-      carry = (_stacked.all_finite(result[:2]), finite, result)
-      _, finite, result = jax.lax.while_loop(lambda carry: ~carry[0], again, carry)
+  # Choose and combine.
+  def attempt(finite: jax.Array) -> tuple[optax.Updates, Any, Memory]:
+    active = mask & finite & ~zero
+    choice = method.choose(measurements, active, state.memory)
+    _check_choice(choice, method)
+    weights = None
+    if method.weighted:
+      assert state.weights is not None
+      weights = as_weights(choice.weights, state.weights.shape, dtype)
+      weights = jnp.where(active if labels is None else active[None], weights, 0)
+    updates = _combine(choice, weights, grads, trunk, like, active, labels)
+    return updates, weights, choice.memory
 
-    # Record.
-    updates, weights, memory = result
-    return updates, state._replace(
-      count=optax.safe_increment(state.count),
-      weights=weights,
-      memory=memory,
-      task_count=count_where(mask & finite, state.task_count),
-      notfinite_count=count_where(mask & ~finite, state.notfinite_count),
-    )
+  result = attempt(finite)
+  if measured_finite is None:
+    finite, result = without_spoilers(attempt, result, finite, grads, dtype)
 
-  return optax.GradientTransformationExtraArgs(init, _stacked.takes_axis_name(update))
+  # Record.
+  updates, weights, memory = result
+  return updates, state._replace(
+    count=optax.safe_increment(state.count),
+    weights=weights,
+    memory=memory,
+    task_count=count_where(mask & finite & ~zero, state.task_count),
+    notfinite_count=count_where(mask & ~finite, state.notfinite_count),
+    zero_count=count_where(mask & finite & zero, state.zero_count),
+  )
 
 
 def _with_tasks(
@@ -209,6 +260,7 @@ def _with_tasks(
     memory=memory,
     task_count=jnp.zeros((tasks,), jnp.int32),
     notfinite_count=jnp.zeros((tasks,), jnp.int32),
+    zero_count=jnp.zeros((tasks,), jnp.int32),
   )
 
 

@@ -18,8 +18,10 @@ from maxgnr_jax._linalg import (
 from maxgnr_jax._stacked import Labels
 from maxgnr_jax.aggregators._base import Shared
 from maxgnr_jax.aggregators._gramian import gramian_rule
+from maxgnr_jax.aggregators._reuse import reuses_steps
 
 
+@reuses_steps
 def cagrad(
   c: jax.typing.ArrayLike = 0.5,
   *,

@@ -18,8 +18,10 @@ from maxgnr_jax._linalg import (
 from maxgnr_jax._stacked import Labels
 from maxgnr_jax.aggregators._base import Shared
 from maxgnr_jax.aggregators._gramian import gramian_rule
+from maxgnr_jax.aggregators._reuse import reuses_steps
 
 
+@reuses_steps
 def conicgrad(
   c: jax.typing.ArrayLike = 0.5,
   *,
@@ -118,8 +120,8 @@ def conicgrad_weights(
   direction = jnp.where(inside, w / _length(ridged, w), on_surface)
   # If no direction in the cone helps the tasks, the orthogonal component is rounding
   # error: take the mean's direction.
-  ridge = quadratic_form(ridged - products, w)
-  only_rounding = ~inside & (quadratic_form(orthogonal, w) < 20.0 * ridge)
+  noise = 20.0 * max(rounding(dtype), 1e-8) * jnp.vdot(w, norm) ** 2
+  only_rounding = ~inside & (quadratic_form(orthogonal, w) < noise)
   direction = jnp.where(only_rounding, to_mean, direction)
   return jnp.where(exists, mean_length * direction, 0.0)
 

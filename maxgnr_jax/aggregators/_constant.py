@@ -10,6 +10,7 @@ import optax
 
 from maxgnr_jax._checks import check_at_least_one
 from maxgnr_jax._linalg import uniform_weights
+from maxgnr_jax._task_names import check_has_no_names
 from maxgnr_jax.aggregators._base import (
   Choice,
   Memory,
@@ -52,7 +53,9 @@ def equal_weights(
     del memory
     return Choice(uniform_weights(active, last_weights.dtype))
 
-  return aggregator(Method(_last_weights, choose), num_tasks=num_tasks, shared=shared)
+  return aggregator(
+    Method(_last_weights, choose, skips_zero=False), num_tasks=num_tasks, shared=shared
+  )
 
 
 def constant_weights(
@@ -90,6 +93,7 @@ def constant_weights(
     >>> updates.tolist()
     [4.0]
   """
+  check_has_no_names("weights", weights)
   values = np.asarray(weights, np.float64)
   if values.ndim != 1 or not values.size or not np.isfinite(values).all():
     raise ValueError(
@@ -102,7 +106,11 @@ def constant_weights(
     del active, memory
     return Choice(jnp.asarray(values, last_weights.dtype))
 
-  return aggregator(Method(_last_weights, choose), num_tasks=values.size, shared=shared)
+  return aggregator(
+    Method(_last_weights, choose, skips_zero=False),
+    num_tasks=values.size,
+    shared=shared,
+  )
 
 
 def _last_weights(step: Step, memory: Memory) -> tuple[Any, None]:

@@ -17,11 +17,13 @@ from maxgnr_jax.aggregators._base import (
   Step,
   aggregator,
 )
+from maxgnr_jax.aggregators._reuse import reuses_steps
 
 # Added to a loss before its logarithm is taken, as in the authors' code.
 SMALLEST_LOSS = 1e-8
 
 
+@reuses_steps
 def db_mtl(
   beta: jax.typing.ArrayLike = 0.9,
   beta_decay: jax.typing.ArrayLike = 0.0,
@@ -83,17 +85,21 @@ def db_mtl(
     del dtype
     return {"average": _stacked.zeros(params, shape[-1], None)}
 
-  def measure(step: Step, memory: Memory) -> tuple[Step, jax.Array]:
+  def measure(step: Step, memory: Memory) -> tuple[Any, jax.Array]:
     average = memory["average"]
     _stacked.count_tasks(step.grads, _stacked.one_task(average), "the state")
-    return step, step.finite()
-
-  def choose(step: Step, active: jax.Array, memory: Memory) -> Choice:
     losses = step.values["losses"]
-    known = active & (losses >= 0)
-    inverse_loss = jnp.where(
-      known, 1.0 / (jnp.where(known, losses, 1.0) + SMALLEST_LOSS), 0.0
-    )
+    known = losses >= 0
+    inverse_loss = 1.0 / (jnp.where(known, losses, 1.0) + SMALLEST_LOSS)
+    # It is the gradient of the log-loss that is remembered and must be finite.
+    norm = _stacked.norms(step.grads, step.dtype)
+    longest = norm * jnp.maximum(inverse_loss, 1.0)
+    return (step, known, inverse_loss), jnp.isfinite(jnp.square(longest))
+
+  def choose(measurements: Any, active: jax.Array, memory: Memory) -> Choice:
+    step, known, inverse_loss = measurements
+    known = active & known
+    inverse_loss = jnp.where(known, inverse_loss, 0.0)
     time = (step.task_count + 1).astype(step.dtype)
     decay = jnp.asarray(beta, step.dtype) / time ** jnp.asarray(beta_decay, step.dtype)
     decay = jnp.where(known, decay, 1.0)

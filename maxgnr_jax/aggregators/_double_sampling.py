@@ -37,10 +37,21 @@ from maxgnr_jax.aggregators._base import (
   Step,
   aggregator,
 )
-from maxgnr_jax.aggregators._gramian import in_each_group, measure_gramian
+from maxgnr_jax.aggregators._gramian import (
+  finite_in,
+  in_each_group,
+  measure_gramian,
+  skips_zero_gradients,
+  tasks_of_group,
+)
 from maxgnr_jax.aggregators._remembered import shares
+from maxgnr_jax.aggregators._reuse import reuses_steps
+
+# What the frame calls the gradients of the two batches.
+BATCHES = ("first_grads", "second_grads")
 
 
+@reuses_steps
 def modo(
   gamma: jax.typing.ArrayLike = 0.1,
   rho: jax.typing.ArrayLike = 0.1,
@@ -48,6 +59,7 @@ def modo(
   num_tasks: int | None = None,
   shared: Shared = None,
   groups: Labels = None,
+  zero_gradients: str = "inactive",
 ) -> optax.GradientTransformationExtraArgs:
   """Moves the weights one step at a time towards those of MGDA, using two batches.
 
@@ -69,6 +81,10 @@ def modo(
     groups: Parameters that get task weights of their own: "layer", "parameter", a
       pytree of labels like the parameters or a prefix of it, or a function from the
       parameters to one. Default: the same weights for all.
+    zero_gradients: "inactive" or "active": whether a task whose gradient is exactly
+      zero is left out of the step, as if ``task_mask`` were False for it, or takes part
+      as the method defines it: it draws all weight, and the update
+      vanishes.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`,
@@ -76,7 +92,8 @@ def modo(
     the next step would start from with all tasks active.
 
   Raises:
-    ValueError: for ``gamma`` < 0, ``rho`` < 0 or ``num_tasks`` < 1; at the trace of
+    ValueError: for ``gamma`` < 0, ``rho`` < 0, ``num_tasks`` < 1 or another
+      value of ``zero_gradients``; at the trace of
       ``update``, for gradients that are not stacked or of another number of tasks, and
       for ``independent_grads`` of other shapes than the gradients.
     TypeError: for integer or complex parameters or gradients.
@@ -103,9 +120,10 @@ def modo(
     w = _project(active, w - jnp.asarray(gamma, w.dtype) * slope)
     return w, w
 
-  return _two_batches(move, num_tasks, shared, groups)
+  return _two_batches(move, num_tasks, shared, groups, zero_gradients)
 
 
+@reuses_steps
 def sdmgrad(
   direction: jax.typing.ArrayLike = 0.3,
   *,
@@ -115,6 +133,7 @@ def sdmgrad(
   num_tasks: int | None = None,
   shared: Shared = None,
   groups: Labels = None,
+  zero_gradients: str = "inactive",
 ) -> optax.GradientTransformationExtraArgs:
   """Draws the weights of MGDA towards uniform ones, using two batches.
 
@@ -140,6 +159,10 @@ def sdmgrad(
     groups: Parameters that get task weights of their own: "layer", "parameter", a
       pytree of labels like the parameters or a prefix of it, or a function from the
       parameters to one. Default: the same weights for all.
+    zero_gradients: "inactive" or "active": whether a task whose gradient is exactly
+      zero is left out of the step, as if ``task_mask`` were False for it, or takes part
+      as the method defines it: it draws all weight, and the update
+      vanishes.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`,
@@ -148,7 +171,8 @@ def sdmgrad(
 
   Raises:
     ValueError: for ``direction`` < 0, ``learning_rate`` <= 0, ``momentum`` outside
-      [0, 1), ``num_steps`` < 1 or ``num_tasks`` < 1; at the trace of ``update``, for
+      [0, 1), ``num_steps`` < 1, ``num_tasks`` < 1 or another value of
+      ``zero_gradients``; at the trace of ``update``, for
       gradients that are not stacked or of another number of tasks, and for
       ``independent_grads`` of other shapes than the gradients.
     TypeError: for integer or complex parameters or gradients.
@@ -192,7 +216,7 @@ def sdmgrad(
     w, _ = jax.lax.fori_loop(0, num_steps, descend, start)
     return (w + lam * mean) / (1.0 + lam), w
 
-  return _two_batches(move, num_tasks, shared, groups)
+  return _two_batches(move, num_tasks, shared, groups, zero_gradients)
 
 
 def _project(active: jax.Array, vector: jax.Array) -> jax.Array:
@@ -205,6 +229,7 @@ def _two_batches(
   num_tasks: int | None,
   shared: Shared,
   groups: Labels,
+  zero_gradients: str,
 ) -> optax.GradientTransformationExtraArgs:
   """Makes an aggregator that takes ``independent_grads``.
 
@@ -214,7 +239,9 @@ def _two_batches(
     num_tasks: See :func:`modo`.
     shared: See :func:`modo`.
     groups: See :func:`modo`.
+    zero_gradients: See :func:`modo`.
   """
+  skips_zero = skips_zero_gradients(zero_gradients)
 
   def init(params: Any, shape: tuple[int, ...], dtype: Any) -> Memory:
     del params
@@ -222,34 +249,30 @@ def _two_batches(
 
   def choose(gramian: jax.Array, active: jax.Array, memory: Memory) -> Choice:
     def choose_in_group(gramian, last):
-      w, total = shares(active, last)
-      weights, w = move(zero_inactive(active, gramian, axes=2), w, active)
-      return weights, remember(active, total * w, last)
+      used = tasks_of_group(active, gramian) if grouped and skips_zero else active
+      w, total = shares(used, last)
+      weights, w = move(zero_inactive(used, gramian, axes=2), w, used)
+      return weights, remember(used, total * w, last)
 
+    grouped = gramian.ndim == 3
     weights, w = in_each_group(choose_in_group, gramian, memory["simplex_weights"])
     return Choice(weights, {"simplex_weights": w})
 
-  def inner(measure):
-    method = Method(measure, choose, init)
-    return aggregator(method, num_tasks=num_tasks, shared=shared, groups=groups)
+  def measure(step: Step, memory: Memory) -> tuple[jax.Array, jax.Array]:
+    if not step.further:
+      return measure_gramian(step, memory)
+    products = step.gramian(*(step.further[name] for name in BATCHES))
+    return products, step.finite() & finite_in(products)
 
-  one_batch = inner(measure_gramian)
+  method = Method(measure, choose, init, gradients=BATCHES, skips_zero=skips_zero)
+  inner = aggregator(method, num_tasks=num_tasks, shared=shared, groups=groups)
 
   def update(grads, state, params=None, *, independent_grads=None, **extra_args):
     if independent_grads is None:
-      return one_batch.update(grads, state, params, **extra_args)
+      return inner.update(grads, state, params, **extra_args)
     _stacked.check_same_shapes(grads, independent_grads, "independent_grads")
-
-    def measure(step: Step, memory: Memory) -> tuple[jax.Array, jax.Array]:
-      del memory
-      first = _stacked.restrict(grads, step.grads)
-      second = _stacked.restrict(independent_grads, step.grads)
-      products = step.in_groups(
-        lambda a, b: _stacked.gramian(a, step.dtype, b), first, second
-      )
-      return products, step.finite()
-
     mean = jax.tree.map(lambda a, b: a + 0.5 * (b - a), grads, independent_grads)
-    return inner(measure).update(mean, state, params, **extra_args)
+    batches = dict(zip(BATCHES, (grads, independent_grads), strict=True))
+    return inner.update(mean, state, params, **extra_args, **batches)
 
-  return optax.GradientTransformationExtraArgs(one_batch.init, update)
+  return optax.GradientTransformationExtraArgs(inner.init, update)

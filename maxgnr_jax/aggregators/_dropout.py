@@ -16,6 +16,7 @@ from maxgnr_jax._linalg import (
   uniform_weights,
   zero_inactive,
 )
+from maxgnr_jax._task_names import check_has_no_names
 from maxgnr_jax.aggregators._base import (
   Choice,
   Memory,
@@ -25,8 +26,10 @@ from maxgnr_jax.aggregators._base import (
   aggregator,
 )
 from maxgnr_jax.aggregators._random import key_memory, next_key
+from maxgnr_jax.aggregators._reuse import reuses_steps
 
 
+@reuses_steps
 def graddrop(
   leak: jax.typing.ArrayLike = 0.0,
   *,
@@ -76,6 +79,7 @@ def graddrop(
     parameters. The authors' code applies it to the gradients of activations, times the
     sign of the activation.
   """
+  check_has_no_names("leak", leak)
   if not isinstance(leak, jax.core.Tracer):
     for value in np.ravel(leak).tolist():
       check_range("leak", value, "in [0, 1]", lambda x: 0 <= x <= 1)
@@ -113,6 +117,7 @@ def graddrop(
   return aggregator(method, num_tasks=num_tasks, shared=shared)
 
 
+@reuses_steps
 def gradient_dropout(
   rate: jax.typing.ArrayLike = 0.1,
   noise: str = "gaussian",

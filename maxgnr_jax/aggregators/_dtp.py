@@ -16,10 +16,12 @@ from maxgnr_jax.aggregators._base import (
   Step,
   aggregator,
 )
+from maxgnr_jax.aggregators._reuse import reuses_steps
 
 SMALLEST_KPI = 1e-6  # lower running means are raised to it, for a finite logarithm
 
 
+@reuses_steps
 def dtp(
   gamma: jax.typing.ArrayLike = 1.0,
   alpha: jax.typing.ArrayLike = 0.1,

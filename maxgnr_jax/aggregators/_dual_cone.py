@@ -7,7 +7,7 @@ import optax
 from maxgnr_jax._linalg import (
   cosines,
   inverse_norms,
-  minimise_above,
+  minimise_above_exactly,
   only_active,
   uniform_weights,
 )
@@ -139,5 +139,5 @@ def _project(preference: jax.Array, gramian: jax.Array) -> jax.Array:
   bound = preference * norm
   scale = jnp.max(bound)
   scale = jnp.where(scale > 0, scale, 1.0)
-  v = scale * minimise_above(cosines(gramian), bound / scale)
+  v = scale * minimise_above_exactly(cosines(gramian), bound / scale)
   return jnp.where(has_gradient, v * inverse, preference)

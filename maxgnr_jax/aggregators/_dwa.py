@@ -16,8 +16,12 @@ from maxgnr_jax.aggregators._base import (
   Step,
   aggregator,
 )
+from maxgnr_jax.aggregators._reuse import reuses_steps
+
+LARGEST_RATE = 1e15  # the quotient of two finite losses may be infinite
 
 
+@reuses_steps
 def dwa(
   steps_per_epoch: int,
   temperature: jax.typing.ArrayLike = 2.0,
@@ -90,6 +94,7 @@ def dwa(
 
     # `before` is 0 in the first two epochs.
     rate = jnp.where(before != 0, last / jnp.where(before != 0, before, 1.0), 1.0)
+    rate = jnp.clip(rate, -LARGEST_RATE, LARGEST_RATE)
     softmax = active_softmax(active, rate / jnp.asarray(temperature, dtype))
     new = {
       "loss_sum": jnp.where(begins, 0.0, total) + losses,

@@ -18,8 +18,10 @@ from maxgnr_jax.aggregators._base import (
   aggregator,
 )
 from maxgnr_jax.aggregators._remembered import shares
+from maxgnr_jax.aggregators._reuse import reuses_steps
 
 
+@reuses_steps
 def excess_mtl(
   step_size: jax.typing.ArrayLike = 0.01,
   *,
@@ -111,7 +113,12 @@ def excess_mtl(
 
 def _adagrad_risks(squares: Any, grads: Any, dtype: Any) -> tuple[Any, jax.Array]:
   """Adds ``g²`` to ``squares``; returns the sums and ``Σ g² / √squares``, [K]."""
-  squares = jax.tree.map(lambda s, g: s + jnp.square(g.astype(s.dtype)), squares, grads)
+
+  def added(s, g):  # the sum of squares that fit float32 might not fit
+    after = s + jnp.square(g.astype(s.dtype))
+    return jnp.minimum(after, jnp.finfo(s.dtype).max)
+
+  squares = jax.tree.map(added, squares, grads)
 
   def row(k, s, g):
     root = jnp.sqrt(jnp.sqrt(jnp.where(s > 0, s, 1.0))).astype(dtype)

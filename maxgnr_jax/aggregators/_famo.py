@@ -8,6 +8,7 @@ import optax
 
 from maxgnr_jax._checks import check_optimizer
 from maxgnr_jax._linalg import active_softmax, remember
+from maxgnr_jax._task_names import check_has_no_names
 from maxgnr_jax.aggregators._base import (
   Choice,
   Memory,
@@ -17,11 +18,13 @@ from maxgnr_jax.aggregators._base import (
   aggregator,
 )
 from maxgnr_jax.aggregators._remembered import learn
+from maxgnr_jax.aggregators._reuse import reuses_steps
 
 # Added to every loss before its logarithm is taken, as in the authors' code.
 SMALLEST_LOSS = 1e-8
 
 
+@reuses_steps
 def famo(
   optimizer: optax.GradientTransformation = optax.chain(
     optax.add_decayed_weights(1e-3), optax.adam(0.025)
@@ -84,6 +87,7 @@ def famo(
     as in the authors' code.
   """
   check_optimizer(optimizer)
+  check_has_no_names("min_losses", min_losses)
 
   def init(params: Any, shape: tuple[int, ...], dtype: Any) -> Memory:
     del params

@@ -38,8 +38,8 @@ def flat_regions(
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`FlatRegionsState`.
-    Both parts have their own ``weights``: in a chain, read
-    ``opt_state[0].plain.weights`` or ``opt_state[0].flat.weights``.
+    Both parts have a state of their own: in a chain, read
+    ``aggregator_state(opt_state[0].plain)`` or ``aggregator_state(opt_state[0].flat)``.
 
   Raises:
     ValueError: at the trace of ``update``, for ``flat_grads`` of other shapes than the

@@ -19,8 +19,12 @@ from maxgnr_jax.aggregators._base import (
 )
 from maxgnr_jax.aggregators._gramian import in_each_group, measure_gramian
 from maxgnr_jax.aggregators._remembered import learn, shares
+from maxgnr_jax.aggregators._reuse import reuses_steps
+
+LARGEST_RATIO = 1e15  # the quotient of two finite losses may be infinite
 
 
+@reuses_steps
 def gradnorm(
   alpha: jax.typing.ArrayLike = 1.5,
   optimizer: optax.GradientTransformation = optax.adam(0.025),
@@ -110,6 +114,7 @@ def gradnorm(
     first = jnp.where((first == 0) & (losses >= 0), losses, first)
     known = (losses >= 0) & (first > 0)
     remaining = jnp.where(known, losses / jnp.where(known, first, 1.0), 1.0)
+    remaining = jnp.minimum(remaining, LARGEST_RATIO)
     average = mean(remaining)
     rate = remaining / jnp.where(average > 0, average, 1.0)
 

@@ -21,12 +21,14 @@ from maxgnr_jax._stacked import Labels
 from maxgnr_jax.aggregators._base import Choice, Memory, Method, Shared, aggregator
 from maxgnr_jax.aggregators._gramian import in_each_group, measure_gramian
 from maxgnr_jax.aggregators._random import key_memory, next_key
+from maxgnr_jax.aggregators._reuse import reuses_steps
 
 # The largest target cosine: the coefficient that reaches a target grows without bound
 # as the target approaches 1.
 LARGEST_GOAL = 0.9999
 
 
+@reuses_steps
 def gradvac(
   beta: jax.typing.ArrayLike = 0.01,
   *,

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from maxgnr_jax._checks import as_weights
+from maxgnr_jax._checks import as_weights, check_choice
 from maxgnr_jax._linalg import redistribute, zero_inactive
 from maxgnr_jax._stacked import Labels
 from maxgnr_jax.aggregators._base import (
@@ -26,6 +26,7 @@ def gramian_method(
   num_tasks: int | None = None,
   shared: Shared = None,
   groups: Labels = None,
+  zero_gradients: str = "inactive",
 ) -> optax.GradientTransformationExtraArgs:
   """Makes an aggregator of a function from the Gramian to task weights.
 
@@ -44,14 +45,19 @@ def gramian_method(
     groups: Parameters that get task weights of their own: "layer", "parameter", a
       pytree of labels like the parameters or a prefix of it, or a function from the
       parameters to one. Default: the same weights for all.
+    zero_gradients: "inactive" or "active": whether a task whose gradient is exactly
+      zero is left out of the step, as if ``task_mask`` were False for it, or takes part
+      in it. With groups a task is also left out of a group of which its gradient is
+      zero.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`. Its
     ``update`` takes ``task_mask`` and ``axis_name``, as :func:`aggregator` says.
 
   Raises:
-    ValueError: for ``num_tasks`` < 1; at the trace of ``update``, for gradients that
-      are not stacked or of another number of tasks, and for weights that are not [K].
+    ValueError: for ``num_tasks`` < 1 and another value of ``zero_gradients``; at the
+      trace of ``update``, for gradients that are not stacked or of another number of
+      tasks, and for weights that are not [K].
     TypeError: for integer or complex parameters or gradients.
 
   Example:
@@ -71,7 +77,13 @@ def gramian_method(
     weights = as_weights(weighting(gramian), active.shape, gramian.dtype)
     return redistribute(active, weights)
 
-  return gramian_rule(rule, num_tasks=num_tasks, shared=shared, groups=groups)
+  return gramian_rule(
+    rule,
+    num_tasks=num_tasks,
+    shared=shared,
+    groups=groups,
+    zero_gradients=zero_gradients,
+  )
 
 
 def gramian_rule(
@@ -80,6 +92,7 @@ def gramian_rule(
   num_tasks: int | None = None,
   shared: Shared = None,
   groups: Labels = None,
+  zero_gradients: str = "inactive",
 ) -> optax.GradientTransformationExtraArgs:
   """Makes an aggregator of a rule that knows which tasks are active.
 
@@ -90,19 +103,43 @@ def gramian_rule(
     num_tasks: See :func:`gramian_method`.
     shared: See :func:`gramian_method`.
     groups: See :func:`gramian_method`.
+    zero_gradients: See :func:`gramian_method`.
   """
+  skips_zero = skips_zero_gradients(zero_gradients)
 
   def choose(gramian: jax.Array, active: jax.Array, memory: Memory) -> Choice:
     del memory
+    grouped = gramian.ndim == 3
 
     def weigh(gramian):
-      return rule(zero_inactive(active, gramian, axes=2), active)
+      used = tasks_of_group(active, gramian) if grouped and skips_zero else active
+      return rule(zero_inactive(used, gramian, axes=2), used)
 
     return Choice(in_each_group(weigh, gramian))
 
-  return aggregator(
-    Method(measure_gramian, choose), num_tasks=num_tasks, shared=shared, groups=groups
-  )
+  method = Method(measure_gramian, choose, skips_zero=skips_zero)
+  return aggregator(method, num_tasks=num_tasks, shared=shared, groups=groups)
+
+
+def skips_zero_gradients(zero_gradients: str) -> bool:
+  """Tells whether tasks with a gradient of exactly zero are inactive.
+
+  Args:
+    zero_gradients: An argument of that name.
+
+  Raises:
+    ValueError: unless it is "inactive" or "active".
+  """
+  check_choice("zero_gradients", zero_gradients, ("inactive", "active"))
+  return zero_gradients == "inactive"
+
+
+def tasks_of_group(active: jax.Array, gramian: jax.Array) -> jax.Array:
+  """Returns the active tasks that have a gradient in a group, [K] bool.
+
+  A group may hold parameters that only some of the tasks use, such as a head.
+  """
+  return active & (jnp.diagonal(gramian) > 0)
 
 
 def measure_gramian(step: Step, memory: Memory) -> tuple[jax.Array, jax.Array]:

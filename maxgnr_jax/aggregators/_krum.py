@@ -18,6 +18,7 @@ def krum(
   num_tasks: int | None = None,
   shared: Shared = None,
   groups: Labels = None,
+  zero_gradients: str = "inactive",
 ) -> optax.GradientTransformationExtraArgs:
   """Averages the gradients that lie closest to other gradients.
 
@@ -44,14 +45,18 @@ def krum(
     groups: Parameters that get task weights of their own: "layer", "parameter", a
       pytree of labels like the parameters or a prefix of it, or a function from the
       parameters to one. Default: the same weights for all.
+    zero_gradients: "inactive" or "active": whether a task whose gradient is exactly
+      zero is left out of the step, as if ``task_mask`` were False for it, or takes part
+      as the method defines it: it may be selected.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
 
   Raises:
-    ValueError: for ``num_byzantine`` < 0, ``num_selected`` < 1 or ``num_tasks`` < 1; at
-      the trace of ``update``, for fewer than ``num_byzantine + 3`` or ``num_selected``
-      tasks, and for gradients that are not stacked or of another number of tasks.
+    ValueError: for ``num_byzantine`` < 0, ``num_selected`` < 1, ``num_tasks`` < 1 or
+      another value of ``zero_gradients``; at the trace of ``update``, for fewer than
+      ``num_byzantine + 3`` or ``num_selected`` tasks, and for gradients that are not
+      stacked or of another number of tasks.
     TypeError: for integer or complex parameters or gradients, and for a traced
       ``num_byzantine`` or ``num_selected``.
 
@@ -75,6 +80,7 @@ def krum(
     num_tasks=num_tasks,
     shared=shared,
     groups=groups,
+    zero_gradients=zero_gradients,
   )
 
 

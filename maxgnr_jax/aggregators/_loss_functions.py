@@ -13,6 +13,7 @@ import optax
 
 from maxgnr_jax._checks import check_positive
 from maxgnr_jax._linalg import active_softmax, num_active
+from maxgnr_jax._task_names import check_has_no_names
 from maxgnr_jax.aggregators._base import (
   Choice,
   Memory,
@@ -21,6 +22,7 @@ from maxgnr_jax.aggregators._base import (
   Step,
   aggregator,
 )
+from maxgnr_jax.aggregators._reuse import reuses_steps
 
 
 def gls(
@@ -79,6 +81,7 @@ def gls_weights(losses: jax.Array) -> jax.Array:
   return jnp.where(counted, jnp.exp(mean - logarithm) / number, 0.0)
 
 
+@reuses_steps
 def stch(
   mu: jax.typing.ArrayLike = 1.0,
   *,
@@ -126,6 +129,8 @@ def stch(
   """
   check_positive("mu", mu)
   given = {"preferences": preferences, "ideal": ideal}
+  for name, vector in given.items():
+    check_has_no_names(name, vector)
   vectors = {name: np.asarray(v) for name, v in given.items() if v is not None}
 
   def weighting(losses: jax.Array) -> jax.Array:
@@ -162,6 +167,7 @@ def stch_weights(
   return preferences * active_softmax(finite & jnp.isfinite(preferred), preferred)
 
 
+@reuses_steps
 def bmtl(
   temperature: jax.typing.ArrayLike = 1.0,
   *,

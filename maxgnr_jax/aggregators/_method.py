@@ -16,7 +16,7 @@ Memory = dict[str, Any]
 class AggregatorState(NamedTuple):
   """State of every aggregator but :func:`maxgnr_jax.maxgnr`, which has its own.
 
-  Read a field with ``optax.tree.get(opt_state, name)``.
+  :func:`maxgnr_jax.aggregator_state` finds it in the state of a whole optimiser.
 
   Attributes:
     count: [], int32. Number of updates.
@@ -28,7 +28,11 @@ class AggregatorState(NamedTuple):
       what. Empty for most. What it remembers of an inactive task stays as it is.
     task_count: [K], int32. Number of updates in which each task was active.
     notfinite_count: [K], int32. Number of updates in which each task was inactive
-      because its gradient, or a number that the method reads, was not finite.
+      because its gradient, or a number that the method reads, was not finite or so
+      large that its square overflows.
+    zero_count: [K], int32. Number of updates in which each task was inactive because
+      every number of its gradient was zero. Methods that weigh tasks by neither
+      gradients nor losses do not look, and keep 0.
     trunk: Pytree like the parameters, without arrays: says which ``shared`` selected
       when the state was made. :class:`optax.MaskedNode` stands for the others.
     groups: Pytree like the parameters, without arrays: says which group each belongs
@@ -40,6 +44,7 @@ class AggregatorState(NamedTuple):
   memory: Memory
   task_count: jax.Array
   notfinite_count: jax.Array
+  zero_count: jax.Array
   trunk: Any = None
   groups: Any = None
 
@@ -57,8 +62,10 @@ class Step:
     grads: Stacked gradients of the trunk, with :class:`optax.MaskedNode` in place of
       other parameters. Those of masked tasks may hold anything.
     values: The numbers per task that were passed to ``update``, by name, each [K].
+    mask: [K], bool. The tasks that ``task_mask`` does not exclude.
     dtype: Dtype of K-sized arithmetic.
     labels: Pytree of labels, the group of each parameter; None without groups.
+    further: Further stacked gradients that were passed to ``update``, by name.
   """
 
   count: jax.Array
@@ -66,8 +73,10 @@ class Step:
   weights: jax.Array | None
   grads: optax.Updates
   values: Mapping[str, jax.Array]
+  mask: jax.Array
   dtype: Any
   labels: Any = None
+  further: Mapping[str, optax.Updates] = dataclasses.field(default_factory=dict)
 
   @property
   def num_tasks(self) -> int:
@@ -84,19 +93,28 @@ class Step:
     results = [fun(*part) for part in parts]
     return results[0] if self.labels is None else _stacked.stack(results)
 
-  def gramian(self, other: optax.Updates | None = None) -> jax.Array:
+  def gramian(
+    self, grads: optax.Updates | None = None, other: optax.Updates | None = None
+  ) -> jax.Array:
     """Measures ``⟨g_i, g_j⟩``: [K, K], or [G, K, K] with groups.
 
     Args:
-      other: Stacked pytree like ``grads``: then ``⟨g_i, other_j⟩``.
+      grads: Stacked pytree, g. Default: the gradients of the trunk.
+      other: Stacked pytree like it: then ``⟨g_i, other_j⟩``.
     """
-    trees = (self.grads,) if other is None else (self.grads, other)
-    return self.in_groups(
-      lambda g, *rest: _stacked.gramian(g, self.dtype, *rest), *trees
-    )
+    first = self.grads if grads is None else grads
+    trees = (first,) if other is None else (first, other)
+
+    def measure(g: optax.Updates, other: optax.Updates | None = None) -> jax.Array:
+      return _stacked.gramian(g, self.dtype, other, self.mask)
+
+    return self.in_groups(measure, *trees)
 
   def finite(self) -> jax.Array:
-    """Tells which tasks' gradients hold neither NaN nor infinity, [K]; reads them."""
+    """Tells which tasks' gradients are finite, and their squares too, [K].
+
+    Reads the gradients.
+    """
     return _stacked.finite(self.grads, self.num_tasks, self.dtype)
 
 
@@ -143,7 +161,10 @@ class Method(NamedTuple):
     values: Names of the numbers per task that ``update`` must be given, such as
       ``("losses",)``. A task for which one is not finite is inactive.
     optional_values: Names of numbers per task that ``update`` may be given.
+    gradients: Names of further stacked gradients that ``update`` may be given.
     weighted: Whether the update is a weighted sum of the gradients.
+    skips_zero: Whether a task whose gradient is exactly zero is inactive. Without that
+      most rules take it for the neediest task, and stall all others.
   """
 
   measure: Callable[[Step, Memory], tuple[Any, jax.Array | None]]
@@ -151,4 +172,6 @@ class Method(NamedTuple):
   init: Callable[[Any, tuple[int, ...], Any], Memory] = no_memory
   values: tuple[str, ...] = ()
   optional_values: tuple[str, ...] = ()
+  gradients: tuple[str, ...] = ()
   weighted: bool = True
+  skips_zero: bool = True

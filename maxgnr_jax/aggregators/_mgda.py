@@ -7,7 +7,7 @@ import optax
 from maxgnr_jax._linalg import (
   cosines,
   inverse_norms,
-  minimise_above,
+  minimise_above_exactly,
   only_active,
   unit_largest,
 )
@@ -17,7 +17,11 @@ from maxgnr_jax.aggregators._gramian import gramian_rule
 
 
 def mgda(
-  *, num_tasks: int | None = None, shared: Shared = None, groups: Labels = None
+  *,
+  num_tasks: int | None = None,
+  shared: Shared = None,
+  groups: Labels = None,
+  zero_gradients: str = "inactive",
 ) -> optax.GradientTransformationExtraArgs:
   """Takes the shortest vector in the convex hull of the tasks' gradients.
 
@@ -33,13 +37,18 @@ def mgda(
     groups: Parameters that get task weights of their own: "layer", "parameter", a
       pytree of labels like the parameters or a prefix of it, or a function from the
       parameters to one. Default: the same weights for all.
+    zero_gradients: "inactive" or "active": whether a task whose gradient is exactly
+      zero is left out of the step, as if ``task_mask`` were False for it, or takes part
+      as the method defines it: it is the shortest vector, and the
+      update is zero.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
 
   Raises:
-    ValueError: for ``num_tasks`` < 1; at the trace of ``update``, for gradients that
-      are not stacked or of another number of tasks.
+    ValueError: for ``num_tasks`` < 1 and another value of ``zero_gradients``; at the
+      trace of ``update``, for gradients that are not stacked or of another number of
+      tasks.
     TypeError: for integer or complex parameters or gradients.
 
   Example:
@@ -54,7 +63,13 @@ def mgda(
     optimization, Comptes Rendus Mathématique 2012. Sener and Koltun, Multi-Task
     Learning as Multi-Objective Optimization, NeurIPS 2018, Eq. 3.
   """
-  return gramian_rule(mgda_weights, num_tasks=num_tasks, shared=shared, groups=groups)
+  return gramian_rule(
+    mgda_weights,
+    num_tasks=num_tasks,
+    shared=shared,
+    groups=groups,
+    zero_gradients=zero_gradients,
+  )
 
 
 def mgda_weights(gramian: jax.Array, active: jax.Array | bool = True) -> jax.Array:
@@ -76,7 +91,7 @@ def mgda_weights(gramian: jax.Array, active: jax.Array | bool = True) -> jax.Arr
   active, gramian = only_active(active, gramian)
   inverse = inverse_norms(gramian)
   unit = unit_largest(inverse)
-  v = minimise_above(cosines(gramian), jnp.zeros_like(unit), unit)
+  v = minimise_above_exactly(cosines(gramian), jnp.zeros_like(unit), unit)
   weights = v * unit
   zero = active & (inverse == 0)
   weights = jnp.where(jnp.any(zero), zero.astype(weights.dtype), weights)

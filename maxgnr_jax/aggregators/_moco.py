@@ -18,8 +18,10 @@ from maxgnr_jax.aggregators._base import (
   aggregator,
 )
 from maxgnr_jax.aggregators._remembered import shares
+from maxgnr_jax.aggregators._reuse import reuses_steps
 
 
+@reuses_steps
 def moco(
   beta: jax.typing.ArrayLike = 0.5,
   gamma: jax.typing.ArrayLike = 0.1,

@@ -9,6 +9,7 @@ import optax
 
 from maxgnr_jax._linalg import inverse_norms
 from maxgnr_jax._stacked import Labels
+from maxgnr_jax._task_names import check_has_no_names
 from maxgnr_jax.aggregators._base import Shared
 from maxgnr_jax.aggregators._constant import check_number_of
 from maxgnr_jax.aggregators._gramian import gramian_rule
@@ -61,6 +62,7 @@ def ngdiff(
     Bu et al., Unlearning as multi-task optimization: A normalized gradient difference
     approach with an adaptive learning rate, 2024.
   """
+  check_has_no_names("signs", signs)
   values = np.asarray(signs, np.float64)
   if values.ndim != 1 or not values.size or not (np.abs(values) == 1).all():
     raise ValueError(

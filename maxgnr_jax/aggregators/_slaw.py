@@ -16,12 +16,14 @@ from maxgnr_jax.aggregators._base import (
   Step,
   aggregator,
 )
+from maxgnr_jax.aggregators._reuse import reuses_steps
 
 # The least deviation that a loss counts with, as in the authors' code, so that a
 # constant loss does not get all the weight.
 SMALLEST_DEVIATION = 1e-5
 
 
+@reuses_steps
 def slaw(
   beta: jax.typing.ArrayLike = 0.99,
   *,

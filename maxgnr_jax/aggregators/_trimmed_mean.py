@@ -17,10 +17,15 @@ from maxgnr_jax.aggregators._base import (
   Step,
   aggregator,
 )
+from maxgnr_jax.aggregators._gramian import skips_zero_gradients
 
 
 def trimmed_mean(
-  trim: int = 1, *, num_tasks: int | None = None, shared: Shared = None
+  trim: int = 1,
+  *,
+  num_tasks: int | None = None,
+  shared: Shared = None,
+  zero_gradients: str = "inactive",
 ) -> optax.GradientTransformationExtraArgs:
   """Averages each coordinate over the tasks after dropping its extreme values.
 
@@ -37,15 +42,19 @@ def trimmed_mean(
     shared: Selects the trunk, where the rule applies: a pytree of bools like the
       parameters (or a prefix of it), or a function from the parameters to one. The
       other parameters get the mean of the gradients. Default: all parameters.
+    zero_gradients: "inactive" or "active": whether a task whose gradient is exactly
+      zero is left out of the step, as if ``task_mask`` were False for it, or takes part
+      as the method defines it: its zeros are ranked with the
+      others' values.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`. The
     update is not a weighted sum of the gradients, so ``weights`` is None.
 
   Raises:
-    ValueError: for ``trim`` < 0 or ``num_tasks`` < 1; at the trace of ``update``, for
-      fewer than ``2 trim + 1`` tasks, and for gradients that are not stacked or of
-      another number of tasks.
+    ValueError: for ``trim`` < 0, ``num_tasks`` < 1 or another value of
+      ``zero_gradients``; at the trace of ``update``, for fewer than ``2 trim + 1``
+      tasks, and for gradients that are not stacked or of another number of tasks.
     TypeError: for integer or complex parameters or gradients, and for a traced
       ``trim``.
 
@@ -63,6 +72,7 @@ def trimmed_mean(
     Rates, ICML 2018, Definition 2.
   """
   check_integer("trim", trim, 0)
+  skips_zero = skips_zero_gradients(zero_gradients)
 
   def measure(step: Step, memory: Memory) -> tuple[Any, None]:
     del memory
@@ -97,5 +107,5 @@ def trimmed_mean(
       head_weights=uniform_weights(active, step.dtype),
     )
 
-  method = Method(measure, choose, weighted=False)
+  method = Method(measure, choose, weighted=False, skips_zero=skips_zero)
   return aggregator(method, num_tasks=num_tasks, shared=shared)

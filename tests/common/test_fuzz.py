@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maxgnr_jax import aggregators, maxgnr
+from tests.helpers.examples import rows
 from tests.helpers.traces import jit_with_max_traces
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -93,7 +94,7 @@ def test_random_steps_give_finite_updates_and_consistent_states(method, number, 
   rng = np.random.default_rng(seed)
   scales = [0.0 if e is None else 10.0**e for e in exponents]
   state = tx.init(params)
-  missed = np.zeros(num_tasks, int)
+  missed, empty = np.zeros((2, num_tasks), int)
   for mask, bad in zip(masks, bad_numbers, strict=True):
     draw = functools.partial(draw_grads, rng, scales=scales, bad=bad)
     grads = jax.tree.map(draw, params)
@@ -101,6 +102,10 @@ def test_random_steps_give_finite_updates_and_consistent_states(method, number, 
     held = [p is not None for p in bad]
     missed += np.logical_and(mask, held)
     active = np.logical_and(mask, np.logical_not(held))
+    if method != "equal_weights":  # which does not look at gradients
+      zero = np.logical_and(active, [not np.any(row) for row in rows(grads)])
+      empty += zero
+      active = np.logical_and(active, np.logical_not(zero))
     chex.assert_trees_all_equal_structs(updates, params)
     for leaf in jax.tree.leaves((updates, state)):
       if jnp.issubdtype(leaf.dtype, jnp.floating):
@@ -115,6 +120,7 @@ def test_random_steps_give_finite_updates_and_consistent_states(method, number, 
     if not any(active):
       assert all(not np.any(leaf) for leaf in jax.tree.leaves(updates))
   np.testing.assert_array_equal(optax.tree.get(state, "notfinite_count"), missed)
+  np.testing.assert_array_equal(optax.tree.get(state, "zero_count"), empty)
 
 
 def draw_grads(rng, p, scales, bad):

@@ -1,6 +1,8 @@
 """Losses and KPIs reach the methods, and invalid ones are refused."""
 
+import collections
 import functools
+import re
 
 import chex
 import flax.linen
@@ -13,7 +15,8 @@ from flax import nnx
 from flax.training.train_state import TrainState
 
 from maxgnr_jax import aggregators, value_and_task_grads
-from tests.helpers.examples import flat, scanned, task_gradients
+from tests.helpers import methods
+from tests.helpers.examples import flat, random_grads, scanned, task_gradients
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 NUM_TASKS = 3
@@ -42,6 +45,7 @@ OTHERS_WITH_MEMORY = {
 GRADS = jnp.asarray(task_gradients(0, NUM_TASKS, size=4), jnp.float32)
 PARAMS = jnp.zeros(4)
 LOSSES = jnp.array([0.5, 2.0, 1.0])
+Named = collections.namedtuple("Named", "c a b")
 
 
 def update_with(tx, **extra_args):
@@ -55,11 +59,23 @@ def update_with(tx, **extra_args):
     list(LOSSES),
     {"c": LOSSES[2], "a": LOSSES[0], "b": LOSSES[1]},
     {"a": {"x": LOSSES[0], "y": LOSSES[1]}, "b": LOSSES[2]},
+    collections.OrderedDict(c=LOSSES[2], a=LOSSES[0], b=LOSSES[1]),
+    Named(LOSSES[2], LOSSES[0], LOSSES[1]),
     LOSSES.astype(jnp.float16),
     np.array([0.5, 2.0, 1.0]),
     [0.5, 2, 1],
   ],
-  ids=["tuple", "list", "dict", "nested", "half precision", "NumPy", "Python"],
+  ids=[
+    "tuple",
+    "list",
+    "dict",
+    "nested",
+    "ordered",
+    "named tuple",
+    "half precision",
+    "NumPy",
+    "Python",
+  ],
 )
 def test_losses_may_be_a_vector_or_a_pytree_of_scalars(losses):
   updates, state = update_with(aggregators.gls(), losses=losses)
@@ -90,9 +106,18 @@ def test_a_method_without_its_losses_or_kpis_explains_how_to_pass_them(name):
     jnp.ones(()),
     {"a": 1.0, "b": 2.0},
     {"a": jnp.ones(3), "b": 1.0, "c": 2.0},
+    {"a": jnp.ones(3)},
     [],
   ],
-  ids=["two", "matrix", "number", "dict of two", "a vector among them", "none"],
+  ids=[
+    "two",
+    "matrix",
+    "number",
+    "dict of two",
+    "a vector among them",
+    "a vector in a dict",
+    "none",
+  ],
 )
 @pytest.mark.parametrize("name", ["losses", "losses_after_step", "kpis"])
 def test_losses_and_kpis_must_be_one_value_per_task(name, wrong):
@@ -102,6 +127,83 @@ def test_losses_and_kpis_must_be_one_value_per_task(name, wrong):
     ValueError, match=rf"`{name}` must hold one value per task.*\[3\]"
   ):
     update_with(tx, **(right | {name: wrong}))
+
+
+def test_a_mask_is_matched_by_name_whatever_holds_the_losses():
+  def losses(params):  # the gradients are [2, 0], [0, 300] and [0, 0]
+    return Named(params[0] ** 2, 25 * params[1] ** 3, 0.0 * params[0])
+
+  tx, params = aggregators.equal_weights(), jnp.array([1.0, 2.0])
+  values, grads = value_and_task_grads(losses)(params)
+  for mask in (
+    {"c": True, "b": False, "a": False},
+    Named(c=True, a=False, b=False),
+    [False, False, True],
+  ):
+    for known in ({}, {"losses": values}):
+      updates, _ = tx.update(grads, tx.init(params), params, task_mask=mask, **known)
+      np.testing.assert_array_equal(updates, [2, 0])
+
+
+@pytest.mark.parametrize(
+  ("name", "argument"),
+  [
+    *((name, "task_mask") for name in methods.METHODS),
+    ("dtp", "kpis"),
+    ("famo", "losses_after_step"),
+  ],
+)
+def test_names_that_differ_from_those_of_the_losses_are_refused(name, argument):
+  tx, params = methods.transformation(name), methods.PARAMS
+  update = functools.partial(
+    jax.eval_shape,
+    tx.update,
+    random_grads(params, NUM_TASKS),
+    jax.eval_shape(tx.init, params),
+    params,
+    losses=Named(*LOSSES),
+  )
+  for wrong, missing, unknown in (
+    ("abd", ["c"], ["d"]),
+    ("ab", ["c"], []),
+    ("abcd", [], ["d"]),
+  ):
+    values = dict.fromkeys(wrong, argument == "task_mask" or 0.5)
+    message = re.escape(f"missing {missing}, unknown {unknown}")
+    with pytest.raises(ValueError, match=f"`{argument}` must name .*{message}"):
+      update(**{argument: values})
+
+
+def test_positions_written_as_text_are_not_taken_for_numbers_in_silence():
+  tx, grads = aggregators.equal_weights(), jnp.eye(11)
+  update = functools.partial(
+    tx.update, grads, tx.init(jnp.zeros(11)), losses=jnp.ones(11)
+  )
+  updates, _ = update(task_mask={task: task == 10 for task in range(11)})
+  np.testing.assert_array_equal(updates, grads[10])
+  with pytest.raises(ValueError, match="in the same order"):
+    update(task_mask={str(task): task == 10 for task in range(11)})
+
+
+@pytest.mark.parametrize(
+  ("make", "argument"),
+  [
+    (aggregators.constant_weights, "weights"),
+    (aggregators.ngdiff, "signs"),
+    (aggregators.stch, "preferences"),
+    (aggregators.stch, "ideal"),
+    (aggregators.famo, "min_losses"),
+    (aggregators.graddrop, "leak"),
+  ],
+)
+@pytest.mark.parametrize("values", [Named(1, 1, 1), Named(1, 1, 1)._asdict()])
+def test_arguments_of_factories_that_are_read_by_position_have_no_names(
+  make, argument, values
+):
+  message = rf"`{argument}` must be a list or a vector .*\['a', 'b', 'c'\]"
+  with pytest.raises(TypeError, match=message):
+    make(**{argument: values})
+  make(**{argument: list(values) if isinstance(values, tuple) else [1, 1, 1]})
 
 
 @pytest.mark.parametrize("name", ["modo", "sdmgrad", "flat_regions"])

@@ -1,5 +1,7 @@
 """A mesh of eight devices, and parameters with different shardings."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding
@@ -17,8 +19,9 @@ STACKED = {name: P(None, *spec) for name, spec in SPECS.items()}
 PARAMS = {name: jnp.ones(shape) for name, shape in SHAPES.items()}
 
 
-def make_mesh(kind=AxisType.Auto):
-  return jax.make_mesh((4, 2), ("data", "model"), axis_types=(kind, kind))
+def make_mesh(kind=AxisType.Auto, data=4):
+  devices = jax.devices()[: 2 * data]
+  return jax.make_mesh((data, 2), ("data", "model"), (kind, kind), devices=devices)
 
 
 def put(tree, specs, mesh):
@@ -26,10 +29,22 @@ def put(tree, specs, mesh):
   return {k: jax.device_put(x, NamedSharding(mesh, specs[k])) for k, x in tree.items()}
 
 
-def collectives(compiled):
-  """Kind and number of elements of every collective in a compiled program."""
-  found = []
-  for line in compiled.as_text().splitlines():
+def collectives(compiled, branches=False):
+  """Kind and number of elements of collectives in a compiled program.
+
+  Args:
+    compiled: A compiled function.
+    branches: Whether to return those inside of branches, or those outside.
+  """
+  found, text, name = [], compiled.as_text(), ""
+  names = re.findall(r"(?:true|false)_computation=%?([\w.-]+)", text)
+  for listed in re.findall(r"branch_computations=\{([^}]*)\}", text):
+    names += re.findall(r"[\w.-]+", listed)
+  for line in text.splitlines():
+    if line.endswith("{"):  # a computation begins
+      name = line.removeprefix("ENTRY ").split()[0].lstrip("%")
+    if (name in names) != branches:
+      continue
     for kind in ("all-reduce", "all-gather", "all-to-all", "collective-permute"):
       for form in (f" {kind}(", f" {kind}-start("):
         if form in line:

@@ -17,6 +17,7 @@ from benchmarks.experiments.problems import PROBLEMS, pairs
 from benchmarks.experiments.problems.digits import data
 from benchmarks.experiments.problems.digits.problem import DigitsSettings, make_problem
 from benchmarks.methods import AGGREGATORS, METHODS, Setting, named
+from maxgnr_jax import aggregators, maxgnr
 from tests.helpers import commands
 from tests.helpers.methods import public_methods
 
@@ -147,17 +148,25 @@ def test_method_by_layer_rejects_a_problem_without_layers():
 
 
 def test_weights_and_gnr_by_layer_are_averaged_over_layers():
-  state = {
-    "weights": jnp.array([[0.5, 0.5], [0.25, 0.75]]),
-    "gnr": jnp.array([[1.0, 4.0], [4.0, 9.0]]),
-  }
+  params = jnp.ones(3)
+  state = (
+    maxgnr(num_tasks=2)
+    .init(params)
+    ._replace(
+      weights=jnp.array([[0.5, 0.5], [0.25, 0.75]]),
+      gnr=jnp.array([[1.0, 4.0], [4.0, 9.0]]),
+    )
+  )
   weights, gnr = weights_and_gnr(state, 2)
   np.testing.assert_allclose(weights, [0.375, 0.625])
   np.testing.assert_allclose(gnr, [2.0, 6.0], rtol=1e-6)
-  weights, gnr = weights_and_gnr({"weights": jnp.array([0.1, 0.9])}, 2)
-  np.testing.assert_allclose(weights, [0.1, 0.9])
-  assert np.isnan(gnr).all()
-  for values in weights_and_gnr({"count": jnp.zeros(())}, 2):
+  constant, grads = aggregators.constant_weights([0.1, 0.9]), jnp.ones((2, 3))
+  for tx in (constant, aggregators.flat_regions(constant)):
+    _, state = tx.update(grads, tx.init(params), flat_grads=grads)
+    weights, gnr = weights_and_gnr(state, 2)
+    np.testing.assert_allclose(weights, [0.1, 0.9])
+    assert np.isnan(gnr).all()
+  for values in weights_and_gnr(aggregators.moco(num_tasks=2).init(params), 2):
     assert values.shape == (2,)
     assert np.isnan(values).all()
 

@@ -1,6 +1,7 @@
 """`value_and_combined_grad` against a loop that is written out."""
 
 import functools
+from typing import NamedTuple
 
 import chex
 import jax
@@ -314,6 +315,58 @@ def test_an_inactive_task_has_no_weight_between_refreshes(as_dict):
   for name in PARAMS:
     expected = np.tensordot(held, rows[name], 1)
     np.testing.assert_allclose(grad[name], expected, rtol=1e-5)
+
+
+class Named(NamedTuple):
+  seg: jax.Array
+  depth: jax.Array
+
+
+def two_losses(params):  # the gradients are [2, 0] and [0, 300]
+  return Named(params[0] ** 2, 25 * params[1] ** 3)
+
+
+def weighted_step(fun, refresh, **options):
+  """A step with the weights 0.25 and 0.75 in the order of the names' text."""
+  aggregator = aggregators.constant_weights([0.25, 0.75])
+  combined = value_and_combined_grad(fun, aggregator, refresh_every=2)
+  state, params = combined.init(jnp.zeros(2)), jnp.array([1.0, 2.0])
+  inner = state.aggregator._replace(weights=jnp.array([0.25, 0.75]))
+  state = state._replace(aggregator=inner)
+  return combined.value_and_grad(state, params, refresh=refresh, **options)
+
+
+@pytest.mark.parametrize("refresh", [True, False])
+def test_weights_and_masks_meet_their_tasks_by_name_in_both_kinds_of_steps(refresh):
+  values, grad, _ = weighted_step(two_losses, refresh)
+  assert isinstance(values, Named)
+  np.testing.assert_allclose(grad, [1.5, 75], rtol=1e-6)
+  for mask in ({"seg": True, "depth": False}, Named(True, False), [False, True]):
+    _, grad, _ = weighted_step(two_losses, refresh, task_mask=mask)
+    np.testing.assert_allclose(grad, [1.5, 0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("refresh", [True, False])
+def test_a_mask_with_other_names_than_the_losses_is_refused(refresh):
+  for mask, found in (
+    ({"sge": True, "depth": False}, r"missing \['seg'\], unknown \['sge'\]"),
+    ({"seg": True}, r"missing \['depth'\], unknown \[\]"),
+  ):
+    with pytest.raises(ValueError, match=f"`task_mask` must name .*{found}"):
+      weighted_step(two_losses, refresh, task_mask=mask)
+
+
+@pytest.mark.parametrize(
+  ("fun", "error"),
+  [
+    (lambda params: {"a": params}, TypeError),
+    (lambda params: (params[0], params[1], params[0]), ValueError),
+  ],
+  ids=["a vector in a dict", "three"],
+)
+def test_a_step_between_refreshes_refuses_other_losses_than_one_per_weight(fun, error):
+  with pytest.raises(error, match=r"must return K losses|gradients for 3 tasks"):
+    weighted_step(fun, False)
 
 
 def test_a_nan_loss_of_weight_zero_leaves_the_gradient_finite():

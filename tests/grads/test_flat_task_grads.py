@@ -1,5 +1,6 @@
 """Gradients at perturbed parameters against each task's own `jax.grad` there."""
 
+import collections
 import functools
 
 import jax
@@ -146,6 +147,17 @@ def test_tasks_at_once_must_be_an_integer_of_at_least_one(tasks_at_once):
     ValueError, match="`tasks_at_once` must be an integer of at least"
   ):
     value_and_flat_task_grads(losses, tasks_at_once=tasks_at_once)
+
+
+def test_flat_gradients_are_in_the_order_of_the_names():
+  def ordered(params):
+    return collections.OrderedDict(steep=jnp.sum(params**2), flat=jnp.sum(3.0 * params))
+
+  flat_task_grads = value_and_flat_task_grads(ordered, 0.5)
+  values, (grads, flat_grads) = flat_task_grads(jnp.array([0.0, 2.0]))
+  assert list(values) == ["steep", "flat"]
+  np.testing.assert_allclose(grads, [[3, 3], [0, 4]], atol=1e-6)
+  np.testing.assert_allclose(flat_grads, [[0, 0], [0, 1]], atol=1e-6)
 
 
 def test_losses_must_be_scalars():

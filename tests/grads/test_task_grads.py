@@ -1,5 +1,6 @@
 """`value_and_task_grads` against `jax.jacrev` and each task's `jax.grad`."""
 
+import collections
 import dataclasses
 from typing import NamedTuple
 
@@ -71,8 +72,13 @@ PYTREES_OF_LOSSES = {
   "dict": (lambda n, f: {"near": n, "far": f}, (far, near), ["far", "near"]),
   "tuple": (lambda n, f: (n, f), (near, far), ["0", "1"]),
   "list": (lambda n, f: [n, f], (near, far), ["0", "1"]),
-  "named tuple": (Losses, (near, far), ["near", "far"]),
-  "dataclass": (DataclassLosses, (near, far), ["near", "far"]),
+  "named tuple": (Losses, (far, near), ["far", "near"]),
+  "dataclass": (DataclassLosses, (far, near), ["far", "near"]),
+  "ordered dict": (
+    lambda n, f: collections.OrderedDict(near=n, far=f),
+    (far, near),
+    ["far", "near"],
+  ),
   "frozen dict": (
     lambda n, f: flax.core.FrozenDict(near=n, far=f),
     (far, near),
@@ -89,21 +95,17 @@ PYTREES_OF_LOSSES = {
 @pytest.mark.parametrize(
   ("pack", "order", "names"), PYTREES_OF_LOSSES.values(), ids=PYTREES_OF_LOSSES
 )
-def test_a_pytree_of_losses_keeps_its_form_and_stacks_in_the_order_of_its_leaves(
-  pack, order, names
+@pytest.mark.parametrize("tasks_at_once", [None, 2])
+def test_a_pytree_of_losses_keeps_its_form_and_stacks_in_the_order_of_its_names(
+  pack, order, names, tasks_at_once
 ):
   def fun(params):
     return pack(near(params), far(params))
 
-  losses, grads = value_and_task_grads(fun)(PARAMS)
+  losses, grads = value_and_task_grads(fun, tasks_at_once=tasks_at_once)(PARAMS)
   assert_trees_close(losses, fun(PARAMS))
   assert_trees_close(grads, expected_grads(order), rtol=1e-5)
   assert task_names(losses) == names
-
-
-def test_task_names_of_a_vector_are_its_positions():
-  assert task_names(jnp.zeros(3)) == ["0", "1", "2"]
-  assert task_names(jax.eval_shape(vector_of_losses, PARAMS)) == ["0", "1", "2"]
 
 
 def test_a_single_scalar_loss_is_one_task():

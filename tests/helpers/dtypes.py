@@ -18,7 +18,8 @@ def dtypes(tree):
 
 def k_sized(state):
   """The state without counts and momentum: floating-point leaves up to K×K."""
-  return state._replace(momentum=(), count=(), task_count=(), notfinite_count=())
+  counts = {"count": (), "task_count": (), "notfinite_count": (), "zero_count": ()}
+  return state._replace(momentum=(), **counts)
 
 
 def assert_follows(history, expected, tolerance):

@@ -35,7 +35,7 @@ def test_a_step_of_maxgnr_keeps_no_copies_of_the_gradients(num_tasks, shapes, dt
   tx = maxgnr(num_tasks=num_tasks)
   share = temporary_share(tx, num_tasks, shapes, dtype)
   # XLA on CPUs keeps partial results of narrow reductions; K×D copies would be 100 %.
-  assert share < (0.01 if dtype == "float32" else 0.07)
+  assert share < (0.02 if dtype == "float32" else 0.07)
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="Measured on CPUs.")
