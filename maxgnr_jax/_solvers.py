@@ -122,7 +122,8 @@ def steepest_descent(learning_rate: float = 1e-3, num_steps: int = 100) -> Solve
   implementation fills in the rest so as to favour the method. It starts from uniform
   weights, follows the gradient of ``min_k GNR_k`` (averaged over tied tasks), projects
   the weights on the simplex ``w ≥ 0, Σ w = 1`` after each step, and returns the best
-  weights of all steps, which are never worse than uniform ones.
+  weights of all steps, which are never worse than uniform ones. It cannot be
+  differentiated.
 
   Args:
     learning_rate: Step size in units of weight per GNR, positive. The default is the
@@ -159,9 +160,10 @@ def steepest_descent(learning_rate: float = 1e-3, num_steps: int = 100) -> Solve
   )
 
 
-@functools.partial(jax.jit, static_argnames="num_steps")
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+@functools.partial(jax.jit, static_argnums=(1, 2))
 def _steepest_descent(
-  stats: GradientStats, *, learning_rate: float, num_steps: int
+  stats: GradientStats, learning_rate: float, num_steps: int
 ) -> jax.Array:
   """Returns the weights [K] of :func:`steepest_descent`."""
   has_gradient = stats.gradient_norm > 0
@@ -197,3 +199,12 @@ def _steepest_descent(
   start = (equal, equal, smallest_gnr(equal))
   _, best_weights, _ = jax.lax.fori_loop(0, num_steps, step, start)
   return best_weights / jnp.sum(best_weights)
+
+
+@_steepest_descent.defjvp
+def _steepest_descent_jvp(learning_rate, num_steps, primals, tangents):
+  raise TypeError(
+    "`maxgnr(solver=steepest_descent())` cannot be differentiated: its steps go to and "
+    "fro between tasks, so that derivatives of its weights grow without bound. Use the "
+    "default `projected_gradient()`, or `jax.lax.stop_gradient` around the update."
+  )

@@ -12,6 +12,8 @@ def minimise_above_exactly(
 ) -> jax.Array:
   """Minimises ``½ vᵀ A v - bᵀ v`` over ``v ≥ bound``, up to rounding.
 
+  Solves one problem or several at once, which differ in their bounds.
+
   Uses the active-set method of Lawson and Hanson. In contrast to
   :func:`minimise_above` it is as exact where A is nearly singular. Where several v are
   optimal it returns one of them, with nearly equal values for equal tasks. If there is
@@ -19,36 +21,42 @@ def minimise_above_exactly(
 
   Args:
     matrix: [K, K], A, positive semidefinite, with 1 (or 0) on the diagonal.
-    bound: [K], the least values of v.
-    linear: [K], b. Default: 0.
+    bound: [K], or [B, K] for B problems, the least values of v.
+    linear: Array like it, b. Default: 0.
 
   Returns:
-    [K], the minimiser v. Its derivatives are those for which the same v_k stay at their
-    bounds.
+    Array like ``bound``, the minimiser v. Its derivatives are those for which the same
+    v_k stay at their bounds.
 
   References:
     Lawson and Hanson, Solving Least Squares Problems, 1974, Chapter 23.
   """
   linear = jnp.zeros_like(bound) if linear is None else linear
-  right = linear - matvec(matrix, bound)
-  terms = jnp.abs(linear) + matvec(jnp.abs(matrix), jnp.abs(bound))
-  return bound + _non_negative(matrix, right, jax.lax.stop_gradient(terms))
+
+  def at_bound(bound, linear):
+    right = linear - matvec(matrix, bound)
+    return right, jnp.abs(linear) + matvec(jnp.abs(matrix), jnp.abs(bound))
+
+  rows = jnp.reshape(bound, (-1, len(matrix)))
+  right, terms = jax.vmap(at_bound)(rows, jnp.reshape(linear, rows.shape))
+  above = _non_negative(matrix, right, jax.lax.stop_gradient(terms))
+  return bound + jnp.reshape(above, bound.shape)
 
 
 @jax.custom_jvp
 def _non_negative(matrix: jax.Array, right: jax.Array, terms: jax.Array) -> jax.Array:
-  """Minimises ``½ xᵀ A x - rᵀ x`` over ``x ≥ 0``.
+  """Minimises ``½ xᵀ A x - rᵀ x`` over ``x ≥ 0`` for each of B problems.
 
   Args:
     matrix: [K, K], A.
-    right: [K], r.
-    terms: [K], the size of the numbers that r was computed from, for its rounding.
+    right: [B, K], r.
+    terms: [B, K], the size of the numbers that r was computed from, for its rounding.
   """
-  size = len(right)
+  size = len(matrix)
   precision = rounding(right.dtype)
 
-  def step(carry):
-    count, x, free, refused, _ = carry
+  def step(right, terms, carry):
+    x, free, refused, finished = carry
     # Go towards the minimum over the free entries until one of them reaches 0.
     aim = _solve_free(matrix, right, free)
     falls = free & (aim <= 0)
@@ -68,15 +76,20 @@ def _non_negative(matrix: jax.Array, right: jax.Array, terms: jax.Array) -> jax.
     largest = jnp.max(gain)
     enters = arrived & (gain > 0) & (gain >= (1.0 - precision) * largest)
     done = arrived & (largest <= 0)
-    return count + 1, moved, free | enters, refused, done
+    after = (moved, free | enters, refused, done)
+    return jax.tree.map(lambda a, b: jnp.where(finished, b, a), after, carry)
 
   def unsolved(carry):
-    count, *_, done = carry
-    return (count < 6 * size) & ~done
+    count, (*_, finished) = carry
+    return (count < 6 * size) & ~jnp.all(finished)
 
-  none = jnp.zeros(size, bool)
-  start = (jnp.zeros((), int), jnp.zeros_like(right), none, none, jnp.zeros((), bool))
-  _, x, *_ = jax.lax.while_loop(unsolved, step, start)
+  # The loop is outside of `vmap`, where `checkify` accepts it.
+  def step_all(carry):
+    return carry[0] + 1, jax.vmap(step)(right, terms, carry[1])
+
+  none = jnp.zeros(right.shape, bool)
+  start = (jnp.zeros_like(right), none, none, jnp.zeros(len(right), bool))
+  _, (x, *_) = jax.lax.while_loop(unsolved, step_all, (jnp.zeros((), int), start))
   return x
 
 
@@ -87,14 +100,19 @@ def _non_negative_jvp(
   """Differentiates ``A x = r`` among the positive entries."""
   matrix, right, terms = primals
   matrix_dot, right_dot, _ = tangents
+  matrix_dot = 0.5 * (matrix_dot + matrix_dot.T)
+
+  def differentiate(x, right_dot):
+    free = x > 0
+    both = free[:, None] & free[None, :]
+    # The pseudo-inverse leaves out directions in which the minimum is not unique.
+    rtol = len(x) * rounding(x.dtype)
+    inverse = jnp.linalg.pinv(jnp.where(both, matrix, 0.0), rtol=rtol, hermitian=True)
+    change = right_dot - matvec(matrix_dot, x)
+    return matvec(inverse, jnp.where(free, change, 0.0))
+
   x = _non_negative(matrix, right, terms)
-  free = x > 0
-  both = free[:, None] & free[None, :]
-  # The pseudo-inverse leaves out directions in which the minimum is not unique.
-  rtol = len(x) * rounding(x.dtype)
-  inverse = jnp.linalg.pinv(jnp.where(both, matrix, 0.0), rtol=rtol, hermitian=True)
-  change = right_dot - matvec(0.5 * (matrix_dot + matrix_dot.T), x)
-  return x, matvec(inverse, jnp.where(free, change, 0.0))
+  return x, jax.vmap(differentiate)(x, right_dot)
 
 
 def _solve_free(matrix: jax.Array, right: jax.Array, free: jax.Array) -> jax.Array:

@@ -156,9 +156,10 @@ def fairgrad_weights(
     active: [K], bool: the tasks to combine; the weights of others are 0.
 
   Returns:
-    [K], positive; 0 for a task without gradient. With α above about 5, tasks that gain
-    even without weight of their own get weights many orders of magnitude smaller. In
-    float32 these weights are inexact, but the update is not.
+    [K], positive; 0 for a task without gradient. With α above about 5, or with α above
+    1 and norms that differ by more than 1e6, tasks that gain even without weight of
+    their own get weights many orders of magnitude smaller. In float32 these weights are
+    inexact, but the update is not.
   """
   _, gramian = only_active(active, gramian)
   inverse = inverse_norms(gramian)

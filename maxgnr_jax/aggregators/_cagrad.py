@@ -91,7 +91,9 @@ def cagrad_weights(
     active: [K], bool: the tasks to combine; the weights of others are 0.
 
   Returns:
-    [K], at least 1/K for each active task, where K is the number of active tasks.
+    [K], at least 1/K for each active task, where K is the number of active tasks. In
+    float32 a mean gradient shorter than about a hundredth of the gradients' norms is
+    only known to be small, and so is the radius.
   """
   active, gramian = only_active(active, gramian)
   dtype = gramian.dtype

@@ -93,7 +93,8 @@ def conicgrad_weights(
     active: [K], bool: the tasks to combine; the weights of others are 0.
 
   Returns:
-    [K]; all are 0 if the mean gradient is zero.
+    [K]; all are 0 if the mean gradient is zero. In float32 a mean gradient shorter than
+    about a hundredth of the gradients' norms is only known to be small.
   """
   active, gramian = only_active(active, gramian)
   dtype = gramian.dtype

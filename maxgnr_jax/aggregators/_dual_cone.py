@@ -64,11 +64,12 @@ def upgrad_weights(gramian: jax.Array, active: jax.Array | bool = True) -> jax.A
 
   Returns:
     [K], at least 1/K for each active task, where K is the number of active tasks. Their
-    sum is not fixed.
+    sum is not fixed. The problem is solved up to rounding, also where gradients are
+    linearly dependent. Derivatives hold fixed which weights are at their lower bounds.
   """
   active, gramian = only_active(active, gramian)
   preferences = jnp.diag(uniform_weights(active, gramian.dtype))
-  return jnp.sum(jax.vmap(_project, (0, None))(preferences, gramian), axis=0)
+  return jnp.sum(_project(preferences, gramian), axis=0)
 
 
 def dualproj(
@@ -122,22 +123,30 @@ def dualproj_weights(gramian: jax.Array, active: jax.Array | bool = True) -> jax
 
   Returns:
     [K], at least 1/K for each active task, where K is the number of active tasks. Their
-    sum is not fixed.
+    sum is not fixed. The problem is solved up to rounding, also where gradients are
+    linearly dependent. Derivatives hold fixed which weights are at their lower bounds.
   """
   active, gramian = only_active(active, gramian)
-  return _project(uniform_weights(active, gramian.dtype), gramian)
+  return _project(uniform_weights(active, gramian.dtype)[None], gramian)[0]
 
 
-def _project(preference: jax.Array, gramian: jax.Array) -> jax.Array:
-  """Projects ``Σ p_k g_k`` on the dual cone and returns the weights of the result.
+def _project(preferences: jax.Array, gramian: jax.Array) -> jax.Array:
+  """Projects each ``Σ p_k g_k`` on the dual cone; returns the weights of the results.
 
-  They minimise ``wᵀ G w`` over ``w ≥ p``, where p is the ``preference``.
+  They minimise ``wᵀ G w`` over ``w ≥ p``.
+
+  Args:
+    preferences: [B, K], p for each of B sums.
+    gramian: [K, K], G.
+
+  Returns:
+    [B, K].
   """
-  inverse = inverse_norms(gramian)
+  inverse = inverse_norms(gramian)[None]
   has_gradient = inverse > 0
   norm = jnp.where(has_gradient, 1.0 / jnp.where(has_gradient, inverse, 1.0), 0.0)
-  bound = preference * norm
-  scale = jnp.max(bound)
+  bound = preferences * norm
+  scale = jnp.max(bound, axis=1, keepdims=True)
   scale = jnp.where(scale > 0, scale, 1.0)
   v = scale * minimise_above_exactly(cosines(gramian), bound / scale)
-  return jnp.where(has_gradient, v * inverse, preference)
+  return jnp.where(has_gradient, v * inverse, preferences)

@@ -64,7 +64,8 @@ def gradient_norm_scaling_weights(
     active: [K], bool: the tasks to combine; the weights of others are 0.
 
   Returns:
-    [K], non-negative; 0 for a task without gradient.
+    [K], non-negative; 0 for a task without gradient. In float32 a sum of gradients that
+    cancel to less than about a hundredth of their norms is only known to be small.
   """
   _, gramian = only_active(active, gramian)
   return square_root(jnp.sum(gramian)) * inverse_norms(gramian)
