@@ -25,10 +25,8 @@ del MAKE["maxgnr-paper"]  # below
 MAKE["sdmgrad"] = functools.partial(MAKE["sdmgrad"], learning_rate=0.1)
 MAKE["maxgnr-noise"] = functools.partial(maxgnr, noise_decay=0.9)
 MAKE["maxgnr-groups"] = functools.partial(maxgnr, groups="parameter")
-AT_LEAST = {
-  "krum": 4,
-  "trimmed_mean": 3,
-}  # with 3 tasks Krum's best two are always tied
+# With 3 tasks Krum's best two are always tied.
+AT_LEAST = {"krum": 4, "trimmed_mean": 3}
 
 
 def paths(num_tasks):

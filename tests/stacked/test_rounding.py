@@ -85,3 +85,13 @@ def test_a_narrow_momentum_stalls_unless_it_is_rounded_stochastically():
 def test_an_unknown_rounding_raises_an_error_that_lists_the_choices():
   with pytest.raises(ValueError, match='must be "nearest" or "stochastic"'):
     maxgnr(momentum_rounding="up")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_the_derivative_is_that_of_the_usual_conversion(dtype):
+  x = jnp.linspace(-2.0, 3.0, 1000)
+
+  def total(x):
+    return jnp.sum(stochastically_rounded(x, jnp.dtype(dtype), SEED, 0).astype(x.dtype))
+
+  np.testing.assert_array_equal(jax.grad(total)(x), 1.0)
