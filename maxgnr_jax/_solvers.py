@@ -160,10 +160,10 @@ def steepest_descent(learning_rate: float = 1e-3, num_steps: int = 100) -> Solve
   )
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
-@functools.partial(jax.jit, static_argnums=(1, 2))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+@functools.partial(jax.jit, static_argnums=2)
 def _steepest_descent(
-  stats: GradientStats, learning_rate: float, num_steps: int
+  stats: GradientStats, learning_rate: jax.typing.ArrayLike, num_steps: int
 ) -> jax.Array:
   """Returns the weights [K] of :func:`steepest_descent`."""
   has_gradient = stats.gradient_norm > 0
@@ -202,7 +202,7 @@ def _steepest_descent(
 
 
 @_steepest_descent.defjvp
-def _steepest_descent_jvp(learning_rate, num_steps, primals, tangents):
+def _steepest_descent_jvp(num_steps, primals, tangents):
   raise TypeError(
     "`maxgnr(solver=steepest_descent())` cannot be differentiated: its steps go to and "
     "fro between tasks, so that derivatives of its weights grow without bound. Use the "

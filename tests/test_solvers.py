@@ -275,3 +275,9 @@ def test_the_papers_settings_hardly_leave_equal_weights_and_miss_the_optimum():
   np.testing.assert_allclose(weights, 1 / 2, atol=1e-3)
   optimum = reference.smallest_gnr(solve(problem), *problem)
   assert reference.smallest_gnr(weights, *problem) < 0.5 * optimum
+
+
+def test_the_papers_solver_takes_its_learning_rate_as_an_array():
+  stats = GradientStats(jnp.array([1.0, 3.0]), jnp.ones(2), jnp.eye(2))
+  weights = steepest_descent(jnp.asarray(1e-3)).solve(stats)
+  np.testing.assert_array_equal(weights, steepest_descent(1e-3).solve(stats))
