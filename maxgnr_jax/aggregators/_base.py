@@ -68,6 +68,13 @@ def aggregator(
     :func:`maxgnr_jax.task_names`). A vector, a tuple or a list is in the order of the
     stacked gradients.
 
+    An update can be differentiated with respect to the gradients, the state and traced
+    hyperparameters. Derivatives do not pass through values per task. Where an update
+    has a kink, such as two orthogonal gradients in PCGrad or a change of the active
+    tasks, the derivative is that of one side; at a gradient or a noise of zero that of
+    its norm is 0. A gradient that is not finite makes derivatives NaN. In float32 they
+    may overflow where norms span more than about twelve decades.
+
   Raises:
     ValueError: for ``num_tasks`` < 1; from ``init``, if ``shared`` selects no
       parameters, or only arrays of size 0, of all or of a group; at the trace of
