@@ -129,9 +129,9 @@ def aggregator(
     return _with_tasks(method, blank, trunk, as_num_tasks(num_tasks), dtype)
 
   @functools.partial(jax.jit, static_argnames="axis_names", inline=True)
-  def take_step(grads, state, like, mask, values, further, axis_names):
+  def take_step(grads, state, params, mask, values, further, axis_names):
     with _stacked.sharded_over(axis_names):
-      return _take_step(method, grads, state, like, mask, values, further)
+      return _take_step(method, grads, state, params, mask, values, further)
 
   def update(
     grads: optax.Updates,
