@@ -155,11 +155,13 @@ def magnitude(
 
 def _largest(arrays: Sequence[jax.Array], dtype: Any) -> jax.Array:
   """Returns the largest magnitude of every task's numbers, [K]."""
-  axes = [tuple(range(1, x.ndim)) for x in arrays]
-  return functools.reduce(
-    jnp.maximum,
-    [jnp.max(jnp.abs(x.astype(dtype)), a) for x, a in zip(arrays, axes, strict=True)],
-  )
+
+  def rows(x):
+    axes = tuple(range(1, x.ndim))
+    # Older versions of XLA would store the magnitudes of all numbers.
+    return jnp.maximum(jnp.max(x, axes), -jnp.min(x, axes)).astype(dtype)
+
+  return functools.reduce(jnp.maximum, map(rows, arrays))
 
 
 def task_scale(largest: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -34,8 +34,10 @@ def test_a_step_of_maxgnr_keeps_no_copies_of_the_gradients(num_tasks, shapes, dt
     pytest.skip("Older versions of XLA widen narrow arrays in memory.")
   tx = maxgnr(num_tasks=num_tasks)
   share = temporary_share(tx, num_tasks, shapes, dtype)
-  # XLA on CPUs keeps partial results of narrow reductions; K×D copies would be 100 %.
-  assert share < (0.02 if dtype == "float32" else 0.07)
+  # XLA on CPUs keeps partial results of narrow reductions, and older versions those of
+  # reductions over awkward sizes; K×D copies would be 100 %.
+  most = 0.02 if jax.__version_info__ >= (0, 10) else 0.1
+  assert share < (most if dtype == "float32" else 0.07)
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="Measured on CPUs.")
