@@ -144,7 +144,7 @@ def magnitude(
   arrays = [jax.lax.stop_gradient(x) for x in arrays if x.size]
   arrays.sort(key=lambda x: -x.size)
   sample = [reduce.sample(x, SAMPLE) for x in arrays[:SAMPLED_LEAVES]]
-  sampled = reduce.largest(_largest(sample, dtype))
+  sampled = reduce.largest(_largest_of_sample(sample, dtype))
   doubtful = sampled < smallest_scale(dtype)
   return jax.lax.cond(
     jnp.any(doubtful if mask is None else doubtful & mask),
@@ -162,6 +162,12 @@ def _largest(arrays: Sequence[jax.Array], dtype: Any) -> jax.Array:
     return jnp.maximum(jnp.max(x, axes), -jnp.min(x, axes)).astype(dtype)
 
   return functools.reduce(jnp.maximum, map(rows, arrays))
+
+
+def _largest_of_sample(samples: Sequence[jax.Array], dtype: Any) -> jax.Array:
+  """Returns the same for few numbers, with one maximum over devices, not two."""
+  rows = [jnp.max(jnp.abs(x), tuple(range(1, x.ndim))).astype(dtype) for x in samples]
+  return functools.reduce(jnp.maximum, rows)
 
 
 def task_scale(largest: jax.Array) -> tuple[jax.Array, jax.Array]:
