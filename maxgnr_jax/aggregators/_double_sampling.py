@@ -83,8 +83,7 @@ def modo(
       parameters to one. Default: the same weights for all.
     zero_gradients: "inactive" or "active": whether a task whose gradient is exactly
       zero is left out of the step, as if ``task_mask`` were False for it, or takes part
-      as the method defines it: it draws all weight, and the update
-      vanishes.
+      as the method defines it: it draws all weight, and the update vanishes.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`,
@@ -161,8 +160,7 @@ def sdmgrad(
       parameters to one. Default: the same weights for all.
     zero_gradients: "inactive" or "active": whether a task whose gradient is exactly
       zero is left out of the step, as if ``task_mask`` were False for it, or takes part
-      as the method defines it: it draws all weight, and the update
-      vanishes.
+      as the method defines it: it draws all weight, and the update vanishes.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`,
@@ -248,13 +246,14 @@ def _two_batches(
     return {"simplex_weights": jnp.full(shape, 1.0 / max(shape[-1], 1), dtype)}
 
   def choose(gramian: jax.Array, active: jax.Array, memory: Memory) -> Choice:
+    in_groups = skips_zero and gramian.ndim == 3
+
     def choose_in_group(gramian, last):
-      used = tasks_of_group(active, gramian) if grouped and skips_zero else active
+      used = tasks_of_group(active, gramian) if in_groups else active
       w, total = shares(used, last)
       weights, w = move(zero_inactive(used, gramian, axes=2), w, used)
       return weights, remember(used, total * w, last)
 
-    grouped = gramian.ndim == 3
     weights, w = in_each_group(choose_in_group, gramian, memory["simplex_weights"])
     return Choice(weights, {"simplex_weights": w})
 

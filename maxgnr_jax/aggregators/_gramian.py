@@ -109,10 +109,10 @@ def gramian_rule(
 
   def choose(gramian: jax.Array, active: jax.Array, memory: Memory) -> Choice:
     del memory
-    grouped = gramian.ndim == 3
+    in_groups = skips_zero and gramian.ndim == 3
 
     def weigh(gramian):
-      used = tasks_of_group(active, gramian) if grouped and skips_zero else active
+      used = tasks_of_group(active, gramian) if in_groups else active
       return rule(zero_inactive(used, gramian, axes=2), used)
 
     return Choice(in_each_group(weigh, gramian))

@@ -39,8 +39,7 @@ def mgda(
       parameters to one. Default: the same weights for all.
     zero_gradients: "inactive" or "active": whether a task whose gradient is exactly
       zero is left out of the step, as if ``task_mask`` were False for it, or takes part
-      as the method defines it: it is the shortest vector, and the
-      update is zero.
+      as the method defines it: it is the shortest vector, and the update is zero.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.

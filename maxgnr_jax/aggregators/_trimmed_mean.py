@@ -44,8 +44,7 @@ def trimmed_mean(
       other parameters get the mean of the gradients. Default: all parameters.
     zero_gradients: "inactive" or "active": whether a task whose gradient is exactly
       zero is left out of the step, as if ``task_mask`` were False for it, or takes part
-      as the method defines it: its zeros are ranked with the
-      others' values.
+      as the method defines it: its zeros are ranked with the others' values.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`. The

@@ -83,7 +83,10 @@ def test_sums_of_squares_that_fit_alone_do_not_overflow_together():
 @pytest.mark.parametrize("name", ["maxgnr", "mgda"])
 @pytest.mark.parametrize(("tiny", "large"), [(1e-25, 1), (1e-30, 1e-12), (1e-12, 1e10)])
 def test_tiny_numbers_beside_ordinary_ones_do_not_matter(name, tiny, large):
-  """Of two orthogonal gradients the norms alone decide, wherever they are."""
+  """Weights of orthogonal gradients depend on the norms: here on one large number each.
+
+  It is in a place that the sample, from which magnitudes are estimated, leaves out.
+  """
   grads = jnp.full((2, 100_000), tiny).at[0, 12_345].set(3 * large)
   grads = grads.at[1, 777].set(4 * large)
   tx = maxgnr(num_tasks=2) if name == "maxgnr" else aggregators.mgda(num_tasks=2)
