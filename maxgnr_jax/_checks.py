@@ -12,6 +12,9 @@ import jax.numpy as jnp
 
 from maxgnr_jax._task_names import in_order, is_vector
 
+# Inner products of sketches of this size have an error of about 1 %.
+DEFAULT_SKETCH_SIZE = 16_381
+
 
 def check_at_least_one(name: str, value: Any) -> None:
   """Raises unless ``value`` is an integer >= 1, known at trace time."""
@@ -123,6 +126,27 @@ def _check_transformation(name: str, value: Any, example: str) -> None:
       f"`{name}` must be an `optax.GradientTransformation`, such as `{example}`, got "
       f"{value!r}."
     )
+
+
+def as_sketch_size(sketch: Any) -> int | None:
+  """Returns the size of the sketches for an argument ``sketch``, None for none.
+
+  Raises:
+    ValueError: if it is neither None, False, True nor an odd integer from 3 to 65,535.
+    TypeError: if it is traced.
+  """
+  if sketch is None or sketch is False:
+    return None
+  if sketch is True:
+    return DEFAULT_SKETCH_SIZE
+  check_integer("sketch", sketch, 3)
+  size = operator.index(sketch)
+  if size % 2 == 0 or size >= 2**16:
+    raise ValueError(
+      "`sketch` must be True or an odd integer from 3 to 65,535, the number of buckets, "
+      f"got {size}. Prime numbers such as 16,381 (the default) or 65,521 suit best."
+    )
+  return size
 
 
 def as_weights(weights: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Reuses task weights for several steps, so that most need one backward pass."""
+"""The combined gradient of K losses, by as few backward passes as it takes."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -14,13 +14,11 @@ from maxgnr_jax._checks import (
   check_at_least_one,
   check_state,
 )
-from maxgnr_jax._grads._task_grads import (
-  count_losses,
-  differentiated,
-  value_and_task_grads,
-)
+from maxgnr_jax._grads._passes import MicrobatchPasses, Passes
+from maxgnr_jax._grads._task_gradient import task_gradients
+from maxgnr_jax._grads._task_grads import differentiated
 from maxgnr_jax._linalg import zero_inactive
-from maxgnr_jax._task_names import check_same_names, from_order, in_order, is_vector
+from maxgnr_jax._task_names import check_same_names
 
 
 class CombinedGradState(NamedTuple):
@@ -54,7 +52,7 @@ def value_and_combined_grad(
   fun: Callable[..., Any],
   aggregator: optax.GradientTransformation,
   *,
-  refresh_every: int,
+  refresh_every: int = 1,
   argnum: int = 0,
   has_aux: bool = False,
   tasks_at_once: int | None = None,
@@ -150,11 +148,11 @@ def value_and_combined_grad(
   """
   check_aggregator(aggregator)
   check_at_least_one("refresh_every", refresh_every)
+  if tasks_at_once is not None:
+    check_at_least_one("tasks_at_once", tasks_at_once)
+  if microbatches is not None:
+    check_at_least_one("microbatches", microbatches)
   inner = optax.with_extra_args_support(aggregator)
-  batches: Any = {"microbatches": microbatches, "batch_argnums": batch_argnums}
-  value_and_grads = value_and_task_grads(
-    fun, argnum, has_aux, tasks_at_once=tasks_at_once, **batches
-  )
 
   def init(params: optax.Params) -> CombinedGradState:
     state = inner.init(params)
@@ -173,24 +171,50 @@ def value_and_combined_grad(
     check_refresh(refresh)
     weights = weights_in_use(state.aggregator)
 
+    def sweep(take: Callable[[Passes], Any]) -> tuple[Any, Any]:
+      """Returns the value, and what ``take`` makes of the passes."""
+
+      def backward(tangents, inputs, losses):
+        never = state.count < 0
+        return take(Passes(tangents, inputs[0], losses, tasks_at_once, never))
+
+      return differentiated(
+        fun,
+        backward,
+        argnum,
+        has_aux,
+        microbatches=microbatches,
+        batch_argnums=batch_argnums,
+      )(*args)
+
+    def combine(passes: Any) -> tuple[Any, Any]:
+      grads = task_gradients(passes, args[argnum])
+      known = {"losses": passes.losses} | extra_args
+      return inner.update(grads, state.aggregator, args[argnum], **known)
+
     def refreshed():
-      value, grads = value_and_grads(*args)
-      known = {"losses": value[0] if has_aux else value} | extra_args
-      grad, after = inner.update(grads, state.aggregator, args[argnum], **known)
+      if microbatches is None:
+        value, (grad, after) = sweep(combine)
+        return value, grad, after
+      # Weights depend on the whole batch: its parts are gone through several times.
+      value, _ = sweep(lambda passes: ())
+      losses = value[0] if has_aux else value
+      grad, after = combine(
+        MicrobatchPasses(lambda take: sweep(take)[1], args[argnum], losses)
+      )
       return value, grad, after
 
     def reused():
       assert weights is not None
       mask = extra_args.get("task_mask")
 
-      def backward(tangents, inputs, losses):
-        _stacked.check_same_tasks(count_losses(losses), weights.size)
-        check_same_names({"losses": losses, "task_mask": mask})
+      def take(passes):
+        _stacked.check_same_tasks(passes.num_tasks, weights.size)
+        check_same_names({"losses": passes.losses, "task_mask": mask})
         unmasked = zero_inactive(as_task_mask(mask, weights.size), weights)
-        pullback = jax.linear_transpose(tangents, *inputs)
-        return pullback(_cotangents(unmasked, losses))[0]
+        return passes.weighted(unmasked)
 
-      value, grad = differentiated(fun, backward, argnum, has_aux, **batches)(*args)
+      value, grad = sweep(take)
       return value, grad, state.aggregator
 
     # Without `num_tasks` there are no weights before the first step: it refreshes.
@@ -205,16 +229,6 @@ def value_and_combined_grad(
     return value, grad, CombinedGradState(count, after)
 
   return CombinedGrad(init, value_and_grad)
-
-
-def _cotangents(weights: jax.Array, losses: Any) -> Any:
-  """Returns the weights [K] in the structure and the dtypes of the losses."""
-  if is_vector(losses):
-    return weights.astype(losses.dtype)
-  parts = [
-    weights[k].astype(jnp.result_type(loss)) for k, loss in enumerate(in_order(losses))
-  ]
-  return from_order(parts, losses)
 
 
 def check_refresh(refresh: Any) -> None:

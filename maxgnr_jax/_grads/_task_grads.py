@@ -106,7 +106,7 @@ def value_and_task_grads(
     check_at_least_one("microbatches", microbatches)
 
   def backward(tangents, inputs, losses):
-    grads = _backward_passes(tangents, inputs, losses, tasks_at_once)
+    grads = backward_passes(tangents, inputs, losses, tasks_at_once)
     return grads if isinstance(argnums, Sequence) else grads[0]
 
   return differentiated(
@@ -188,7 +188,7 @@ def differentiated(
   return differentiated_fun
 
 
-def _backward_passes(tangents, inputs, losses, tasks_at_once):
+def backward_passes(tangents, inputs, losses, tasks_at_once):
   """Takes the K backward passes and stacks their gradients.
 
   Args:
@@ -200,7 +200,7 @@ def _backward_passes(tangents, inputs, losses, tasks_at_once):
   Returns:
     A list with a stacked pytree for each of the inputs.
   """
-  cotangents, num_tasks = _one_loss_at_a_time(losses)
+  cotangents, num_tasks = one_loss_at_a_time(losses)
   if is_vector(losses) or tasks_at_once is not None or num_tasks > MOST_WRITTEN_OUT:
     pullback = jax.linear_transpose(tangents, *inputs)
     return for_each_task(pullback, cotangents, num_tasks, tasks_at_once)
@@ -248,7 +248,7 @@ def _positions(argnums: int | Sequence[int]) -> tuple[int, ...]:
   return tuple(operator.index(number) for number in numbers)
 
 
-def _one_loss_at_a_time(losses: Any) -> tuple[Any, int]:
+def one_loss_at_a_time(losses: Any) -> tuple[Any, int]:
   """Returns K stacked cotangents, each of which is 1 for one loss, and K."""
   num_tasks = count_losses(losses)
   if is_vector(losses):

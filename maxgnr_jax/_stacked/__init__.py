@@ -43,4 +43,5 @@ from maxgnr_jax._stacked._trunk import is_masked as is_masked
 from maxgnr_jax._stacked._trunk import nothing_to_measure as nothing_to_measure
 from maxgnr_jax._stacked._trunk import restrict as restrict
 from maxgnr_jax._stacked._trunk import select as select
+from maxgnr_jax._stacked._trunk import specs_of as specs_of
 from maxgnr_jax._stacked._trunk import trunk_mask as trunk_mask

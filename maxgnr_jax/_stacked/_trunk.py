@@ -116,6 +116,18 @@ def restrict(grads: optax.Updates, trunk: Any) -> optax.Updates:
     ) from error
 
 
+def specs_of(param_specs: Any, trunk: Any) -> tuple[jax.sharding.PartitionSpec, ...] | None:
+  """Returns how each array of the trunk is sharded, if ``param_specs`` says so.
+
+  Args:
+    param_specs: Pytree of :class:`jax.sharding.PartitionSpec` like the parameters.
+    trunk: The state's record of the trunk.
+  """
+  if param_specs is None:
+    return None
+  return tuple(jax.tree.leaves(restrict(param_specs, trunk)))
+
+
 def _like_params(trunk: Any) -> Any:
   """Returns the structure of the parameters, with masked nodes for the heads."""
   return jax.tree.structure(

@@ -1,4 +1,4 @@
-"""A second attempt at an update, for methods that do not measure the gradients."""
+"""Further attempts at an update that did not come out finite."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +8,9 @@ import jax.numpy as jnp
 import optax
 
 from maxgnr_jax import _stacked
+
+# The first turn finds the tasks to leave out, the second makes the update of the others.
+MOST_TURNS = 3
 
 
 def without_spoilers(
@@ -34,17 +37,46 @@ def without_spoilers(
     finite = carry[1] & _stacked.finite(grads, carry[1].size, dtype)
     return jnp.ones((), bool), finite, attempt(finite)
 
-  # A loop of no or one turn: XLA would copy what comes out of a branch.
   good = _stacked.all_finite(result[:2])
-  first = jax.lax.stop_gradient((good, finite, result))
-  again, numbers = jax.closure_convert(again, first)
-  numbers = jax.lax.stop_gradient(numbers)
-  _, finite, found = jax.lax.while_loop(
-    lambda carry: ~carry[0], lambda carry: again(carry, *numbers), first
-  )
+  _, finite, found = _repeated(lambda carry: ~carry[0], again, (good, finite, result))
   # The loop has no derivative, but a branch has one. It is only computed for that.
   branch = jax.lax.cond(good, lambda: result, lambda: attempt(finite))
   return finite, _with_derivative_of(branch, found)
+
+
+def until_good(good: jax.Array, result: Any, again: Callable[[Any], Any]) -> Any:
+  """Makes a result again until it is good, at most ``MOST_TURNS`` times.
+
+  Derivatives are those of the first result.
+
+  Args:
+    good: [], bool: whether the first result is good.
+    result: Pytree of arrays.
+    again: From a result to whether the next one is good, and the next one.
+  """
+  if not isinstance(good, jax.core.Tracer):
+    for _ in range(MOST_TURNS):
+      if not good:
+        good, result = again(result)
+    return result
+
+  def turn(carry):
+    return carry[0] + 1, *again(carry[2])
+
+  first = (jnp.zeros((), jnp.int32), good, result)
+  goes_on = lambda carry: ~carry[1] & (carry[0] < MOST_TURNS)
+  return _with_derivative_of(result, _repeated(goes_on, turn, first)[2])
+
+
+def _repeated(goes_on, turn, first):
+  """Runs a loop of mostly no turns, which derivatives do not see.
+
+  XLA would copy what comes out of a branch.
+  """
+  first = jax.lax.stop_gradient(first)
+  turn, numbers = jax.closure_convert(turn, first)
+  numbers = jax.lax.stop_gradient(numbers)
+  return jax.lax.while_loop(goes_on, lambda carry: turn(carry, *numbers), first)
 
 
 @jax.custom_jvp

@@ -6,13 +6,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import PartitionSpec as P
 
 from maxgnr_jax import _stacked
 from maxgnr_jax._checks import (
   as_num_tasks,
+  as_sketch_size,
   as_task_mask,
   as_task_values,
   as_weights,
+  check_choice,
   check_num_tasks,
   check_state,
 )
@@ -20,6 +23,9 @@ from maxgnr_jax._linalg import count_where, zero_inactive
 from maxgnr_jax._stacked._groups import assign_groups, labels_of
 from maxgnr_jax._task_names import check_same_names
 from maxgnr_jax.aggregators._attempts import without_spoilers
+from maxgnr_jax.aggregators._by_passes import Update, Way, way_of
+from maxgnr_jax.aggregators._measured import Measured
+from maxgnr_jax.aggregators._method import MEASURES
 from maxgnr_jax.aggregators._method import AggregatorState as AggregatorState
 from maxgnr_jax.aggregators._method import Choice as Choice
 from maxgnr_jax.aggregators._method import Memory as Memory
@@ -34,6 +40,7 @@ def aggregator(
   num_tasks: int | None = None,
   shared: Shared = None,
   groups: _stacked.Labels = None,
+  sketch: int | bool | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Makes a gradient transformation of a method.
 
@@ -48,6 +55,8 @@ def aggregator(
     groups: Parameters that get task weights of their own, as in :func:`maxgnr`. The
       method's measurements and weights then have the groups on a leading axis.
       Default: the same weights for all.
+    sketch: Measures sketches of the gradients, as in :func:`gramian_method`: the
+      Gramian of :meth:`Step.gramian` is then theirs.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
@@ -61,7 +70,9 @@ def aggregator(
     for methods that weigh tasks by gradients or losses, one whose gradient is exactly
     zero: as a rule it would be taken for the neediest task, and stall all others.
     Inside :func:`jax.shard_map` it takes ``axis_name``, the axes over which parameters
-    are sharded. It ignores other extra arguments.
+    are sharded, and with ``sketch`` also ``param_specs``, a pytree of
+    :class:`jax.sharding.PartitionSpec` like the parameters: how they are. It ignores
+    other extra arguments.
 
     Values per task, such as ``task_mask`` and ``losses``, are matched by name in a dict
     or another container with names, whatever its order (see
@@ -111,6 +122,8 @@ def aggregator(
     [0.75, 0.25]
   """
   check_num_tasks(num_tasks)
+  size = as_sketch_size(sketch)
+  _check_measures(method, size)
 
   def init(params: optax.Params) -> AggregatorState:
     _stacked.check_floating(params, "Parameters")
@@ -128,37 +141,46 @@ def aggregator(
     dtype = _stacked.compute_dtype(params)
     return _with_tasks(method, blank, trunk, as_num_tasks(num_tasks), dtype)
 
-  @functools.partial(jax.jit, static_argnames="axis_names", inline=True)
-  def take_step(grads, state, params, mask, values, further, axis_names):
+  @functools.partial(jax.jit, static_argnames=("axis_names", "specs"), inline=True)
+  def take_step(grads, state, params, mask, values, further, axis_names, specs):
     with _stacked.sharded_over(axis_names):
-      return _take_step(method, grads, state, params, mask, values, further)
+      step = _take_step(
+        method, size, specs, grads, state, params, mask, values, further
+      )
+    return step
 
   def update(
-    grads: optax.Updates,
+    grads: optax.Updates | Measured,
     state: AggregatorState,
     params: optax.Params | None = None,
     *,
     task_mask: Any = None,
     axis_name: Any = None,
+    param_specs: Any = None,
     **extra_args: Any,
   ) -> tuple[optax.Updates, AggregatorState]:
     check_state(state, AggregatorState)
-    _stacked.check_floating(grads, "Gradients")
     _stacked.check_floating(params, "Parameters")
-    if not _stacked.has_numbers(grads):
-      return _stacked.nothing_to_measure(grads), state
-    trunk = _stacked.restrict(grads, state.trunk)
-    if jax.tree.leaves(state.trunk):  # MaxGNR's momentum
-      _stacked.count_tasks(trunk, _stacked.one_task(state.trunk), "the state")
-    like = _stacked.one_task(grads) if params is None else params
-    tasks = _stacked.count_tasks(
-      grads, like, "the gradients" if params is None else "the parameters"
-    )
+    if isinstance(grads, Measured):
+      like, tasks, varying = params, grads.finite.size, params
+      trunk = _stacked.restrict(params, state.trunk)
+    else:
+      _stacked.check_floating(grads, "Gradients")
+      if not _stacked.has_numbers(grads):
+        return _stacked.nothing_to_measure(grads), state
+      trunk = _stacked.restrict(grads, state.trunk)
+      if jax.tree.leaves(state.trunk):  # MaxGNR's momentum
+        _stacked.count_tasks(trunk, _stacked.one_task(state.trunk), "the state")
+      like = _stacked.one_task(grads) if params is None else params
+      tasks = _stacked.count_tasks(
+        grads, like, "the gradients" if params is None else "the parameters"
+      )
+      trunk, varying = _stacked.one_task(trunk), grads
     dtype = _dtype(state, like)
     if state.task_count.size:
       _stacked.check_same_tasks(tasks, state.task_count.size)
     else:
-      state = _with_tasks(method, state, _stacked.one_task(trunk), tasks, dtype)
+      state = _with_tasks(method, state, trunk, tasks, dtype)
     named = extra_args | {"task_mask": task_mask}
     needed = ("losses", "task_mask", *method.values, *method.optional_values)
     check_same_names({name: named.get(name) for name in needed})
@@ -173,17 +195,35 @@ def aggregator(
     further = {
       name: extra_args[name] for name in method.gradients if name in extra_args
     }
-    axis_names = _stacked.named_axes(axis_name, grads)
+    axis_names = _stacked.named_axes(axis_name, varying)
+    specs = _stacked.specs_of(param_specs, state.trunk)
     # Compiled once, so that a step without `jax.jit` around it is fast; inside of
     # `jax.jit` it becomes a part of the program around it.
-    return take_step(grads, state, params, mask, values, further, axis_names)
+    return take_step(grads, state, params, mask, values, further, axis_names, specs)
 
-  return optax.GradientTransformationExtraArgs(init, update)
+  def way(
+    state: AggregatorState, params: Any, passes: Any, extra_args: dict[str, Any]
+  ) -> Way | None:
+    if not method.weighted or any(name in extra_args for name in method.gradients):
+      return None
+    return way_of(
+      "sketches" if size and method.measures == "gramian" else method.measures,
+      state,
+      params,
+      passes,
+      size=size,
+      skips_zero=method.skips_zero,
+      dtype=_dtype(state, params),
+    )
+
+  return optax.GradientTransformationExtraArgs(init, Update(update, way))
 
 
 def _take_step(
   method: Method,
-  grads: optax.Updates,
+  size: int | None,
+  specs: tuple[P, ...] | None,
+  grads: optax.Updates | Measured,
   state: AggregatorState,
   params: optax.Params | None,
   mask: jax.Array,
@@ -191,8 +231,9 @@ def _take_step(
   further: dict[str, optax.Updates],
 ) -> tuple[optax.Updates, AggregatorState]:
   """Measures, finds the active tasks, chooses, combines and records."""
-  trunk = _stacked.restrict(grads, state.trunk)
+  measured = grads if isinstance(grads, Measured) else None
   like = _stacked.one_task(grads) if params is None else params
+  trunk = measured.grads if measured else _stacked.restrict(grads, state.trunk)
   tasks, dtype = mask.size, _dtype(state, like)
   labels = None if state.groups is None else labels_of(state.groups)
 
@@ -207,20 +248,23 @@ def _take_step(
     dtype=dtype,
     labels=labels,
     further={name: _stacked.restrict(x, state.trunk) for name, x in further.items()},
+    sketch_size=size,
+    specs=specs,
+    measured=measured,
   )
   measurements, measured_finite = method.measure(step, state.memory)
 
   # Find the active tasks.
-  finite = jnp.ones((tasks,), bool)
+  finite = measured.finite if measured else jnp.ones((tasks,), bool)
   for name in method.values:
     finite &= jnp.isfinite(jnp.square(values[name]))
   if measured_finite is not None:
     finite &= measured_finite
-    finite &= _stacked.finite(_stacked.heads(grads, trunk), tasks, dtype)
+    if not measured:
+      finite &= _stacked.finite(_stacked.heads(grads, trunk), tasks, dtype)
   zero = jnp.zeros((tasks,), bool)
   if method.skips_zero:
-    seen = grads if measured_finite is None else trunk
-    zero = _stacked.largest(seen, dtype, mask) == 0
+    zero = step.zero(grads if measured_finite is None else trunk)
 
   # Choose and combine.
   def attempt(finite: jax.Array) -> tuple[optax.Updates, Any, Memory]:
@@ -232,11 +276,13 @@ def _take_step(
       assert state.weights is not None
       weights = as_weights(choice.weights, state.weights.shape, dtype)
       weights = jnp.where(active if labels is None else active[None], weights, 0)
-    updates = _combine(choice, weights, grads, trunk, like, active, labels)
+    updates = None
+    if not measured:
+      updates = _combine(choice, weights, grads, trunk, like, active, labels)
     return updates, weights, choice.memory
 
   result = attempt(finite)
-  if measured_finite is None:
+  if measured_finite is None and not measured:
     finite, result = without_spoilers(attempt, result, finite, grads, dtype)
 
   # Record.
@@ -249,6 +295,17 @@ def _take_step(
     notfinite_count=count_where(mask & ~finite, state.notfinite_count),
     zero_count=count_where(mask & finite & zero, state.zero_count),
   )
+
+
+def _check_measures(method: Method, size: int | None) -> None:
+  """Raises for a method that says something else, or has nothing to sketch."""
+  check_choice("measures", method.measures, MEASURES)
+  if size is not None and (method.measures == "nothing" or not method.weighted):
+    raise ValueError(
+      "`sketch` is for methods whose update is a weighted sum and whose weights depend "
+      f"on measured gradients, got measures={method.measures!r} and "
+      f"weighted={method.weighted}. Leave `sketch` out."
+    )
 
 
 def _with_tasks(

@@ -54,7 +54,7 @@ def equal_weights(
     return Choice(uniform_weights(active, last_weights.dtype))
 
   return aggregator(
-    Method(_last_weights, choose, skips_zero=False), num_tasks=num_tasks, shared=shared
+    Method(_last_weights, choose, measures="nothing", skips_zero=False), num_tasks=num_tasks, shared=shared
   )
 
 
@@ -107,7 +107,7 @@ def constant_weights(
     return Choice(jnp.asarray(values, last_weights.dtype))
 
   return aggregator(
-    Method(_last_weights, choose, skips_zero=False),
+    Method(_last_weights, choose, measures="nothing", skips_zero=False),
     num_tasks=values.size,
     shared=shared,
   )

@@ -37,6 +37,7 @@ from maxgnr_jax.aggregators._base import (
   Step,
   aggregator,
 )
+from maxgnr_jax.aggregators._by_passes import Update
 from maxgnr_jax.aggregators._gramian import (
   finite_in,
   in_each_group,
@@ -263,7 +264,14 @@ def _two_batches(
     products = step.gramian(*(step.further[name] for name in BATCHES))
     return products, step.finite() & finite_in(products)
 
-  method = Method(measure, choose, init, gradients=BATCHES, skips_zero=skips_zero)
+  method = Method(
+    measure,
+    choose,
+    init,
+    gradients=BATCHES,
+    measures="gramian",
+    skips_zero=skips_zero,
+  )
   inner = aggregator(method, num_tasks=num_tasks, shared=shared, groups=groups)
 
   def update(grads, state, params=None, *, independent_grads=None, **extra_args):
@@ -274,4 +282,9 @@ def _two_batches(
     batches = dict(zip(BATCHES, (grads, independent_grads), strict=True))
     return inner.update(mean, state, params, **extra_args, **batches)
 
-  return optax.GradientTransformationExtraArgs(inner.init, update)
+  def way(state, params, passes, extra_args):
+    if extra_args.get("independent_grads") is not None:
+      return None
+    return inner.update.way(state, params, passes, extra_args)
+
+  return optax.GradientTransformationExtraArgs(inner.init, Update(update, way))

@@ -89,5 +89,5 @@ def dtp(
     weights = -((1.0 - kpi) ** jnp.asarray(gamma, kpis.dtype)) * jnp.log(kpi)
     return Choice(weights, {"kpi": mean})
 
-  method = Method(measure, choose, init, values=("kpis",))
+  method = Method(measure, choose, init, values=("kpis",), measures="nothing")
   return aggregator(method, num_tasks=num_tasks, shared=shared)

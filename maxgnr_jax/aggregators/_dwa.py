@@ -104,5 +104,5 @@ def dwa(
     weights = num_active(active, dtype) * softmax
     return Choice(weights, remember(active, new, memory))
 
-  method = Method(measure, choose, init, values=("losses",))
+  method = Method(measure, choose, init, values=("losses",), measures="nothing")
   return aggregator(method, num_tasks=num_tasks, shared=shared)

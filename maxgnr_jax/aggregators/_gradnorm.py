@@ -143,5 +143,5 @@ def gradnorm(
     }
     return Choice(weights, new)
 
-  method = Method(measure, choose, init, values=("losses",))
+  method = Method(measure, choose, init, values=("losses",), measures="gramian")
   return aggregator(method, num_tasks=num_tasks, shared=shared, groups=groups)

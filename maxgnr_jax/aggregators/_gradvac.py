@@ -101,7 +101,7 @@ def gradvac(
     return Choice(weights, {"key": after, "goals": goals})
 
   return aggregator(
-    Method(measure_gramian, choose, init),
+    Method(measure_gramian, choose, init, measures="gramian"),
     num_tasks=num_tasks,
     shared=shared,
     groups=groups,

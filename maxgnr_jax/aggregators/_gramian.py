@@ -117,7 +117,9 @@ def gramian_rule(
 
     return Choice(in_each_group(weigh, gramian))
 
-  method = Method(measure_gramian, choose, skips_zero=skips_zero)
+  method = Method(
+    measure_gramian, choose, measures="gramian", skips_zero=skips_zero
+  )
   return aggregator(method, num_tasks=num_tasks, shared=shared, groups=groups)
 
 

@@ -163,5 +163,5 @@ def _learned_scale(
     moved, after = learn(active, optimizer, slope, s, memory["optimizer"])
     return Choice(weights(s), {name: moved, "optimizer": after})
 
-  method = Method(measure, choose, init, values=("losses",))
+  method = Method(measure, choose, init, values=("losses",), measures="nothing")
   return aggregator(method, num_tasks=num_tasks, shared=shared)

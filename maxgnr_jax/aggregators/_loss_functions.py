@@ -256,5 +256,5 @@ def _losses_rule(
     del memory
     return Choice(weighting(jnp.where(active, losses, jnp.inf)))
 
-  method = Method(measure, choose, values=("losses",))
+  method = Method(measure, choose, values=("losses",), measures="nothing")
   return aggregator(method, num_tasks=num_tasks, shared=shared)

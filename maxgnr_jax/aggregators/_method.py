@@ -1,16 +1,22 @@
 """What a method says for itself: what it remembers, measures and chooses."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
+from jax.sharding import PartitionSpec as P
 
 from maxgnr_jax import _stacked
+from maxgnr_jax.aggregators._measured import Measured
 
 Shared = Any | Callable[[optax.Params], Any] | None
 Memory = dict[str, Any]
+# What a method may measure, from the least to the most.
+MEASURES = ("nothing", "sketches", "gramian", "gradients")
 
 
 class AggregatorState(NamedTuple):
@@ -66,6 +72,11 @@ class Step:
     dtype: Dtype of K-sized arithmetic.
     labels: Pytree of labels, the group of each parameter; None without groups.
     further: Further stacked gradients that were passed to ``update``, by name.
+    sketch_size: The size of the sketches by which gradients are measured; None if they
+      are measured themselves.
+    specs: How each array of the trunk is sharded inside of :func:`jax.shard_map`; None
+      if it was not said.
+    measured: What was measured in place of ``grads``, which is then None.
   """
 
   count: jax.Array
@@ -77,6 +88,9 @@ class Step:
   dtype: Any
   labels: Any = None
   further: Mapping[str, optax.Updates] = dataclasses.field(default_factory=dict)
+  sketch_size: int | None = None
+  specs: tuple[P, ...] | None = None
+  measured: Measured | None = None
 
   @property
   def num_tasks(self) -> int:
@@ -93,22 +107,73 @@ class Step:
     results = [fun(*part) for part in parts]
     return results[0] if self.labels is None else _stacked.stack(results)
 
+  def in_each_group(self, fun: Callable[..., Any], *arrays: jax.Array) -> Any:
+    """Calls ``fun`` with arrays or, with groups, with each row of them.
+
+    Returns:
+      What ``fun`` returns; with groups, stacked over the groups.
+    """
+    if self.labels is None:
+      return fun(*arrays)
+    return _stacked.stack([fun(*rows) for rows in zip(*arrays, strict=True)])
+
+  @functools.cached_property
+  def sketches(self) -> jax.Array:
+    """The gradients' sketches, [K, size], or [G, K, size] with groups."""
+    if self.measured is not None:
+      return self.measured.sketches
+    return self._sketch(self.grads)
+
   def gramian(
     self, grads: optax.Updates | None = None, other: optax.Updates | None = None
   ) -> jax.Array:
-    """Measures ``⟨g_i, g_j⟩``: [K, K], or [G, K, K] with groups.
+    """Measures ``⟨g_i, g_j⟩``, [K, K], or [G, K, K] with groups.
+
+    With ``sketch_size`` this is the Gramian of sketches.
 
     Args:
       grads: Stacked pytree, g. Default: the gradients of the trunk.
       other: Stacked pytree like it: then ``⟨g_i, other_j⟩``.
     """
-    first = self.grads if grads is None else grads
-    trees = (first,) if other is None else (first, other)
+    if grads is None and self.measured is not None and self.sketch_size is None:
+      return self.measured.gramian
 
     def measure(g: optax.Updates, other: optax.Updates | None = None) -> jax.Array:
       return _stacked.gramian(g, self.dtype, other, self.mask)
 
-    return self.in_groups(measure, *trees)
+    others = () if other is None else (other,)
+    if self.sketch_size is None:
+      return self.in_groups(measure, self.grads if grads is None else grads, *others)
+    first = self.sketches if grads is None else self._sketch(grads)
+    return self.in_each_group(measure, first, *map(self._sketch, others))
+
+  def _sketch(self, grads: optax.Updates) -> jax.Array:
+    assert self.sketch_size is not None
+    if self.specs is None:
+      return self.in_groups(
+        lambda g: _stacked.sketch(g, self.sketch_size, self.dtype), grads
+      )
+    specs = jax.tree.unflatten(jax.tree.structure(grads), self.specs)
+    return self.in_groups(
+      lambda g, specs: _stacked.sketch(
+        g, self.sketch_size, self.dtype, jax.tree.leaves(specs)
+      ),
+      grads,
+      specs,
+    )
+
+  def zero(self, grads: optax.Updates | None) -> jax.Array:
+    """Tells which tasks' gradients are exactly zero, [K], in what was measured.
+
+    Args:
+      grads: Stacked pytree, in which to look if nothing else was measured.
+    """
+    if self.measured is not None and self.measured.zero is not None:
+      return self.measured.zero
+    if self.sketch_size is not None and not self.further:
+      sketches = jnp.moveaxis(self.sketches, -2, 0)
+      return jnp.all(sketches == 0, axis=tuple(range(1, sketches.ndim)))
+    return _stacked.largest(grads, self.dtype, self.mask) == 0
 
   def finite(self) -> jax.Array:
     """Tells which tasks' gradients are finite, and their squares too, [K].
@@ -163,6 +228,10 @@ class Method(NamedTuple):
     optional_values: Names of numbers per task that ``update`` may be given.
     gradients: Names of further stacked gradients that ``update`` may be given.
     weighted: Whether the update is a weighted sum of the gradients.
+    measures: What of the gradients ``measure`` reads, which tells
+      :func:`maxgnr_jax.value_and_combined_grad` the cheapest way: "nothing", "gramian"
+      (:meth:`Step.gramian` of the step's gradients only), "sketches"
+      (:attr:`Step.sketches` only) or "gradients".
     skips_zero: Whether a task whose gradient is exactly zero is inactive. Without that
       most rules take it for the neediest task, and stall all others.
   """
@@ -174,4 +243,5 @@ class Method(NamedTuple):
   optional_values: tuple[str, ...] = ()
   gradients: tuple[str, ...] = ()
   weighted: bool = True
+  measures: str = "gradients"
   skips_zero: bool = True

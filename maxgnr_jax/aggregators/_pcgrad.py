@@ -70,7 +70,7 @@ def pcgrad(
     return Choice(weights, remember(active, {"key": after}, memory))
 
   return aggregator(
-    Method(measure_gramian, choose, key_memory(key)),
+    Method(measure_gramian, choose, key_memory(key), measures="gramian"),
     num_tasks=num_tasks,
     shared=shared,
     groups=groups,

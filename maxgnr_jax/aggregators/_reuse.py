@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from maxgnr_jax.aggregators._by_passes import Update
+
 Factory = TypeVar("Factory", bound=Callable[..., Any])
 
 
@@ -41,7 +43,9 @@ def reuses_steps(factory: Factory) -> Factory:
         return made.update(grads, state, params, **extra_args)
       return take_step(numbers, *step)
 
-    return optax.GradientTransformationExtraArgs(made.init, update)
+    return optax.GradientTransformationExtraArgs(
+      made.init, Update(update, made.update.way)
+    )
 
   return make  # type: ignore[return-value]
 

@@ -103,5 +103,5 @@ def slaw(
     weights = jnp.where(known, weights, 1.0)
     return Choice(weights, remember(active, new, memory))
 
-  method = Method(measure, choose, init, values=("losses",))
+  method = Method(measure, choose, init, values=("losses",), measures="nothing")
   return aggregator(method, num_tasks=num_tasks, shared=shared)

@@ -1,0 +1,183 @@
+"""Backward passes through K losses, which are taken when somebody asks for them.
+
+The forward pass has been taken. Stacked gradients of all parameters need K backward
+passes and K gradients of memory. Whoever needs less asks for less: for a part of each
+gradient, in which case XLA drops the rest of the passes, for a linear function of each,
+one after the other, or for a weighted sum, which takes a single pass.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from maxgnr_jax import _stacked
+from maxgnr_jax._grads._staging import is_staged
+from maxgnr_jax._grads._task_grads import (
+  MOST_WRITTEN_OUT,
+  backward_passes,
+  count_losses,
+  for_each_task,
+  one_loss_at_a_time,
+)
+from maxgnr_jax._task_names import from_order, in_order, is_vector
+
+
+class Passes:
+  """Backward passes through the losses of a whole batch.
+
+  Args:
+    tangents: Linear map from tangents of the parameters to tangents of the losses.
+    params: The parameters.
+    losses: The K losses.
+    tasks_at_once: As in :func:`value_and_task_grads`.
+    never: [], bool. False, but unknown to the compiler.
+  """
+
+  def __init__(
+    self,
+    tangents: Callable[..., Any],
+    params: Any,
+    losses: Any,
+    tasks_at_once: int | None,
+    never: jax.Array,
+  ):
+    self.tangents, self.params, self.losses = tangents, params, losses
+    self.tasks_at_once, self.never = tasks_at_once, never
+    self.num_tasks = count_losses(losses)
+    written_out = tasks_at_once is None and self.num_tasks <= MOST_WRITTEN_OUT
+    self.written_out = written_out
+    # Each pass then starts from one loss, and meets no NaN of another.
+    self.apart = written_out and not is_vector(losses)
+    # Without `jax.jit` nothing is forgotten in time.
+    self.goes_side_by_side = tasks_at_once is None and is_staged()
+
+  def stacked(self) -> Any:
+    """Returns the K gradients, stacked."""
+    return backward_passes(
+      self.tangents, [self.params], self.losses, self.tasks_at_once
+    )[0]
+
+  def linear(self, fun: Callable[[Any], Any]) -> Any:
+    """Returns a linear function of each gradient, stacked.
+
+    The passes are taken one after the other, and each gradient is forgotten before the
+    next one begins.
+
+    Args:
+      fun: From a gradient to a pytree of floating-point arrays.
+    """
+    if not self.written_out:
+      cotangents, tasks = one_loss_at_a_time(self.losses)
+      at_once = self.tasks_at_once or 1
+      return for_each_task(
+        lambda c: fun(self._pull(c)), cotangents, tasks, min(at_once, tasks)
+      )
+    results, factor = [], jnp.ones(())
+    for k in range(self.num_tasks):
+      results.append(fun(self.gradient(k, factor)))
+      factor = self._after(results[-1])
+    return _stacked.stack(results)
+
+  def side_by_side(self, fun: Callable[[Any], Any]) -> Any:
+    """Returns ``fun`` of the stacked gradients, which are made layer by layer.
+
+    All passes go through a layer together. If ``fun`` reduces each array by itself, none
+    lives longer than its layer takes.
+    """
+    cotangents, _ = one_loss_at_a_time(self.losses)
+    return fun(jax.vmap(self._pull)(cotangents))
+
+  def weighted(self, weights: jax.Array) -> Any:
+    """Returns the gradient of ``Σ w_k L_k`` for weights [K], by a single pass."""
+    return self._pull(_cotangents(weights, self.losses))
+
+  def gradient(self, k: Any, factor: jax.Array | float = 1.0) -> Any:
+    """Returns the gradient of task k, an int or traced, times ``factor``."""
+    if not self.apart:
+      return self.weighted(jnp.where(jnp.arange(self.num_tasks) == k, factor, 0.0))
+    if isinstance(k, jax.core.Tracer):
+      branches = [lambda k=k: self.gradient(k, factor) for k in range(self.num_tasks)]
+      return jax.lax.switch(k, branches)
+    loss = in_order(self.losses)[k]
+    pullback = jax.linear_transpose(
+      lambda t: in_order(self.tangents(t))[k], self.params
+    )
+    return pullback(jnp.asarray(factor, jnp.result_type(loss)))[0]
+
+  def fold(self, step: Callable[[Any, Any, Any], Any], start: Any) -> Any:
+    """Calls ``carry = step(carry, k, gradient)`` for one task after the other."""
+    if self.apart or not is_staged():
+      factor = jnp.ones(())
+      for k in range(self.num_tasks):
+        start = step(start, k, self.gradient(k, factor))
+        factor = self._after(start)
+      return start
+    return jax.lax.fori_loop(
+      0, self.num_tasks, lambda k, carry: step(carry, k, self.gradient(k)), start
+    )
+
+  def _pull(self, cotangents):
+    return jax.linear_transpose(self.tangents, self.params)(cotangents)[0]
+
+  def _after(self, result):
+    """Returns 1 in such a way that the compiler computes ``result`` first.
+
+    Otherwise it may begin all passes before it ends the first, and hold K gradients.
+    """
+    last = jax.tree.leaves(result)[-1]
+    return jnp.where(self.never & (jnp.ravel(last)[0] > 0), 2.0, 1.0)
+
+
+class MicrobatchPasses:
+  """Backward passes through the losses of a batch that is taken in parts.
+
+  Args:
+    sweep: From a function of the :class:`Passes` of a part to its mean over the parts.
+    params: The parameters.
+    losses: The K losses of the whole batch.
+  """
+
+  # What is not linear in the gradients cannot be averaged over the parts.
+  goes_side_by_side = False
+
+  def __init__(
+    self, sweep: Callable[[Callable[[Passes], Any]], Any], params: Any, losses: Any
+  ):
+    self.sweep, self.params, self.losses = sweep, params, losses
+    self.num_tasks = count_losses(losses)
+
+  def stacked(self) -> Any:
+    """See :class:`Passes`."""
+    return self.sweep(lambda passes: passes.stacked())
+
+  def linear(self, fun: Callable[[Any], Any]) -> Any:
+    """See :class:`Passes`."""
+    return self.sweep(lambda passes: passes.linear(fun))
+
+  def weighted(self, weights: jax.Array) -> Any:
+    """See :class:`Passes`."""
+    return self.sweep(lambda passes: passes.weighted(weights))
+
+  def fold(self, step: Callable[[Any, Any, Any], Any], start: Any) -> Any:
+    """See :class:`Passes`."""
+
+    def add(k, carry):
+      return step(carry, k, self.sweep(lambda passes: passes.gradient(k)))
+
+    if is_staged():
+      return jax.lax.fori_loop(0, self.num_tasks, add, start)
+    for k in range(self.num_tasks):
+      start = add(k, start)
+    return start
+
+
+def _cotangents(weights: jax.Array, losses: Any) -> Any:
+  """Returns the weights [K] in the structure and the dtypes of the losses."""
+  if is_vector(losses):
+    return weights.astype(losses.dtype)
+  parts = [
+    weights[k].astype(jnp.result_type(loss)) for k, loss in enumerate(in_order(losses))
+  ]
+  return from_order(parts, losses)
