@@ -29,6 +29,8 @@ from maxgnr_jax._stacked._norms import task_scale as task_scale
 from maxgnr_jax._stacked._sharding import named_axes as named_axes
 from maxgnr_jax._stacked._sharding import over_parameters as over_parameters
 from maxgnr_jax._stacked._sharding import sharded_over as sharded_over
+from maxgnr_jax._stacked._sketch import DEFAULT_SIZE as DEFAULT_SIZE
+from maxgnr_jax._stacked._sketch import sketch as sketch
 from maxgnr_jax._stacked._sums import sums_of_products as sums_of_products
 from maxgnr_jax._stacked._sums import sums_of_squares as sums_of_squares
 from maxgnr_jax._stacked._tree import add as add

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 3))
@@ -52,13 +53,13 @@ def _uniform(shape: tuple[int, ...], seed: jax.Array, number: int) -> jax.Array:
     index = jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
     position += index * jnp.uint32(stride % 2**32)
     stride *= shape[axis]
-  start = _hash(seed.astype(jnp.uint32) ^ _hash(jnp.uint32(number + 1)))
-  bits = _hash(_hash(position) + start)
+  start = hashed(seed.astype(jnp.uint32) ^ hashed(jnp.uint32(number + 1)))
+  bits = hashed(hashed(position) + start)
   return (bits >> jnp.uint32(8)).astype(jnp.float32) * jnp.float32(2**-24)
 
 
-def _hash(bits: jax.Array) -> jax.Array:
-  """Applies the finaliser of MurmurHash3 to 32-bit integers."""
-  bits = (bits ^ (bits >> jnp.uint32(16))) * jnp.uint32(0x85EBCA6B)
-  bits = (bits ^ (bits >> jnp.uint32(13))) * jnp.uint32(0xC2B2AE35)
-  return bits ^ (bits >> jnp.uint32(16))
+def hashed(bits: Any) -> Any:
+  """Applies the finaliser of MurmurHash3 to 32-bit integers, of JAX or of NumPy."""
+  bits = (bits ^ (bits >> np.uint32(16))) * np.uint32(0x85EBCA6B)
+  bits = (bits ^ (bits >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+  return bits ^ (bits >> np.uint32(16))

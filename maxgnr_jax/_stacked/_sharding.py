@@ -13,8 +13,9 @@ import contextlib
 import contextvars
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +35,24 @@ _axis_names: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar(
 )
 
 
+class Shard(NamedTuple):
+  """Where in a parameter the numbers lie that a device holds.
+
+  Attributes:
+    shape: The shape of the whole parameter.
+    starts: The index of the device's first number on each axis; None if the device
+      holds the whole parameter.
+  """
+
+  shape: tuple[int, ...]
+  starts: tuple[jax.Array, ...] | None = None
+
+  def is_contiguous(self, local: tuple[int, ...]) -> bool:
+    """Tells whether a shard of shape ``local`` has consecutive numbers, row-major."""
+    cut = [axis for axis, n in enumerate(local) if n != self.shape[axis]]
+    return not cut or math.prod(local[: cut[-1]]) == 1
+
+
 class Reduce:
   """Reduces over parameters and over the devices that hold their shards.
 
@@ -41,12 +60,31 @@ class Reduce:
     axes: For each parameter the names of the mesh axes over which it is sharded.
     devices: Over how many devices the compiler may have sharded parameters in ways
       that are unknown here.
+    specs: For each parameter how it is sharded, as far as that is known.
   """
 
-  def __init__(self, axes: Sequence[Sequence[str]], devices: int = 1):
+  def __init__(
+    self,
+    axes: Sequence[Sequence[str]],
+    devices: int = 1,
+    specs: Sequence[P] | None = None,
+  ):
     self.axes = [tuple(names) for names in axes]
     self.all_axes = tuple(sorted(set(itertools.chain(*self.axes))))
     self.devices = devices
+    self.specs = specs
+
+  def shards(self, leaves: Leaves) -> list[Shard]:
+    """Returns where in each parameter the numbers lie that this device holds.
+
+    Raises:
+      ValueError: where that is not known.
+    """
+    specs = self.specs or [None] * len(leaves)
+    return [
+      _shard(arrays[0].shape[1:], axes, spec)
+      for arrays, axes, spec in zip(leaves, self.axes, specs, strict=True)
+    ]
 
   def largest(self, values: jax.Array) -> jax.Array:
     """Returns the elementwise maximum over the devices, a constant for derivatives."""
@@ -65,15 +103,23 @@ class Reduce:
     flat = x.reshape(x.shape[0], -1)
     return flat[:, :: -(-flat.shape[1] // size)]
 
-  def sum(self, sums: Callable[[Leaves], Any], leaves: Leaves) -> Any:
+  def sum(
+    self,
+    sums: Callable[[Sequence[Any]], Any],
+    leaves: Sequence[Any],
+    in_parts: bool = True,
+  ) -> Any:
     """Sums over all parameters and devices.
 
     Args:
       sums: From a part of ``leaves`` to what it contributes: a pytree of arrays that
         are to be added.
-      leaves: The shards that this device holds.
+      leaves: The shards that this device holds, each a tuple of arrays; without
+        ``in_parts`` anything that ``sums`` can read.
+      in_parts: Whether arrays that the compiler may have sharded are handed to ``sums``
+        part by part.
     """
-    if self.devices > 1:
+    if self.devices > 1 and in_parts:
       sums = functools.partial(sum_in_parts, sums, devices=self.devices)
     if not self.all_axes:
       return sums(leaves)
@@ -145,7 +191,12 @@ def _check_axis_name(axis_name: Any, grads: Any) -> tuple[str, ...]:
   return names
 
 
-def over_parameters(fun: Callable[..., Any], leaves: Leaves, *small: jax.Array) -> Any:
+def over_parameters(
+  fun: Callable[..., Any],
+  leaves: Leaves,
+  *small: jax.Array,
+  specs: Sequence[P] | None = None,
+) -> Any:
   """Calls ``fun(reduce, leaves, *small)`` on each device with the shards it holds.
 
   Args:
@@ -155,6 +206,8 @@ def over_parameters(fun: Callable[..., Any], leaves: Leaves, *small: jax.Array) 
       the same way. Parameters of size 0 are left out; if there are no others, ``fun``
       gets a single number per task, 0.
     *small: K-sized arrays, replicated on all devices.
+    specs: For each parameter how it is sharded over named axes, without the axis of
+      tasks; only for :meth:`Reduce.shards`, and for leaves none of which is of size 0.
 
   Returns:
     What ``fun`` returns, replicated on all devices.
@@ -173,7 +226,7 @@ def over_parameters(fun: Callable[..., Any], leaves: Leaves, *small: jax.Array) 
   devices = jax.device_count() if not types or AxisType.Auto in types else 1
   varying = [frozenset().union(*map(_varying, arrays)) for arrays in leaves]
   axes = [[name for name in names if name in some] for some in varying]
-  return fun(Reduce(axes, devices), leaves, *small)
+  return fun(Reduce(axes, devices, specs), leaves, *small)
 
 
 def _varying(x: jax.Array) -> frozenset[str]:
@@ -191,7 +244,8 @@ def _explicit(fun, mesh, leaves, small):
     tuple(NamedSharding(mesh, spec) for _ in arrays)
     for spec, arrays in zip(specs, leaves, strict=True)
   ]
-  reduce = Reduce([_names(spec) for spec in specs])
+  parameter_specs = [P(*spec[1:]) for spec in specs]
+  reduce = Reduce([_names(spec) for spec in specs], specs=parameter_specs)
   return jax.shard_map(
     lambda leaves, small: fun(reduce, leaves, *small),
     mesh=mesh,
@@ -203,5 +257,44 @@ def _explicit(fun, mesh, leaves, small):
 
 def _names(spec: P) -> tuple[str, ...]:
   """Returns the mesh axes in a partition spec, sorted."""
-  parts = [(part,) if isinstance(part, str) else part or () for part in spec]
-  return tuple(sorted(itertools.chain(*parts)))
+  return tuple(sorted(itertools.chain(*_names_by_axis(spec))))
+
+
+def _names_by_axis(spec: P) -> list[tuple[str, ...]]:
+  """Returns the mesh axes over which each axis of an array is sharded."""
+  return [(part,) if isinstance(part, str) else tuple(part or ()) for part in spec]
+
+
+def _shard(local: tuple[int, ...], axes: tuple[str, ...], spec: P | None) -> Shard:
+  """Returns where in a parameter the numbers of a device lie.
+
+  Args:
+    local: The shape of what this device holds.
+    axes: The mesh axes over which the parameter is sharded.
+    spec: How it is sharded. Names of other mesh axes have no effect.
+
+  Raises:
+    ValueError: if the spec does not name all the axes.
+  """
+  if not axes:
+    return Shard(local)
+  if spec is None:
+    raise ValueError(
+      f"A gradient of shape {local} is sharded over the named axes {axes}. A sketch "
+      "depends on where in the parameter each number lies: pass `param_specs=` to "
+      "`update`, a pytree of PartitionSpec like the parameters."
+    )
+  parts = [[name for name in names if name in axes] for names in _names_by_axis(spec)]
+  if len(parts) > len(local) or {*axes} != {*itertools.chain(*parts)}:
+    raise ValueError(
+      "`param_specs` must say over which axes each parameter is sharded, got "
+      f"{spec} for a gradient that has the shape {local} on each device and differs "
+      f"over the named axes {axes}."
+    )
+  shape, starts = list(local), [jnp.zeros((), jnp.uint32)] * len(local)
+  for axis, names in enumerate(parts):
+    if names:
+      shape[axis] *= math.prod(map(jax.lax.axis_size, names))
+      index = jax.lax.axis_index(tuple(names)).astype(jnp.uint32)
+      starts[axis] = index * jnp.uint32(local[axis])
+  return Shard(tuple(shape), tuple(starts))
