@@ -282,8 +282,8 @@ def maxgnr(
     updates, after = inner.update(grads, _frame_state(state), params, **extra_args)
     return updates, _own_state(after, size is not None)
 
-  def way(state: MaxGNRState, *args: Any) -> Way | None:
-    return inner.update.way(_frame_state(state), *args)
+  def way(state: MaxGNRState, *args: Any, **options: Any) -> Way | None:
+    return inner.update.way(_frame_state(state), *args, **options)
 
   return optax.GradientTransformationExtraArgs(init_state, Update(update, way))
 

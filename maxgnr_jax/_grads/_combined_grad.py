@@ -15,10 +15,10 @@ from maxgnr_jax._checks import (
   check_state,
 )
 from maxgnr_jax._grads._passes import MicrobatchPasses, Passes
-from maxgnr_jax._grads._task_gradient import task_gradients
 from maxgnr_jax._grads._task_grads import differentiated
 from maxgnr_jax._linalg import zero_inactive
 from maxgnr_jax._task_names import check_same_names
+from maxgnr_jax.aggregators._by_passes import Update
 
 
 class CombinedGradState(NamedTuple):
@@ -170,6 +170,11 @@ def value_and_combined_grad(
     check_state(state, CombinedGradState)
     check_refresh(refresh)
     weights = weights_in_use(state.aggregator)
+    takes_passes = accepts_passes(inner.update, state.aggregator)
+    params = args[argnum]
+
+    def losses_of(value: Any) -> Any:
+      return value[0] if has_aux else value
 
     def sweep(take: Callable[[Passes], Any]) -> tuple[Any, Any]:
       """Returns the value, and what ``take`` makes of the passes."""
@@ -188,21 +193,22 @@ def value_and_combined_grad(
       )(*args)
 
     def combine(passes: Any) -> tuple[Any, Any]:
-      grads = task_gradients(passes, args[argnum])
+      grads = passes if takes_passes else passes.stacked()
       known = {"losses": passes.losses} | extra_args
-      return inner.update(grads, state.aggregator, args[argnum], **known)
+      return inner.update(grads, state.aggregator, params, **known)
 
     def refreshed():
       if microbatches is None:
         value, (grad, after) = sweep(combine)
         return value, grad, after
+      if needs_stacked(inner.update, state.aggregator, params, extra_args):
+        value, grads = sweep(lambda passes: passes.stacked())
+        known = {"losses": losses_of(value)} | extra_args
+        return value, *inner.update(grads, state.aggregator, params, **known)
       # Weights depend on the whole batch: its parts are gone through several times.
       value, _ = sweep(lambda passes: ())
-      losses = value[0] if has_aux else value
-      grad, after = combine(
-        MicrobatchPasses(lambda take: sweep(take)[1], args[argnum], losses)
-      )
-      return value, grad, after
+      passes = MicrobatchPasses(lambda take: sweep(take)[1], params, losses_of(value))
+      return value, *combine(passes)
 
     def reused():
       assert weights is not None
@@ -239,6 +245,27 @@ def check_refresh(refresh: Any) -> None:
       f'{refresh!r}. Under `jax.jit` pass `static_argnames="refresh"`. With None, '
       "every `refresh_every`-th step by the state's count is a refresh."
     )
+
+
+def accepts_passes(update: Callable[..., Any], state: Any) -> bool:
+  """Tells whether an aggregator can be given :class:`Passes` for stacked gradients.
+
+  That is the case for those of this library, also inside of
+  :func:`optax.inject_hyperparams`.
+  """
+  wrapped = isinstance(
+    state, (optax.InjectHyperparamsState, optax.InjectStatefulHyperparamsState)
+  )
+  return wrapped or isinstance(update, Update)
+
+
+def needs_stacked(update: Any, state: Any, params: Any, extra_args: Any) -> bool:
+  """Tells whether an aggregator is known to need stacked gradients of a whole batch."""
+  if not accepts_passes(update, state):
+    return True
+  return isinstance(update, Update) and not update.way(
+    state, params, extra_args, side_by_side=False
+  )
 
 
 def weights_in_use(state: Any) -> jax.Array | None:

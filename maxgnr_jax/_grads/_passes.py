@@ -1,9 +1,9 @@
-"""Backward passes through K losses, which are taken when somebody asks for them.
+"""Backward passes through K losses, each of which is taken only if it is needed.
 
-The forward pass has been taken. Stacked gradients of all parameters need K backward
-passes and K gradients of memory. Whoever needs less asks for less: for a part of each
-gradient, in which case XLA drops the rest of the passes, for a linear function of each,
-one after the other, or for a weighted sum, which takes a single pass.
+The stacked gradients of all parameters take K backward passes and the memory of K
+gradients. Less is needed for a linear function of each gradient, one after the other
+(where that reads a part of the gradient, XLA drops the rest of the pass), and for a
+weighted sum, which takes a single pass.
 """
 
 from collections.abc import Callable
@@ -52,6 +52,11 @@ class Passes:
     self.apart = written_out and not is_vector(losses)
     # Without `jax.jit` nothing is forgotten in time.
     self.goes_side_by_side = tasks_at_once is None and is_staged()
+
+  @property
+  def dtype(self) -> Any:
+    """The dtype of the first parameter, which hyperparameters may be converted to."""
+    return jnp.result_type(jax.tree.leaves(self.params)[0])
 
   def stacked(self) -> Any:
     """Returns the K gradients, stacked."""
@@ -126,8 +131,8 @@ class Passes:
 
     Otherwise it may begin all passes before it ends the first, and hold K gradients.
     """
-    last = jax.tree.leaves(result)[-1]
-    return jnp.where(self.never & (jnp.ravel(last)[0] > 0), 2.0, 1.0)
+    last = jnp.ravel(jax.tree.leaves(result)[-1])[0].astype(jnp.float32)
+    return jnp.where(self.never & (last > 0), 2.0, 1.0)
 
 
 class MicrobatchPasses:
@@ -147,6 +152,7 @@ class MicrobatchPasses:
   ):
     self.sweep, self.params, self.losses = sweep, params, losses
     self.num_tasks = count_losses(losses)
+    self.dtype = jnp.result_type(jax.tree.leaves(params)[0])
 
   def stacked(self) -> Any:
     """See :class:`Passes`."""

@@ -202,7 +202,7 @@ def aggregator(
     return take_step(grads, state, params, mask, values, further, axis_names, specs)
 
   def way(
-    state: AggregatorState, params: Any, passes: Any, extra_args: dict[str, Any]
+    state: AggregatorState, params: Any, extra_args: dict[str, Any], side_by_side: bool
   ) -> Way | None:
     if not method.weighted or any(name in extra_args for name in method.gradients):
       return None
@@ -210,7 +210,7 @@ def aggregator(
       "sketches" if size and method.measures == "gramian" else method.measures,
       state,
       params,
-      passes,
+      side_by_side,
       size=size,
       skips_zero=method.skips_zero,
       dtype=_dtype(state, params),

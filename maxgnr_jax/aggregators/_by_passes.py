@@ -16,7 +16,8 @@ import optax
 
 from maxgnr_jax import _stacked
 from maxgnr_jax._checks import as_task_mask, as_task_values
-from maxgnr_jax._grads._task_gradient import arrays, passes_of
+from maxgnr_jax._grads._passes import MicrobatchPasses, Passes
+from maxgnr_jax._task_names import check_same_names
 from maxgnr_jax.aggregators._attempts import until_good
 from maxgnr_jax.aggregators._measured import Measured
 
@@ -48,34 +49,34 @@ class Way(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Update:
-  """The ``update`` of an aggregator, which takes stand-ins for gradients as well.
+  """The ``update`` of an aggregator, which takes backward passes as well.
 
   Attributes:
     update: Takes stacked gradients, or what was :class:`Measured` of them.
-    way: From state, parameters, passes and extra arguments to the :class:`Way` to serve
-      a step by passes; None if it needs stacked gradients.
+    way: From state, parameters, extra arguments and whether passes can go side by side
+      to the :class:`Way` to serve a step by passes; None if it needs stacked gradients.
   """
 
   update: Callable[..., tuple[Any, Any]]
-  way: Callable[[Any, Any, Any, dict[str, Any]], Way | None]
+  way: Callable[..., Way | None]
 
   def __call__(
     self, grads: Any, state: Any, params: Any = None, **extra_args: Any
   ) -> tuple[optax.Updates, Any]:
     """Updates as any :class:`optax.GradientTransformationExtraArgs`."""
-    passes = passes_of(grads)
-    way = None
-    if passes is not None:
-      way = self.way(state, params, passes, extra_args)
+    if not isinstance(grads, (Passes, MicrobatchPasses)):
+      return self.update(grads, state, params, **extra_args)
+    side_by_side = grads.goes_side_by_side
+    way = self.way(state, params, extra_args, side_by_side=side_by_side)
     if way is None:
-      return self.update(arrays(grads), state, params, **extra_args)
+      return self.update(grads.stacked(), state, params, **extra_args)
     names = _stacked.named_axes(extra_args.get("axis_name"), params)
     with _stacked.sharded_over(names):
-      return _by_passes(self.update, way, passes, state, params, extra_args)
+      return _by_passes(self.update, way, grads, state, params, extra_args)
 
 
 def way_of(
-  measures: str, state: Any, params: Any, passes: Any, **options: Any
+  measures: str, state: Any, params: Any, side_by_side: bool, **options: Any
 ) -> Way | None:
   """Returns the cheapest way to serve a method whose update is a weighted sum.
 
@@ -83,7 +84,7 @@ def way_of(
     measures: What the method measures, as in :class:`Method`, or "sketches".
     state: State of the frame.
     params: The parameters.
-    passes: The backward passes.
+    side_by_side: Whether passes can go side by side.
     **options: ``size``, ``skips_zero`` and ``dtype`` of the :class:`Way`.
   """
   way = Way(measures, state.trunk, **options)
@@ -94,7 +95,7 @@ def way_of(
   trunk = _stacked.restrict(params, state.trunk)
   if _size(trunk) <= LARGEST_PART * _size(params):
     return way._replace(measures="gradients")
-  return way if measures == "gramian" and passes.goes_side_by_side else None
+  return way if measures == "gramian" and side_by_side else None
 
 
 def _size(tree: Any) -> int:
@@ -103,7 +104,9 @@ def _size(tree: Any) -> int:
 
 def _by_passes(update, way, passes, state, params, extra_args):
   """Measures, chooses weights, and takes a pass with them."""
-  mask = as_task_mask(extra_args.get("task_mask"), passes.num_tasks)
+  given = extra_args.get("task_mask")
+  check_same_names({"losses": passes.losses, "task_mask": given})
+  mask = as_task_mask(given, passes.num_tasks)
   specs = _stacked.specs_of(extra_args.get("param_specs"), way.trunk)
   measured = _measure(way, passes, mask, specs)
 

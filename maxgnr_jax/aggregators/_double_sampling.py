@@ -282,9 +282,9 @@ def _two_batches(
     batches = dict(zip(BATCHES, (grads, independent_grads), strict=True))
     return inner.update(mean, state, params, **extra_args, **batches)
 
-  def way(state, params, passes, extra_args):
+  def way(state, params, extra_args, side_by_side):
     if extra_args.get("independent_grads") is not None:
       return None
-    return inner.update.way(state, params, passes, extra_args)
+    return inner.update.way(state, params, extra_args, side_by_side)
 
   return optax.GradientTransformationExtraArgs(inner.init, Update(update, way))

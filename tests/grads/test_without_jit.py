@@ -103,7 +103,7 @@ def test_steps_with_a_combined_gradient_compile_nothing_again(refresh_every, opt
 
 def in_one_combined_step(fun):
   combined = value_and_combined_grad(
-    fun, aggregators.equal_weights(num_tasks=2), refresh_every=2, microbatches=2
+    fun, maxgnr(num_tasks=2), refresh_every=2, microbatches=2
   )
   return functools.partial(combined.value_and_grad, combined.init(PARAMS))
 
