@@ -237,6 +237,16 @@ def _varying(x: jax.Array) -> frozenset[str]:
   )
 
 
+def varying_like(x: jax.Array, others: Sequence[jax.Array]) -> jax.Array:
+  """Lets an array differ over the devices over which others do, as loops require."""
+  names = frozenset().union(*map(_varying, others)) - _varying(x)
+  if not names:
+    return x
+  if hasattr(jax.lax, "pcast"):
+    return jax.lax.pcast(x, tuple(names), to="varying")
+  return jax.lax.pvary(x, tuple(names))
+
+
 def _explicit(fun, mesh, leaves, small):
   """Calls ``fun`` under a mesh of explicit axes, by the shardings in arrays' types."""
   specs = [P(None, *jax.typeof(arrays[0]).sharding.spec[1:]) for arrays in leaves]

@@ -23,7 +23,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from maxgnr_jax._stacked._rounding import hashed
-from maxgnr_jax._stacked._sharding import Reduce, Shard, over_parameters
+from maxgnr_jax._stacked._sharding import Reduce, Shard, over_parameters, varying_like
 from maxgnr_jax._stacked._sums import in_place
 from maxgnr_jax._stacked._tree import add, compute_dtype
 
@@ -33,7 +33,7 @@ DEFAULT_SIZE = 16_381
 # Blocks with signs in one word.
 BITS = 32
 # On CPUs: blocks that are added in one pass over the sums, a divisor of BITS.
-BLOCKS = 8
+BLOCKS = 4
 # On CPUs the columns of a block are cut into this many rows. XLA gives each core some
 # rows; where it has to cut rows, its code is several times slower.
 ROWS = 16
@@ -157,7 +157,11 @@ def _add_up(parts, size, dtype, devices):
     dtype: As in :func:`sketch`.
     devices: Over how many devices the compiler may have sharded an array.
   """
-  is_whole = [devices == 1 and part.shard.starts is None for part in parts]
+  # Where a column of a whole parameter does not fit 32 bits, that of an axis does.
+  is_whole = [
+    devices == 1 and part.shard.starts is None and part.segment.length < 2**31
+    for part in parts
+  ]
   sums = [
     _by_places(part, size, dtype)
     for part, whole in zip(parts, is_whole, strict=True)
@@ -288,7 +292,7 @@ def _word(bucket, group):
 
 
 def _by_blocks(arrays, segments, size, dtype):
-  """Sketches whole parameters on CPUs: reads several blocks, then adds them."""
+  """Sketches whole parameters on CPUs: adds several blocks in each pass."""
   # Rows of equal length: blocks are read with some numbers more, which fall on columns
   # of no use.
   rows = ROWS if size > ROWS**2 else 1
@@ -297,6 +301,7 @@ def _by_blocks(arrays, segments, size, dtype):
   num_tasks = arrays[0].shape[0]
   column = jax.lax.iota(jnp.uint32, width).reshape(1, rows, -1)
   sums = jnp.zeros((num_tasks, rows, width // rows), dtype)
+  sums = varying_like(sums, arrays)
   after, before = [], []
   for segment, x in _end_to_end(arrays, segments):
     if segment.length < width:
@@ -306,12 +311,18 @@ def _by_blocks(arrays, segments, size, dtype):
     # The very last block of a loop must not be read beyond the end.
     steps -= steps * BLOCKS * size + spare > end
     if steps:
-      sums = _in_loop(sums, x, segment, steps, column, size)
+      blocks = [
+        _Block(x, i * size, BLOCKS * size, segment.first + i, BLOCKS, 0)
+        for i in range(BLOCKS)
+      ]
+      sums = _add_blocks(sums, blocks, column, steps)
     for block in range(steps * BLOCKS, segment.last):
       forward = block * size + width <= end
       start = block * size - (0 if forward else spare)
-      (after if forward else before).append((x, start, segment.first + block, 0))
-    before.append((x, end - width, segment.first + segment.last, segment.gap))
+      some = after if forward else before
+      some.append(_Block(x, start, 1, segment.first + block, BITS, 0))
+    last = segment.first + segment.last
+    before.append(_Block(x, end - width, 1, last, BITS, segment.gap))
   for n in range(0, len(after), BLOCKS):
     sums = _add_blocks(sums, after[n : n + BLOCKS], column)
   if spare:  # from here on the columns of no use are the first
@@ -323,47 +334,78 @@ def _by_blocks(arrays, segments, size, dtype):
   return sums.reshape(num_tasks, width)[:, spare:]
 
 
-def _in_loop(sums, x, segment, steps, column, size):
-  """Adds ``steps * BLOCKS`` blocks of a segment to the sums."""
+class _Block(NamedTuple):
+  """A block of an array, and how it moves from one step of a loop to the next.
 
-  def blocks(step, sums):
-    first = segment.first + step * BLOCKS
-    return _add_blocks(
-      sums,
-      [(x, (step * BLOCKS + i) * size, first + i, 0) for i in range(BLOCKS)],
-      column,
-    )
+  Attributes:
+    x: [K, length].
+    start: The block's first column in the first step.
+    stride: How far it moves in each step.
+    number: The block's number in the first step.
+    more: How much the number grows in each step.
+    gap: The number of buckets that stay empty, the first ones.
+  """
 
-  return jax.lax.fori_loop(0, steps, blocks, sums)
+  x: jax.Array
+  start: int
+  stride: int
+  number: int
+  more: int
+  gap: int
 
 
-def _add_blocks(sums, blocks, column):
-  """Adds some blocks to the sums, in one pass over these.
+def _add_blocks(sums, blocks, column, steps=1):
+  """Adds some blocks to the sums in each step of a loop, in one pass over the sums.
 
   Args:
     sums: [K, R, C].
-    blocks: For each block: an array [K, length], where the block begins there, its
-      number, and the first of its buckets that is not empty.
+    blocks: A few blocks.
     column: The bucket of each sum, [1, R, C].
+    steps: The number of steps.
   """
   width = sums[0].size
-  words: dict[int, jax.Array] = {}
-  for x, start, block, gap in blocks:
-    if isinstance(block, int):
-      group = block // BITS
-      if group not in words:
-        words[group] = _word(column, jnp.uint32(group))
-      word = words[group] >> np.uint32(block % BITS)
-    else:
-      block = block.astype(jnp.uint32)
-      word = _word(column, block // np.uint32(BITS)) >> block % np.uint32(BITS)
-    x = jax.lax.dynamic_slice_in_dim(x, start, width, 1).reshape(sums.shape)
-    x = _flip(x.astype(sums.dtype), word)
-    if gap:
-      # Compared as integers: the columns before the first bucket are negative.
-      x = jnp.where(column.astype(jnp.int32) >= gap, x, jnp.zeros((), x.dtype))
-    sums = sums + x
-  return sums
+
+  def term(step):
+    words: dict[tuple[int, int], jax.Array] = {}
+    terms = []
+    for block in blocks:
+      kind = block.number // BITS, block.more
+      if kind not in words:  # the same word in every step, unless steps are aligned
+        number = (step * block.more + block.number).astype(jnp.uint32)
+        words[kind] = _word(column, number // np.uint32(BITS))
+      bit = (step * block.more + block.number).astype(jnp.uint32) % np.uint32(BITS)
+      start = step * block.stride + block.start
+      x = jax.lax.dynamic_slice_in_dim(block.x, start, width, 1).reshape(sums.shape)
+      x = _flip(x.astype(sums.dtype), words[kind] >> bit)
+      if block.gap:
+        # Compared as integers: the columns before the first bucket are negative.
+        x = jnp.where(column.astype(jnp.int32) >= block.gap, x, jnp.zeros_like(x))
+      terms.append(x)
+    return add(terms)
+
+  if any(block.x.dtype != sums.dtype for block in blocks):
+    term = in_place(term, steps)
+  if steps > 1:
+    return jax.lax.fori_loop(0, steps, lambda step, sums: sums + term(step), sums)
+  return _once(lambda step, sums: sums + term(step), sums)
+
+
+def _once(fun, sums):
+  """Returns ``fun(0, sums)``, computed apart from what is before and after.
+
+  XLA would fuse one pass with the next ones, to a program that is several times slower,
+  and it ignores barriers here. So this is a loop of one step, where XLA cannot know that
+  it is one: the counter grows by one or two, and zero is the only number for a step.
+  """
+
+  def body(carry):
+    sums, step = carry
+    sums = fun(step, sums)
+    negative = jnp.signbit(sums.reshape(-1)[0]).astype(jnp.int32)
+    return sums, step + 1 + negative
+
+  zero = varying_like(jnp.zeros((), jnp.int32), [sums])
+  return jax.lax.while_loop(lambda carry: carry[1] == 0, body, (sums, zero))[0]
 
 
 def _flip(x, word):

@@ -38,8 +38,8 @@ def reference(arrays, size):
   for x in in_segments(arrays, size):
     length = x.shape[1]
     last = (length - 1) // size
-    if last >= 16:
-      first += -first % 8
+    if last >= 8:
+      first += -first % 4
     for position, numbers in enumerate(x.T):
       block, bucket = divmod(position, size)
       if block == last:
