@@ -4,12 +4,12 @@ A sketch adds up a task's D numbers, with random signs, in far fewer buckets. It
 linear, and inner products of two tasks' sketches are those of their gradients up to an
 error of about ``sqrt(2 / size)`` of the product of their norms.
 
-Every number has a *bucket* and a *block*. Number p of a large parameter, in row-major
-order over all devices, has bucket ``p % size`` and block ``first + p // size``, where
-``first`` differs between parameters. The last block is incomplete; its numbers are
-moved to the last buckets. Small parameters are laid end to end first. A hash of bucket
-and ``block // 32`` gives 32 bits, one for each of 32 blocks: the signs. All that depends
-on the parameters' shapes only, neither on tasks nor on devices.
+Every number has a *bucket* and a *block*. Number p of a large parameter, counted in
+row-major order over all devices, has bucket ``p % size`` and block
+``first + p // size``, where ``first`` differs between parameters. The last block is
+incomplete; its numbers are moved to the last buckets. Small parameters are laid end to
+end first. A hash of bucket and ``block // 32`` gives 32 bits, the signs of 32 blocks.
+All that depends on the parameters' shapes only, and on neither tasks nor devices.
 """
 
 import functools
@@ -48,7 +48,7 @@ def sketch(
 
   Args:
     stacked: Pytree with leaves [K, *shape] and at least one leaf. An axis may have up
-      to 2³² - 1 elements.
+      to 2³² - 1 elements, and all parameters together up to 2³² ``size`` elements.
     size: The number of buckets, odd, from 3 to 2¹⁶ - 1.
     dtype: Dtype of the sums, float32 or float64. Narrower numbers are converted while
       they are read.
@@ -194,9 +194,10 @@ def _whole(arrays, segments, size, dtype):
 @_whole.defjvp
 def _whole_jvp(segments, size, dtype, primals, tangents):
   """Sketches the tangents, in a form that JAX can transpose."""
+  (arrays,), (changes,) = primals, tangents
   return (
-    _whole(*primals, segments, size, dtype),
-    _by_columns(*tangents, segments, size, dtype),
+    _whole(arrays, segments, size, dtype),
+    _by_columns(changes, segments, size, dtype),
   )
 
 
@@ -247,9 +248,9 @@ def _by_places(part, size, dtype):
   """
   x, shard, segment, offset = part
   block, bucket = _places(shard, x.shape[1:], offset, size)
-  gap = np.uint32(segment.gap)
-  bucket += jnp.where(block == segment.last, gap, np.uint32(0))
-  signed = _signed(x.astype(dtype), bucket, block + np.uint32(segment.first % 2**32))
+  is_last = block == np.uint32(segment.last)
+  bucket += jnp.where(is_last, np.uint32(segment.gap), np.uint32(0))
+  signed = _signed(x.astype(dtype), bucket, block + np.uint32(segment.first))
   sums = jnp.zeros((x.shape[0], size), dtype)
   return sums.at[:, bucket].add(signed, mode="promise_in_bounds")
 
@@ -302,7 +303,8 @@ def _by_blocks(arrays, segments, size, dtype):
   column = jax.lax.iota(jnp.uint32, width).reshape(1, rows, -1)
   sums = jnp.zeros((num_tasks, rows, width // rows), dtype)
   sums = varying_like(sums, arrays)
-  after, before = [], []
+  after: list[_Block] = []
+  before: list[_Block] = []
   for segment, x in _end_to_end(arrays, segments):
     if segment.length < width:
       x = jnp.pad(x, ((0, 0), (width - segment.length, 0)))
@@ -393,9 +395,9 @@ def _add_blocks(sums, blocks, column, steps=1):
 def _once(fun, sums):
   """Returns ``fun(0, sums)``, computed apart from what is before and after.
 
-  XLA would fuse one pass with the next ones, to a program that is several times slower,
-  and it ignores barriers here. So this is a loop of one step, where XLA cannot know that
-  it is one: the counter grows by one or two, and zero is the only number for a step.
+  XLA would fuse one pass with the next ones, which is several times slower, and on CPUs
+  it ignores optimisation barriers. So this is a loop of a single step. XLA cannot know
+  that, because by how much the counter grows, one or two, depends on a sum's sign.
   """
 
   def body(carry):
