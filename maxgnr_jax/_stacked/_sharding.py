@@ -47,11 +47,6 @@ class Shard(NamedTuple):
   shape: tuple[int, ...]
   starts: tuple[jax.Array, ...] | None = None
 
-  def is_contiguous(self, local: tuple[int, ...]) -> bool:
-    """Tells whether a shard of shape ``local`` has consecutive numbers, row-major."""
-    cut = [axis for axis, n in enumerate(local) if n != self.shape[axis]]
-    return not cut or math.prod(local[: cut[-1]]) == 1
-
 
 class Reduce:
   """Reduces over parameters and over the devices that hold their shards.
@@ -80,7 +75,7 @@ class Reduce:
     Raises:
       ValueError: where that is not known.
     """
-    specs = self.specs or [None] * len(leaves)
+    specs: Sequence[P | None] = self.specs or [None] * len(leaves)
     return [
       _shard(arrays[0].shape[1:], axes, spec)
       for arrays, axes, spec in zip(leaves, self.axes, specs, strict=True)
@@ -235,6 +230,17 @@ def _varying(x: jax.Array) -> frozenset[str]:
   return (
     kind.manual_axis_type.varying if hasattr(kind, "manual_axis_type") else kind.vma
   )
+
+
+def varying_like(x: jax.Array, others: Sequence[jax.Array]) -> jax.Array:
+  """Lets an array differ over the devices over which others do, as loops require."""
+  names = frozenset().union(*map(_varying, others)) - _varying(x)
+  if not names:
+    return x
+  if hasattr(jax.lax, "pcast"):
+    return jax.lax.pcast(x, tuple(names), to="varying")
+  older: Any = jax.lax
+  return older.pvary(x, tuple(names))
 
 
 def _explicit(fun, mesh, leaves, small):

@@ -4,17 +4,18 @@ A sketch adds up a task's D numbers, with random signs, in far fewer buckets. It
 linear, and inner products of two tasks' sketches are those of their gradients up to an
 error of about ``sqrt(2 / size)`` of the product of their norms.
 
-Number p of parameter l, counted in row-major order over the whole parameter, has the
-*place* ``p + offset(l)``. Its bucket is the place modulo ``size``, and its *block* the
-place divided by ``size``. A hash of parameter, bucket and ``block // 32`` gives 32 bits,
-one for each of 32 blocks: the signs. All that depends on neither tasks nor devices.
+Every number has a *bucket* and a *block*. Number p of a large parameter, counted in
+row-major order over all devices, has bucket ``p % size`` and block
+``first + p // size``, where ``first`` differs between parameters. The last block is
+incomplete; its numbers are moved to the last buckets. Small parameters are laid end to
+end first. A hash of bucket and ``block // 32`` gives 32 bits, the signs of 32 blocks.
+All that depends on the parameters' shapes only, and on neither tasks nor devices.
 """
 
 import functools
-import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,18 +23,22 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from maxgnr_jax._stacked._rounding import hashed
-from maxgnr_jax._stacked._sharding import Reduce, Shard, over_parameters
+from maxgnr_jax._stacked._sharding import Reduce, Shard, over_parameters, varying_like
 from maxgnr_jax._stacked._sums import in_place
-from maxgnr_jax._stacked._tree import add
+from maxgnr_jax._stacked._tree import add, compute_dtype
 
 # The errors of inner products are about 1 %. The number is odd: the rows of a matrix
 # have an even length as a rule, and must not fall on the same buckets.
 DEFAULT_SIZE = 16_381
 # Blocks with signs in one word.
 BITS = 32
-# On CPUs, blocks that are added in one step of a loop, a divisor of BITS, and pieces
-# into which their columns are cut, because XLA gives each core a number of rows.
-BLOCKS, PIECES = 8, 16
+# On CPUs: blocks that are added in one pass over the sums, a divisor of BITS.
+BLOCKS = 4
+# On CPUs the columns of a block are cut into this many rows. XLA gives each core some
+# rows; where it has to cut rows, its code is several times slower.
+ROWS = 16
+# Small parameters are laid end to end up to about this many blocks.
+MERGED = 16
 
 
 def sketch(
@@ -43,7 +48,7 @@ def sketch(
 
   Args:
     stacked: Pytree with leaves [K, *shape] and at least one leaf. An axis may have up
-      to 2³² - 1 elements.
+      to 2³² - 1 elements, and all parameters together up to 2³² ``size`` elements.
     size: The number of buckets, odd, from 3 to 2¹⁶ - 1.
     dtype: Dtype of the sums, float32 or float64. Narrower numbers are converted while
       they are read.
@@ -59,135 +64,350 @@ def sketch(
       with ``specs`` that do not fit the gradients.
   """
   leaves = jax.tree.leaves(stacked)
+  present = [number for number, x in enumerate(leaves) if x.size]
   for x in leaves:
     if max(x.shape[1:], default=0) >= 2**32:
       raise ValueError(
         "Sketches need parameters with fewer than 2**32 elements on an axis, got shape "
         f"{x.shape[1:]}. Reshape the parameter to more axes."
       )
-  numbers = [number for number, x in enumerate(leaves) if x.size]
-  if not numbers:
+  if not present:
     return jnp.zeros((leaves[0].shape[0], size), dtype)
 
   def of_shards(reduce: Reduce, arrays) -> jax.Array:
-    numbered = list(zip(numbers, reduce.shards(arrays), arrays, strict=True))
+    shards = reduce.shards(arrays)
+    segments = _segments([math.prod(shard.shape) for shard in shards], size)
+    parts = [
+      _Part(x, shard, *where)
+      for (x,), shard, where in zip(arrays, shards, segments, strict=True)
+    ]
     add_up = functools.partial(_add_up, size=size, dtype=dtype, devices=reduce.devices)
-    return reduce.sum(add_up, numbered, in_parts=False)
+    return reduce.sum(add_up, parts, in_parts=False)
 
-  some = None if specs is None else [specs[number] for number in numbers]
-  return over_parameters(of_shards, [(leaves[n],) for n in numbers], specs=some)
+  some = None if specs is None else [specs[number] for number in present]
+  return over_parameters(of_shards, [(leaves[n],) for n in present], specs=some)
 
 
-def _add_up(numbered, size, dtype, devices):
+class _Segment(NamedTuple):
+  """One large parameter, or several small ones that are laid end to end.
+
+  Attributes:
+    first: The first block.
+    length: The number of elements of each task.
+    last: The number of blocks before the last one.
+    gap: The number of buckets of the last block that stay empty, the first ones.
+  """
+
+  first: int
+  length: int
+  last: int
+  gap: int
+
+
+class _Part(NamedTuple):
+  """What a device holds of a parameter, and where it is in a segment."""
+
+  x: jax.Array
+  shard: Shard
+  segment: _Segment
+  offset: int
+
+
+def _segments(lengths: Sequence[int], size: int) -> list[tuple[_Segment, int]]:
+  """Returns for each parameter its segment, and where it begins there.
+
+  Args:
+    lengths: The parameters' numbers of elements, positive.
+    size: As in :func:`sketch`.
+  """
+  groups: list[list[int]] = []
+  merged: list[int] = []
+  total = 0
+  for number, length in enumerate(lengths):
+    if length >= size + ROWS:
+      groups.append([number])
+    elif merged and total + length <= MERGED * size:
+      merged.append(number)
+      total += length
+    else:
+      merged, total = [number], length
+      groups.append(merged)
+  found: dict[int, tuple[_Segment, int]] = {}
+  first = 0
+  for group in groups:
+    length = sum(lengths[number] for number in group)
+    last = (length - 1) // size
+    if last >= 2 * BLOCKS:  # a loop starts at the first of BLOCKS signs
+      first = -(-first // BLOCKS) * BLOCKS
+    segment = _Segment(first, length, last, (last + 1) * size - length)
+    first += last + 1
+    offset = 0
+    for number in group:
+      found[number] = segment, offset
+      offset += lengths[number]
+  return [found[number] for number in range(len(lengths))]
+
+
+def _add_up(parts, size, dtype, devices):
   """Sketches what this device holds.
 
   Args:
-    numbered: For each parameter its number, its shard, and a tuple of the array.
+    parts: As many :class:`_Part` as parameters.
     size: As in :func:`sketch`.
     dtype: As in :func:`sketch`.
     devices: Over how many devices the compiler may have sharded an array.
   """
-  whole, parts = [], []
-  for number, shard, (x,) in numbered:
-    if devices > 1 or not shard.is_contiguous(x.shape[1:]):
-      parts.append(_by_places(x, number, shard, size, dtype))
-    elif shard.starts is None:
-      whole.append((number, x))
-    else:
-      parts.append(_by_columns(x, number, shard, size, dtype))
+  # Where a column of a whole parameter does not fit 32 bits, that of an axis does.
+  is_whole = [
+    devices == 1 and part.shard.starts is None and part.segment.length < 2**31
+    for part in parts
+  ]
+  sums = [
+    _by_places(part, size, dtype)
+    for part, whole in zip(parts, is_whole, strict=True)
+    if not whole
+  ]
+  whole = [part for part, whole in zip(parts, is_whole, strict=True) if whole]
   if whole:
-    numbers, arrays = zip(*whole, strict=True)
-    parts.append(_whole(arrays, numbers, size, dtype))
-  return add(parts)
+    arrays, _, segments, offsets = zip(*whole, strict=True)
+    sums.append(_whole(arrays, tuple(zip(segments, offsets, strict=True)), size, dtype))
+  return add(sums)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
-def _whole(arrays, numbers, size, dtype):
-  """Sketches parameters that this device holds as a whole."""
+def _whole(arrays, segments, size, dtype):
+  """Sketches parameters that this device holds as a whole.
+
+  Args:
+    arrays: [K, *shape].
+    segments: For each array its segment, and where it begins there.
+    size: As in :func:`sketch`.
+    dtype: As in :func:`sketch`.
+  """
   return jax.lax.platform_dependent(
     arrays,
-    cpu=lambda arrays: _by_blocks(arrays, numbers, size, dtype),
-    default=lambda arrays: _all_by_columns(arrays, numbers, size, dtype),
+    cpu=lambda arrays: _by_blocks(arrays, segments, size, dtype),
+    default=lambda arrays: _by_columns(arrays, segments, size, dtype),
   )
 
 
 @_whole.defjvp
-def _whole_jvp(numbers, size, dtype, primals, tangents):
+def _whole_jvp(segments, size, dtype, primals, tangents):
   """Sketches the tangents, in a form that JAX can transpose."""
+  (arrays,), (changes,) = primals, tangents
   return (
-    _whole(*primals, numbers, size, dtype),
-    _all_by_columns(*tangents, numbers, size, dtype),
+    _whole(arrays, segments, size, dtype),
+    _by_columns(changes, segments, size, dtype),
   )
 
 
-def _by_blocks(arrays, numbers, size, dtype):
-  """Sketches whole parameters on CPUs, in place, several blocks at a time."""
-  # Rows of equal length: those after the last bucket hold numbers of no use.
-  width = -(-size // PIECES) * PIECES
-  sums = jnp.zeros((arrays[0].shape[0], width), dtype)
-  for x, number in zip(arrays, numbers, strict=True):
-    flat = x.reshape(x.shape[0], -1)
-    first = _offset(number, size)
-    # Whole blocks, each of which is read together with what fills the width.
-    start = size - first % size
-    count = max(0, (flat.shape[1] - start - (width - size)) // size)
-    if count:
-      sums = _add_blocks(sums, flat, start, count, number, size)
-    end = start + count * size
-    # The first block is incomplete, and so is the last.
-    pieces = [0, *range(min(start, flat.shape[1]), flat.shape[1], size)]
-    pieces = [p for p in pieces if not start <= p < end] if count else pieces
-    for p in pieces:
-      stop = min(start if p == 0 else p + size, flat.shape[1])
-      sums = _add_piece(sums, flat[:, p:stop], first + p, number, size)
-  return sums[:, :size]
+def _end_to_end(arrays, segments):
+  """Lays arrays end to end: a list of segments and arrays [K, length]."""
+  flat = [x.reshape(x.shape[0], -1) for x in arrays]
+  groups: dict[_Segment, list] = {}
+  for x, (segment, offset) in zip(flat, segments, strict=True):
+    pieces = groups.setdefault(segment, [])
+    missing = offset - sum(piece.shape[1] for piece in pieces)
+    if missing:  # a device may hold only some of the parameters as a whole
+      pieces.append(jnp.zeros((x.shape[0], missing), x.dtype))
+    pieces.append(x)
+  result = []
+  for segment, pieces in groups.items():
+    missing = segment.length - sum(piece.shape[1] for piece in pieces)
+    if missing:
+      pieces.append(jnp.zeros((pieces[0].shape[0], missing), pieces[0].dtype))
+    if len(pieces) > 1:
+      dtypes = {piece.dtype for piece in pieces}
+      dtype = dtypes.pop() if len(dtypes) == 1 else compute_dtype(pieces)
+      pieces = [jnp.concatenate([piece.astype(dtype) for piece in pieces], axis=1)]
+    result.append((segment, pieces[0]))
+  return result
 
 
-def _add_blocks(sums, flat, start, count, number, size):
-  """Adds ``count`` whole blocks to the sums, from column ``start`` on.
+def _by_columns(arrays, segments, size, dtype):
+  """Sketches whole parameters in reductions, which accelerators do well."""
+  sums = []
+  for segment, x in _end_to_end(arrays, segments):
+    block = jnp.arange(segment.last + 1, dtype=jnp.uint32) + np.uint32(segment.first)
+    bucket = jnp.arange(size, dtype=jnp.uint32)
+    x = x.astype(dtype)
+    num_tasks, cut = x.shape[0], segment.last * size
+    last = jnp.pad(x[:, cut:], ((0, 0), (segment.gap, 0)))
+    sums.append(_signed(last, bucket, block[-1]))
+    if cut:
+      rows = x[:, :cut].reshape(num_tasks, -1, size)
+      sums.append(jnp.sum(_signed(rows, bucket[None], block[:-1, None]), axis=1))
+  return add(sums)
 
-  The first one is block BITS, whose sign is the first bit of a word.
+
+def _by_places(part, size, dtype):
+  """Sketches any shard, or an array that the compiler shards, by adding in buckets.
+
+  No axes are merged, and the buckets are known from the position on each axis: so the
+  compiler can sketch each shard where it is, and add up the sketches.
   """
-  num_tasks, width = sums.shape
-  rows = (num_tasks, PIECES, width // PIECES)
-  bucket = jax.lax.iota(jnp.uint32, width).reshape(1, *rows[1:])
-
-  def some(sums, begin, number_of_blocks):
-    block = jnp.asarray(begin + BITS, jnp.uint32)
-    word = _word(number, bucket, block // np.uint32(BITS))
-    word = word >> block % np.uint32(BITS)
-    for i in range(number_of_blocks):
-      where = start + (begin + i) * size
-      x = jax.lax.dynamic_slice_in_dim(flat, where, width, 1)
-      sums = sums + _flip(x.reshape(rows).astype(sums.dtype), word >> np.uint32(i))
-    return sums
-
-  sums = sums.reshape(rows)
-  steps, rest = divmod(count, BLOCKS)
-  if steps:
-    sums = jax.lax.fori_loop(
-      0, steps, lambda step, sums: some(sums, step * BLOCKS, BLOCKS), sums
-    )
-  if rest:
-    sums = some(sums, steps * BLOCKS, rest)
-  return sums.reshape(num_tasks, width)
+  x, shard, segment, offset = part
+  block, bucket = _places(shard, x.shape[1:], offset, size)
+  is_last = block == np.uint32(segment.last)
+  bucket += jnp.where(is_last, np.uint32(segment.gap), np.uint32(0))
+  signed = _signed(x.astype(dtype), bucket, block + np.uint32(segment.first))
+  sums = jnp.zeros((x.shape[0], size), dtype)
+  return sums.at[:, bucket].add(signed, mode="promise_in_bounds")
 
 
-def _add_piece(sums, x, place, number, size):
-  """Adds a part of a single block to the sums.
+def _places(shard, local, offset, size):
+  """Returns ``(offset + p) // size`` and the remainder, for a shard's positions p.
+
+  Each axis contributes modulo ``size``, because positions in a large parameter exceed
+  32 bits: the products below do not, as ``size`` is below 2¹⁶.
+  """
+  block = jnp.full(local, offset // size, jnp.uint32)
+  bucket = jnp.full(local, offset % size, jnp.uint32)
+  stride = math.prod(shard.shape)
+  for axis, length in enumerate(shard.shape):
+    stride //= length
+    index = jax.lax.broadcasted_iota(jnp.uint32, local, axis)
+    if shard.starts is not None:
+      index += shard.starts[axis]
+    turns, rest = jnp.divmod(index, np.uint32(size))
+    rest *= np.uint32(stride % size)
+    block += index * np.uint32(stride // size % 2**32)
+    block += turns * np.uint32(stride % size) + rest // np.uint32(size)
+    bucket += rest % np.uint32(size)
+    carry = bucket >= size
+    block += carry.astype(jnp.uint32)
+    bucket -= jnp.where(carry, np.uint32(size), np.uint32(0))
+  return block, bucket
+
+
+def _signed(x, bucket, block):
+  """Multiplies numbers by their signs, in a form that JAX can differentiate."""
+  word = _word(bucket, block // np.uint32(BITS))
+  bit = word >> block % np.uint32(BITS) & np.uint32(1)
+  return jnp.where(bit.astype(bool)[None], -x, x)
+
+
+def _word(bucket, group):
+  """Returns BITS random bits for each bucket and group of blocks."""
+  return hashed(hashed(bucket) + hashed(hashed(group)))
+
+
+def _by_blocks(arrays, segments, size, dtype):
+  """Sketches whole parameters on CPUs: adds several blocks in each pass."""
+  # Rows of equal length: blocks are read with some numbers more, which fall on columns
+  # of no use.
+  rows = ROWS if size > ROWS**2 else 1
+  width = -(-size // rows) * rows
+  spare = width - size
+  num_tasks = arrays[0].shape[0]
+  column = jax.lax.iota(jnp.uint32, width).reshape(1, rows, -1)
+  sums = jnp.zeros((num_tasks, rows, width // rows), dtype)
+  sums = varying_like(sums, arrays)
+  after: list[_Block] = []
+  before: list[_Block] = []
+  for segment, x in _end_to_end(arrays, segments):
+    if segment.length < width:
+      x = jnp.pad(x, ((0, 0), (width - segment.length, 0)))
+    end = x.shape[1]
+    steps = segment.last // BLOCKS if segment.last >= 2 * BLOCKS else 0
+    # The very last block of a loop must not be read beyond the end.
+    steps -= steps * BLOCKS * size + spare > end
+    if steps:
+      blocks = [
+        _Block(x, i * size, BLOCKS * size, segment.first + i, BLOCKS, 0)
+        for i in range(BLOCKS)
+      ]
+      sums = _add_blocks(sums, blocks, column, steps)
+    for block in range(steps * BLOCKS, segment.last):
+      forward = block * size + width <= end
+      start = block * size - (0 if forward else spare)
+      some = after if forward else before
+      some.append(_Block(x, start, 1, segment.first + block, BITS, 0))
+    last = segment.first + segment.last
+    before.append(_Block(x, end - width, 1, last, BITS, segment.gap))
+  for n in range(0, len(after), BLOCKS):
+    sums = _add_blocks(sums, after[n : n + BLOCKS], column)
+  if spare:  # from here on the columns of no use are the first
+    flat = sums.reshape(num_tasks, width)[:, :size]
+    sums = jnp.pad(flat, ((0, 0), (spare, 0))).reshape(sums.shape)
+  column = column - np.uint32(spare)
+  for n in range(0, len(before), BLOCKS):
+    sums = _add_blocks(sums, before[n : n + BLOCKS], column)
+  return sums.reshape(num_tasks, width)[:, spare:]
+
+
+class _Block(NamedTuple):
+  """A block of an array, and how it moves from one step of a loop to the next.
+
+  Attributes:
+    x: [K, length].
+    start: The block's first column in the first step.
+    stride: How far it moves in each step.
+    number: The block's number in the first step.
+    more: How much the number grows in each step.
+    gap: The number of buckets that stay empty, the first ones.
+  """
+
+  x: jax.Array
+  start: int
+  stride: int
+  number: int
+  more: int
+  gap: int
+
+
+def _add_blocks(sums, blocks, column, steps=1):
+  """Adds some blocks to the sums in each step of a loop, in one pass over the sums.
 
   Args:
-    sums: [K, size or more].
-    x: [K, n].
-    place: The place of the first number; that of the last one is in the same block.
-    number: The parameter's number.
-    size: As in :func:`sketch`.
+    sums: [K, R, C].
+    blocks: A few blocks.
+    column: The bucket of each sum, [1, R, C].
+    steps: The number of steps.
   """
-  block, first = divmod(place, size)
-  bucket = jax.lax.iota(jnp.uint32, x.shape[1]) + np.uint32(first)
-  word = _word(number, bucket, jnp.uint32(block // BITS)) >> np.uint32(block % BITS)
-  signed = _flip(x.astype(sums.dtype), word[None])
-  return sums.at[:, first : first + x.shape[1]].add(signed)
+  width = sums[0].size
+
+  def term(step):
+    words: dict[tuple[int, int], jax.Array] = {}
+    terms = []
+    for block in blocks:
+      kind = block.number // BITS, block.more
+      if kind not in words:  # the same word in every step, unless steps are aligned
+        number = (step * block.more + block.number).astype(jnp.uint32)
+        words[kind] = _word(column, number // np.uint32(BITS))
+      bit = (step * block.more + block.number).astype(jnp.uint32) % np.uint32(BITS)
+      start = step * block.stride + block.start
+      x = jax.lax.dynamic_slice_in_dim(block.x, start, width, 1).reshape(sums.shape)
+      x = _flip(x.astype(sums.dtype), words[kind] >> bit)
+      if block.gap:
+        # Compared as integers: the columns before the first bucket are negative.
+        x = jnp.where(column.astype(jnp.int32) >= block.gap, x, jnp.zeros_like(x))
+      terms.append(x)
+    return add(terms)
+
+  if any(block.x.dtype != sums.dtype for block in blocks):
+    term = in_place(term, steps)
+  if steps > 1:
+    return jax.lax.fori_loop(0, steps, lambda step, sums: sums + term(step), sums)
+  return _once(lambda step, sums: sums + term(step), sums)
+
+
+def _once(fun, sums):
+  """Returns ``fun(0, sums)``, computed apart from what is before and after.
+
+  XLA would fuse one pass with the next ones, which is several times slower, and on CPUs
+  it ignores optimisation barriers. So this is a loop of a single step. XLA cannot know
+  that, because by how much the counter grows, one or two, depends on a sum's sign.
+  """
+
+  def body(carry):
+    sums, step = carry
+    sums = fun(step, sums)
+    negative = jnp.signbit(sums.reshape(-1)[0]).astype(jnp.int32)
+    return sums, step + 1 + negative
+
+  zero = varying_like(jnp.zeros((), jnp.int32), [sums])
+  return jax.lax.while_loop(lambda carry: carry[1] == 0, body, (sums, zero))[0]
 
 
 def _flip(x, word):
@@ -200,101 +420,3 @@ def _flip(x, word):
   sign = word.astype(kind) << np.array(bits - 1, kind)
   x = jax.lax.bitcast_convert_type(x, kind) ^ sign
   return jax.lax.bitcast_convert_type(x, jnp.dtype(f"float{bits}"))
-
-
-def _all_by_columns(arrays, numbers, size, dtype):
-  """Sketches whole parameters in reductions, which accelerators do well."""
-  return add(
-    [
-      _by_columns(x, number, Shard(x.shape[1:]), size, dtype)
-      for x, number in zip(arrays, numbers, strict=True)
-    ]
-  )
-
-
-def _by_columns(x, number, shard, size, dtype):
-  """Sketches a shard of consecutive numbers, in a reduction over blocks."""
-  flat = x.reshape(x.shape[0], -1).astype(dtype)
-  block, bucket = _places(number, shard, (1,) * (x.ndim - 1), size)
-  block, bucket = block.reshape(()), bucket.reshape(())
-  whole = flat.shape[1] // size * size
-
-  def signed(rows, first):
-    index = jax.lax.broadcasted_iota(jnp.uint32, rows.shape[1:], 1) + bucket
-    carry = index >= size
-    blocks = jax.lax.broadcasted_iota(jnp.uint32, rows.shape[1:], 0) + block
-    blocks += carry.astype(jnp.uint32) + np.uint32(first)
-    index = index - jnp.where(carry, np.uint32(size), np.uint32(0))
-    return _signed(rows, number, index, blocks)
-
-  sums = jnp.zeros((x.shape[0], size), dtype)
-  if whole:
-    rows = flat[:, :whole].reshape(x.shape[0], -1, size)
-    sums += jnp.sum(signed(rows, 0), axis=1)
-  if whole < flat.shape[1]:
-    rest = signed(flat[:, None, whole:], whole // size)[:, 0]
-    sums += jnp.pad(rest, ((0, 0), (0, size - rest.shape[1])))
-  return jnp.roll(sums, bucket.astype(jnp.int32), axis=1)
-
-
-def _by_places(x, number, shard, size, dtype):
-  """Sketches any shard, or an array that the compiler shards, by adding in buckets.
-
-  No axes are merged, and the buckets are known from the position on each axis: so the
-  compiler can sketch each shard where it is, and add up the sketches.
-  """
-  block, bucket = _places(number, shard, x.shape[1:], size)
-  signed = _signed(x.astype(dtype), number, bucket, block)
-  sums = jnp.zeros((x.shape[0], size), dtype)
-  return sums.at[:, bucket].add(signed, mode="promise_in_bounds")
-
-
-def _signed(x, number, bucket, block):
-  """Multiplies numbers by their signs, in a form that JAX can differentiate."""
-  word = _word(number, bucket, block // np.uint32(BITS))
-  bit = word >> block % np.uint32(BITS) & np.uint32(1)
-  return jnp.where(bit.astype(bool)[None], -x, x)
-
-
-def _places(number, shard, shape, size):
-  """Returns block and bucket, uint32, of the numbers in a shard's first ``shape``.
-
-  Each axis contributes modulo ``size``, because positions in a large parameter exceed
-  32 bits: the products below do not, as ``size`` is below 2¹⁶.
-  """
-  first = _offset(number, size)
-  block = jnp.full(shape, first // size, jnp.uint32)
-  bucket = jnp.full(shape, first % size, jnp.uint32)
-  stride = math.prod(shard.shape)
-  for axis, length in enumerate(shard.shape):
-    stride //= length
-    index = jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
-    if shard.starts is not None:
-      index += shard.starts[axis].astype(jnp.uint32)
-    turns, rest = jnp.divmod(index, np.uint32(size))
-    rest *= np.uint32(stride % size)
-    block += index * np.uint32(stride // size % 2**32)
-    block += turns * np.uint32(stride % size) + rest // np.uint32(size)
-    bucket += rest % np.uint32(size)
-    carry = bucket >= size
-    block += carry.astype(jnp.uint32)
-    bucket -= jnp.where(carry, np.uint32(size), np.uint32(0))
-  return block, bucket
-
-
-def _offset(number: int, size: int) -> int:
-  """Returns the place of a parameter's first number, in block ``BITS - 1``.
-
-  So the first whole block is one whose sign is the first bit of a word.
-  """
-  return (BITS - 1) * size + int(_key(number) % size)
-
-
-def _key(number: int) -> np.uint32:
-  """Hashes a parameter's number."""
-  return hashed(hashed(np.array([number], np.uint32) + np.uint32(1)))[0]
-
-
-def _word(number, bucket, group):
-  """Returns a word of random bits for each bucket and group of ``BITS`` blocks."""
-  return hashed(hashed(bucket) + hashed(hashed(group) + _key(number)))

@@ -13,11 +13,11 @@ from tests.devices.meshes import collectives, make_mesh, put
 SIZE, NUM_TASKS = 101, 3
 SHAPES = {
   "both": (16, 8),
-  "columns": (6, 250, 8),
+  "columns": (2, 250, 3),
   "gain": (),
   "inner": (5, 6, 16),
   "pair": (48, 7),
-  "rows": (64, 33),
+  "rows": (64, 3),
   "single": (1, 40),
   "twisted": (3, 4, 6, 8),
   "vector": (4,),
@@ -75,5 +75,46 @@ def test_a_sketch_of_sharded_gradients_is_that_of_whole_ones(kind, expected):
   compiled = fun.lower(grads).compile()
   np.testing.assert_allclose(compiled(grads), expected, atol=2e-5)
   found = collectives(compiled)
-  print(kind, found)
   assert {name for name, _ in found} == {"all-reduce"}
+  if kind == "automatic":  # one for each sharded parameter and mesh axis
+    assert all(number % (NUM_TASKS * SIZE) == 0 for _, number in found)
+    assert sum(number for _, number in found) <= 12 * NUM_TASKS * SIZE
+  else:
+    assert found == [("all-reduce", NUM_TASKS * SIZE)]
+
+
+def test_in_shard_map_sketches_of_replicas_differ_as_their_gradients_do(expected):
+  """Data are sharded there, so that each device has gradients of its own."""
+  mesh = jax.make_mesh((2,), ("data",), (AxisType.Auto,), devices=jax.devices()[:2])
+  both = jax.tree.map(lambda x: jnp.stack([x, -2.0 * x]), gradients())
+
+  def fun(grads):
+    return local_sketch(jax.tree.map(lambda x: x[0], grads))[None]
+
+  specs = P("data")
+  mapped = jax.shard_map(fun, mesh=mesh, in_specs=specs, out_specs=specs)
+  found = np.asarray(jax.jit(mapped)(both))
+  np.testing.assert_allclose(found, np.stack([expected, -2 * expected]), atol=2e-5)
+
+
+def test_one_task_at_a_time_on_automatic_axes(expected):
+  """As inside of a backward pass."""
+  grads = put(gradients(), STACKED, make_mesh())
+
+  def one(grads):
+    return local_sketch(jax.tree.map(lambda x: x[None], grads))[0]
+
+  found = jax.jit(lambda grads: jax.lax.map(one, grads))(grads)
+  np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def test_without_specs_shards_over_named_axes_raise_an_error():
+  grads = put(gradients(), STACKED, make_mesh())
+  with pytest.raises(ValueError, match="pass `param_specs=`"):
+    in_shard_map(make_mesh(), specs=None)(grads)
+
+
+def test_specs_that_do_not_fit_raise_an_error():
+  grads = put(gradients(), STACKED, make_mesh())
+  with pytest.raises(ValueError, match="must say over which axes"):
+    in_shard_map(make_mesh(), specs=[P()] * len(SPECS))(grads)
