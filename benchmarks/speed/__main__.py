@@ -82,7 +82,7 @@ def main() -> None:
         "temporary_share": {n: u.temporary_share() for n, u in updates.items()},
       }
 
-    both = {"maxgnr": _maxgnr, "naive": _naive}
+    both = {"maxgnr": _maxgnr, "sketch": _sketch, "naive": _naive}
     summary = {
       "command": shlex.join(["python", "-m", "benchmarks.speed", *sys.argv[1:]]),
       "rounds": args.rounds,
@@ -109,6 +109,10 @@ def _maxgnr(case: Case):
   return maxgnr(num_tasks=case.tasks), case
 
 
+def _sketch(case: Case):
+  return maxgnr(num_tasks=case.tasks, sketch=True), case
+
+
 def _naive(case: Case):
   return naive(case), case
 
@@ -116,7 +120,10 @@ def _naive(case: Case):
 def _summary(seconds: list[float], every: dict[str, list[float]]) -> dict:
   """Computes median and quartiles in ms, and the median ratio to the round's copy."""
   copied = every["torch copy" if "torch copy" in every else "copy"]
-  return {**summarise(seconds), "to_copy": ratio(seconds, copied)}
+  found = {**summarise(seconds), "to_copy": ratio(seconds, copied)}
+  if "maxgnr" in every:
+    found["to_maxgnr"] = ratio(seconds, every["maxgnr"])
+  return found
 
 
 if __name__ == "__main__":

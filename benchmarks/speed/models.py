@@ -18,8 +18,8 @@ MLP_INPUTS = 256
 class MLP(nnx.Module):
   """Dense layers."""
 
-  def __init__(self, rngs: nnx.Rngs):
-    sizes = (MLP_INPUTS, 1024, 1024, 256)
+  def __init__(self, rngs: nnx.Rngs, sizes: tuple[int, ...] = (1024, 1024, 256)):
+    sizes = (MLP_INPUTS, *sizes)
     self.layers = nnx.List(
       nnx.Linear(rows, columns, rngs=rngs)
       for rows, columns in itertools.pairwise(sizes)
@@ -104,9 +104,21 @@ class Trunk(NamedTuple):
 TRUNKS = {
   "MLP": Trunk(MLP, lambda rng, n: _normal(rng, n, MLP_INPUTS)),
   "convolutional": Trunk(ConvNet, lambda rng, n: _normal(rng, n, PIXELS, PIXELS, 3)),
+  "deep MLP": Trunk(
+    lambda rngs: MLP(rngs, (1024,) * 12), lambda rng, n: _normal(rng, n, MLP_INPUTS)
+  ),
   "transformer": Trunk(
     Transformer, lambda rng, n: rng.integers(VOCABULARY, size=(n, LENGTH))
   ),
+}
+
+
+# Path of the bias of the last layer that the tasks share.
+LAST_BIAS = {
+  "MLP": "trunk/layers/2/bias/value",
+  "convolutional": "trunk/dense/bias/value",
+  "transformer": "trunk/norm/bias/value",
+  "deep MLP": "trunk/layers/11/bias/value",
 }
 
 

@@ -16,6 +16,14 @@ TASK_GRADS = {
   "sequential": "one at a time",
 }
 
+WAYS = {
+  "losses": "losses only",
+  "last_bias": "last bias",
+  "sketch": "sketch",
+  "gramian": "Gramian",
+  "stacked": "stacked, exact",
+}
+
 
 def table(summary: dict) -> str:
   """Formats the step of MaxGNR beside the copy and TorchJD's MGDA."""
@@ -23,7 +31,7 @@ def table(summary: dict) -> str:
   for entry in [*summary["table"], *summary["bfloat16"], summary["compiled"]]:
     runs = entry["runs"]
     mgda = runs.get("torch mgda", {}).get("median_ms")
-    ours = runs["maxgnr"]["median_ms"]
+    ours, sketched = runs["maxgnr"]["median_ms"], runs["sketch"]["median_ms"]
     rows.append(
       [
         entry["tasks"],
@@ -37,6 +45,10 @@ def table(summary: dict) -> str:
         _ms(runs["naive"]),
         _ms(runs.get("torch mgda")),
         f"{ours / mgda:.2f}" if mgda else "",
+        _ms(runs["sketch"]),
+        f"{runs['sketch']['to_maxgnr']:.2f}",
+        f"{runs['sketch']['to_copy']:.2f}",
+        f"{sketched / mgda:.2f}" if mgda else "",
         f"{100 * entry['temporary_share']['maxgnr']:.1f} %",
         f"{100 * entry['temporary_share']['naive']:.0f} %",
         f"{entry['compile_seconds']['maxgnr']:.1f}",
@@ -45,7 +57,8 @@ def table(summary: dict) -> str:
     )
   header = ["K", "D", "arrays", "dtype", "copy, ms", "MaxGNR, ms", "to copy"]
   header += ["solver, ms"]
-  header += ["naive, ms", "TorchJD MGDA, ms", "to MGDA", "temporary", "naive"]
+  header += ["naive, ms", "TorchJD MGDA, ms", "to MGDA"]
+  header += ["sketch, ms", "to exact", "to copy", "to MGDA", "temporary", "naive"]
   header += ["compile, s", "naive"]
   return tabulate(rows, header, tablefmt="github", disable_numparse=True)
 
@@ -120,6 +133,33 @@ def refresh(summary: dict) -> str:
   ]
   header = [*PROBLEM, "single backward, ms", "n = 1", *(f"n = {n}" for n in EVERY)]
   header += [f"two steps, n = {n}" for n in EVERY]
+  return tabulate(rows, header, tablefmt="github", disable_numparse=True)
+
+
+def ways(summary: dict) -> str:
+  """Formats losses and combined gradient by the way that they are taken."""
+  rows = []
+  for entry in summary["steps"]:
+    runs = entry["runs"]
+    largest = 4 * entry["tasks"] * entry["largest_layer"]
+    rows.append(
+      [
+        *_problem(entry),
+        _spread(runs["single"]),
+        *(f"{runs[name]['to_single']:.2f}" for name in WAYS),
+        f"{runs['sketch']['to_separate_passes']:.2f}",
+        *(
+          f"{runs[name]['extra_bytes'] / (4 * entry['parameters']):.2f}"
+          for name in ("sketch", "stacked")
+        ),
+        f"{runs['gramian']['extra_bytes'] / largest:.2f}",
+        *(f"{runs[name]['compile_seconds']:.1f}" for name in ("single", *WAYS)),
+      ]
+    )
+  header = [*PROBLEM, "mean loss, ms", *WAYS.values(), "sketch to K + 1 passes"]
+  header += ["sketch, memory / D", "stacked, memory / D"]
+  header += ["Gramian, memory / (K × largest)"]
+  header += [f"{label}, compile, s" for label in ("mean loss", *WAYS.values())]
   return tabulate(rows, header, tablefmt="github", disable_numparse=True)
 
 

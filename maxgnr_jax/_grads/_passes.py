@@ -113,15 +113,21 @@ class Passes:
 
   def fold(self, step: Callable[[Any, Any, Any], Any], start: Any) -> Any:
     """Calls ``carry = step(carry, k, gradient)`` for one task after the other."""
-    if self.apart or not is_staged():
-      factor = jnp.ones(())
-      for k in range(self.num_tasks):
-        start = step(start, k, self.gradient(k, factor))
-        factor = self._after(start)
-      return start
-    return jax.lax.fori_loop(
-      0, self.num_tasks, lambda k, carry: step(carry, k, self.gradient(k)), start
-    )
+    if is_staged() and not self.apart:
+      return jax.lax.fori_loop(
+        0, self.num_tasks, lambda k, carry: step(carry, k, self.gradient(k)), start
+      )
+    carry = start
+    for k in range(self.num_tasks):
+
+      def turn(index, carry, k=k):
+        return step(carry, k, self.gradient(k, jnp.where(index > 0, 2.0, 1.0)))
+
+      # A loop of one turn, which the compiler cannot know, nor that it takes the pass
+      # as it is. Otherwise it would take all passes, and then all steps at once.
+      once = jnp.where(self.never, 2, 1)
+      carry = jax.lax.fori_loop(0, once, turn, carry) if is_staged() else turn(0, carry)
+    return carry
 
   def _pull(self, cotangents):
     return jax.linear_transpose(self.tangents, self.params)(cotangents)[0]
@@ -131,8 +137,8 @@ class Passes:
 
     Otherwise it may begin all passes before it ends the first, and hold K gradients.
     """
-    last = jnp.ravel(jax.tree.leaves(result)[-1])[0].astype(jnp.float32)
-    return jnp.where(self.never & (last > 0), 2.0, 1.0)
+    last = jnp.ravel(jax.tree.leaves(result)[-1])[0]
+    return jnp.where(self.never & (last.astype(jnp.float32) > 0), 2.0, 1.0)
 
 
 class MicrobatchPasses:

@@ -22,6 +22,7 @@ from maxgnr_jax._stacked._momentum import mix as mix
 from maxgnr_jax._stacked._norms import all_finite as all_finite
 from maxgnr_jax._stacked._norms import finite as finite
 from maxgnr_jax._stacked._norms import gramian as gramian
+from maxgnr_jax._stacked._norms import gramian_and_largest as gramian_and_largest
 from maxgnr_jax._stacked._norms import largest as largest
 from maxgnr_jax._stacked._norms import magnitude as magnitude
 from maxgnr_jax._stacked._norms import norms as norms

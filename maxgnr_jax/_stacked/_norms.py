@@ -53,6 +53,29 @@ def gramian(
   return scale[:, None] * other_scale[None, :] * products
 
 
+def gramian_and_largest(stacked: Any, dtype: Any) -> tuple[jax.Array, jax.Array]:
+  """Returns ``⟨g_i, g_j⟩`` [K, K], and the largest magnitude of every task exactly, [K].
+
+  Reads the gradients twice, but needs none of them once more in a branch, so that they
+  can be forgotten at once.
+
+  Args:
+    stacked: Stacked pytree, g.
+    dtype: Dtype of the arithmetic and the results.
+  """
+
+  def sums(reduce, leaves):
+    largest = reduce.largest(_largest([x for (x,) in leaves], dtype))
+    inverse, scale = task_scale(jax.lax.stop_gradient(largest))
+    row = _scaled_row(0, inverse)
+    products, _ = reduce.sum(lambda leaves: sums_of_products(leaves, row), leaves)
+    return products, scale, largest
+
+  leaves = [(x,) for x in jax.tree.leaves(stacked)]
+  products, scale, largest = over_parameters(sums, leaves)
+  return scale[:, None] * scale[None, :] * products, largest
+
+
 def norms(stacked: Any, dtype: Any) -> jax.Array:
   """Returns ``‖g_k‖`` for the tasks' gradients, [K]."""
 

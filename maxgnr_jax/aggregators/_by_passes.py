@@ -108,7 +108,7 @@ def _by_passes(update, way, passes, state, params, extra_args):
   check_same_names({"losses": passes.losses, "task_mask": given})
   mask = as_task_mask(given, passes.num_tasks)
   specs = _stacked.specs_of(extra_args.get("param_specs"), way.trunk)
-  measured = _measure(way, passes, mask, specs)
+  measured = _measure(way, passes, specs)
 
   def choose(measured):
     return update(measured, state, params, **extra_args)[1]
@@ -131,7 +131,7 @@ def _by_passes(update, way, passes, state, params, extra_args):
   return until_good(good, (gradient, after), again)
 
 
-def _measure(way, passes, mask, specs):
+def _measure(way, passes, specs):
   """Measures what the method needs of the gradients."""
   everyone = jnp.ones((passes.num_tasks,), bool)
   names = _stacked.named_axes(None, passes.params)
@@ -153,7 +153,7 @@ def _measure(way, passes, mask, specs):
 
   def products(grads):
     trunk = jax.tree.leaves(_stacked.restrict(grads, way.trunk))
-    return _gramian(trunk, mask, way.dtype, names)
+    return _gramian(trunk, way.dtype, names)
 
   gramian, zero = passes.side_by_side(products)
   return Measured(everyone, zero, gramian=gramian)
@@ -240,7 +240,7 @@ def _sketch(leaves, size, dtype, specs, axis_names):
 
 
 @functools.partial(_compiled, static_argnames=("dtype", "axis_names"))
-def _gramian(leaves, mask, dtype, axis_names):
+def _gramian(leaves, dtype, axis_names):
   """Measures the Gramian [K, K], and which gradients are zero, [K].
 
   Each large array is reduced by itself, so that it can be forgotten with its layer.
@@ -249,8 +249,8 @@ def _gramian(leaves, mask, dtype, axis_names):
   if small := [x for x in leaves if x[0].size <= SMALL]:
     parts.append(small)
   with _stacked.sharded_over(axis_names):
-    products = [_stacked.gramian(part, dtype, mask=mask) for part in parts]
-    largest = [_stacked.largest(part, dtype, mask) for part in parts]
+    found = [_stacked.gramian_and_largest(part, dtype) for part in parts]
+  products, largest = zip(*found, strict=True)
   return _stacked.add(products), functools.reduce(jnp.maximum, largest) == 0
 
 

@@ -1,0 +1,164 @@
+"""Command line: ``python -m benchmarks.speed.ways --help``."""
+
+import argparse
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from tqdm import tqdm
+
+from benchmarks.machine import describe_machine
+from benchmarks.speed import report
+from benchmarks.speed.models import LAST_BIAS, TRUNKS, Problem, make_problem
+from benchmarks.speed.timing import Run, interleave, ratio, summarise
+from maxgnr_jax import (
+  aggregators,
+  maxgnr,
+  value_and_combined_grad,
+  value_and_task_grads,
+)
+
+
+def main() -> None:
+  """Measures everything; writes ``results.json`` and ``table.md``."""
+  parser = argparse.ArgumentParser(
+    prog="python -m benchmarks.speed.ways",
+    description="Time losses and combined gradient by each way to take them, beside "
+    "the gradient of the mean loss.",
+    formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+  )
+  parser.add_argument(
+    "--rounds", type=int, default=15, help="repetitions of every measurement"
+  )
+  parser.add_argument("--models", nargs="+", choices=TRUNKS, default=list(TRUNKS))
+  parser.add_argument("--tasks", nargs="+", type=int, default=[3, 10])
+  parser.add_argument("--batch-size", type=int, default=64)
+  out = Path("out/speed-ways")
+  parser.add_argument("--out", type=Path, default=out, help="folder")
+  args = parser.parse_args()
+  args.out.mkdir(parents=True, exist_ok=True)
+
+  summary: dict[str, Any] = {
+    "command": shlex.join(["python", "-m", "benchmarks.speed.ways", *sys.argv[1:]]),
+    "rounds": args.rounds,
+    "machine": describe_machine(),
+    "steps": [],
+  }
+  problems = [(model, tasks) for model in args.models for tasks in args.tasks]
+  with tqdm(
+    total=len(problems) * args.rounds, unit="round", dynamic_ncols=True
+  ) as progress:
+    for model, tasks in problems:
+      progress.set_description(f"{model} K={tasks}")
+      problem = make_problem(model, tasks, args.batch_size)
+      runs = ways(problem, LAST_BIAS[model])
+      seconds = interleave(runs, args.rounds, progress.update)
+      summary["steps"].append(
+        {
+          "model": model,
+          "tasks": tasks,
+          "batch_size": args.batch_size,
+          "parameters": problem.num_parameters(),
+          "largest_layer": max(x.size for x in jax.tree.leaves(problem.params)),
+          "runs": {name: _summary(name, runs, seconds, tasks) for name in runs},
+        }
+      )
+  (args.out / "results.json").write_text(json.dumps(summary, indent=1) + "\n")
+  (args.out / "table.md").write_text(report.ways(summary) + "\n")
+  print(report.ways(summary))
+
+
+def ways(problem: Problem, last_bias: str) -> dict[str, Run]:
+  """Makes a run for each way; the first is the gradient of the mean loss.
+
+  Args:
+    problem: Losses, parameters and batch.
+    last_bias: Path of the bias of the last layer that the tasks share.
+  """
+  tasks = problem.num_tasks()
+
+  def bias(params):
+    def is_it(path, _):
+      return jax.tree_util.keystr(path, simple=True, separator="/") == last_bias
+
+    return jax.tree_util.tree_map_with_path(is_it, params)
+
+  def single(state, batch):
+    def mean_loss(params):
+      losses = problem.losses(params, batch)
+      return sum(losses) / tasks, losses
+
+    (_, losses), grad = jax.value_and_grad(mean_loss, has_aux=True)(state)
+    return (losses, grad), state
+
+  def forward(state, batch):
+    return problem.losses(state, batch), state
+
+  methods = {
+    "losses": aggregators.uncertainty(optax.sgd(0.01), num_tasks=tasks),
+    "last_bias": maxgnr(num_tasks=tasks, shared=bias),
+    "sketch": maxgnr(num_tasks=tasks, sketch=True),
+    "gramian": aggregators.mgda(num_tasks=tasks),
+  }
+  return {
+    "single": Run(single, _own(problem), problem.batch),
+    "forward": Run(forward, _own(problem), problem.batch),
+    **{name: _combined(problem, method) for name, method in methods.items()},
+    "stacked": _stacked(problem, maxgnr(num_tasks=tasks)),
+  }
+
+
+def _own(problem: Problem) -> Any:
+  """Copies the parameters, because each run donates its own."""
+  return jax.tree.map(jnp.copy, problem.params)
+
+
+def _combined(problem: Problem, aggregator: optax.GradientTransformation) -> Run:
+  combined = value_and_combined_grad(problem.losses, aggregator)
+
+  def step(state, batch):
+    params, inner = state
+    losses, grad, inner = combined.value_and_grad(inner, params, batch)
+    return (losses, grad), (params, inner)
+
+  params = _own(problem)
+  return Run(step, (params, combined.init(params)), problem.batch)
+
+
+def _stacked(problem: Problem, aggregator: optax.GradientTransformation) -> Run:
+  task_grads = value_and_task_grads(problem.losses)
+
+  def step(state, batch):
+    params, inner = state
+    losses, grads = task_grads(params, batch)
+    grad, inner = aggregator.update(grads, inner, params)
+    return (losses, grad), (params, inner)
+
+  params = _own(problem)
+  return Run(step, (params, aggregator.init(params)), problem.batch)
+
+
+def _summary(
+  name: str, runs: dict[str, Run], seconds: dict[str, list[float]], tasks: int
+) -> dict:
+  """Computes times, ratios in the same round, and memory beyond the single step's."""
+  single, forward = np.array(seconds["single"]), np.array(seconds["forward"])
+  separate = list((tasks + 1) * (single - forward) + forward)
+  extra = runs[name].temporary_bytes() - runs["single"].temporary_bytes()
+  return {
+    **summarise(seconds[name]),
+    "to_single": ratio(seconds[name], seconds["single"]),
+    "to_separate_passes": ratio(seconds[name], separate),
+    "extra_bytes": extra,
+    "compile_seconds": runs[name].compile_seconds,
+  }
+
+
+if __name__ == "__main__":
+  main()
