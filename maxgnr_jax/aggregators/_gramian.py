@@ -26,6 +26,7 @@ def gramian_method(
   num_tasks: int | None = None,
   shared: Shared = None,
   groups: Labels = None,
+  sketch: int | bool | None = None,
   zero_gradients: str = "inactive",
 ) -> optax.GradientTransformationExtraArgs:
   """Makes an aggregator of a function from the Gramian to task weights.
@@ -45,6 +46,8 @@ def gramian_method(
     groups: Parameters that get task weights of their own: "layer", "parameter", a
       pytree of labels like the parameters or a prefix of it, or a function from the
       parameters to one. Default: the same weights for all.
+    sketch: Measures sketches of the gradients, as :func:`gramian_method` explains: True,
+      or an odd number of buckets from 3 to 65,535. Default: exact measurement.
     zero_gradients: "inactive" or "active": whether a task whose gradient is exactly
       zero is left out of the step, as if ``task_mask`` were False for it, or takes part
       in it. With groups a task is also left out of a group of which its gradient is
@@ -82,6 +85,7 @@ def gramian_method(
     num_tasks=num_tasks,
     shared=shared,
     groups=groups,
+    sketch=sketch,
     zero_gradients=zero_gradients,
   )
 
@@ -92,6 +96,7 @@ def gramian_rule(
   num_tasks: int | None = None,
   shared: Shared = None,
   groups: Labels = None,
+  sketch: int | bool | None = None,
   zero_gradients: str = "inactive",
 ) -> optax.GradientTransformationExtraArgs:
   """Makes an aggregator of a rule that knows which tasks are active.
@@ -103,6 +108,7 @@ def gramian_rule(
     num_tasks: See :func:`gramian_method`.
     shared: See :func:`gramian_method`.
     groups: See :func:`gramian_method`.
+    sketch: See :func:`gramian_method`.
     zero_gradients: See :func:`gramian_method`.
   """
   skips_zero = skips_zero_gradients(zero_gradients)
@@ -117,10 +123,10 @@ def gramian_rule(
 
     return Choice(in_each_group(weigh, gramian))
 
-  method = Method(
-    measure_gramian, choose, measures="gramian", skips_zero=skips_zero
+  method = Method(measure_gramian, choose, measures="gramian", skips_zero=skips_zero)
+  return aggregator(
+    method, num_tasks=num_tasks, shared=shared, groups=groups, sketch=sketch
   )
-  return aggregator(method, num_tasks=num_tasks, shared=shared, groups=groups)
 
 
 def skips_zero_gradients(zero_gradients: str) -> bool:
