@@ -83,8 +83,9 @@ def modo(
     groups: Parameters that get task weights of their own: "layer", "parameter", a
       pytree of labels like the parameters or a prefix of it, or a function from the
       parameters to one. Default: the same weights for all.
-    sketch: Measures sketches of the gradients, as :func:`gramian_method` explains: True,
-      or an odd number of buckets from 3 to 65,535. Default: exact measurement.
+    sketch: Measures sketches of the gradients, as :func:`gramian_method` explains:
+      True, or an odd number of buckets from 3 to 65,535. The larger γ ‖g‖², the more
+      errors grow. Default: exact measurement.
     zero_gradients: "inactive" or "active": whether a task whose gradient is exactly
       zero is left out of the step, as if ``task_mask`` were False for it, or takes part
       as the method defines it: it draws all weight, and the update vanishes.
@@ -163,8 +164,10 @@ def sdmgrad(
     groups: Parameters that get task weights of their own: "layer", "parameter", a
       pytree of labels like the parameters or a prefix of it, or a function from the
       parameters to one. Default: the same weights for all.
-    sketch: Measures sketches of the gradients, as :func:`gramian_method` explains: True,
-      or an odd number of buckets from 3 to 65,535. Default: exact measurement.
+    sketch: Measures sketches of the gradients, as :func:`gramian_method` explains:
+      True, or an odd number of buckets from 3 to 65,535. The inner loop must settle, or
+      small errors grow in it: choose a smaller ``learning_rate``. Default: exact
+      measurement.
     zero_gradients: "inactive" or "active": whether a task whose gradient is exactly
       zero is left out of the step, as if ``task_mask`` were False for it, or takes part
       as the method defines it: it draws all weight, and the update vanishes.

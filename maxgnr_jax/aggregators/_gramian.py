@@ -46,8 +46,18 @@ def gramian_method(
     groups: Parameters that get task weights of their own: "layer", "parameter", a
       pytree of labels like the parameters or a prefix of it, or a function from the
       parameters to one. Default: the same weights for all.
-    sketch: Measures sketches of the gradients, as :func:`gramian_method` explains: True,
-      or an odd number of buckets from 3 to 65,535. Default: exact measurement.
+    sketch: Measures a sketch of each gradient in place of all its numbers: they are
+      added up, with pseudo-random signs that are the same in every step, in this many
+      buckets, an odd number (a prime is best) from 3 to 65,535. True takes 16,381.
+      Measuring then reads each gradient once, and without groups
+      :func:`~maxgnr_jax.value_and_combined_grad` needs no two of them at the same time.
+      An entry of the Gramian has an error of about ``sqrt(2 / sketch)``, 1 %, of the
+      product of the two norms. More than that, every weighted sum of the gradients
+      keeps its length up to about ``sqrt(K / sketch)`` of itself, also where it nearly
+      vanishes: rules that project gradients or minimise a length suit sketches as well
+      as those that look at norms and cosines do. Rules that select or compare may jump.
+      Inside :func:`jax.shard_map` ``update`` also needs ``param_specs``. Default: exact
+      measurement.
     zero_gradients: "inactive" or "active": whether a task whose gradient is exactly
       zero is left out of the step, as if ``task_mask`` were False for it, or takes part
       in it. With groups a task is also left out of a group of which its gradient is
@@ -58,9 +68,9 @@ def gramian_method(
     ``update`` takes ``task_mask`` and ``axis_name``, as :func:`aggregator` says.
 
   Raises:
-    ValueError: for ``num_tasks`` < 1 and another value of ``zero_gradients``; at the
-      trace of ``update``, for gradients that are not stacked or of another number of
-      tasks, and for weights that are not [K].
+    ValueError: for ``num_tasks`` < 1 and other values of ``sketch`` or
+      ``zero_gradients``; at the trace of ``update``, for gradients that are not stacked
+      or of another number of tasks, and for weights that are not [K].
     TypeError: for integer or complex parameters or gradients.
 
   Example:

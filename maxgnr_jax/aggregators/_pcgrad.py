@@ -41,8 +41,8 @@ def pcgrad(
     groups: Parameters that get task weights of their own: "layer", "parameter", a
       pytree of labels like the parameters or a prefix of it, or a function from the
       parameters to one. All groups share the orders. Default: the same weights for all.
-    sketch: Measures sketches of the gradients, as :func:`gramian_method` explains: True,
-      or an odd number of buckets from 3 to 65,535. Default: exact measurement.
+    sketch: Measures sketches of the gradients, as :func:`gramian_method` explains:
+      True, or an odd number of buckets from 3 to 65,535. Default: exact measurement.
     key: An integer or a PRNG key, from which the orders are drawn.
 
   Returns:
