@@ -19,7 +19,11 @@ from maxgnr_jax.aggregators._gramian import gramian_rule
 
 
 def aligned_mtl(
-  *, num_tasks: int | None = None, shared: Shared = None, groups: Labels = None
+  *,
+  num_tasks: int | None = None,
+  shared: Shared = None,
+  groups: Labels = None,
+  sketch: int | bool | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Averages the gradients after making their principal components equally long.
 
@@ -36,6 +40,8 @@ def aligned_mtl(
     groups: Parameters that get task weights of their own: "layer", "parameter", a
       pytree of labels like the parameters or a prefix of it, or a function from the
       parameters to one. Default: the same weights for all.
+    sketch: Measures sketches of the gradients, as :func:`gramian_method` explains:
+      True, or an odd number of buckets from 3 to 65,535. Default: exact measurement.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
@@ -57,7 +63,11 @@ def aligned_mtl(
     2023, Algorithm 1, scaled by the smallest singular value as in the paper.
   """
   return gramian_rule(
-    aligned_mtl_weights, num_tasks=num_tasks, shared=shared, groups=groups
+    aligned_mtl_weights,
+    num_tasks=num_tasks,
+    shared=shared,
+    groups=groups,
+    sketch=sketch,
   )
 
 

@@ -24,7 +24,11 @@ MAX_STEPS = 50  # the limit for Newton's method, which usually takes 5 to 15
 
 
 def nash_mtl(
-  *, num_tasks: int | None = None, shared: Shared = None, groups: Labels = None
+  *,
+  num_tasks: int | None = None,
+  shared: Shared = None,
+  groups: Labels = None,
+  sketch: int | bool | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Maximises the product of the tasks' gains, the Nash bargaining solution.
 
@@ -43,6 +47,8 @@ def nash_mtl(
     groups: Parameters that get task weights of their own: "layer", "parameter", a
       pytree of labels like the parameters or a prefix of it, or a function from the
       parameters to one. Default: the same weights for all.
+    sketch: Measures sketches of the gradients, as :func:`gramian_method` explains:
+      True, or an odd number of buckets from 3 to 65,535. Default: exact measurement.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
@@ -63,7 +69,7 @@ def nash_mtl(
     Navon et al., Multi-Task Learning as a Bargaining Game, ICML 2022, Claim 3.1.
   """
   return gramian_rule(
-    nash_mtl_weights, num_tasks=num_tasks, shared=shared, groups=groups
+    nash_mtl_weights, num_tasks=num_tasks, shared=shared, groups=groups, sketch=sketch
   )
 
 
@@ -92,6 +98,7 @@ def fairgrad(
   num_tasks: int | None = None,
   shared: Shared = None,
   groups: Labels = None,
+  sketch: int | bool | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Maximises ``Σ_k gain_k^(1-α) / (1-α)``, the α-fair sum of the tasks' gains.
 
@@ -110,6 +117,8 @@ def fairgrad(
     groups: Parameters that get task weights of their own: "layer", "parameter", a
       pytree of labels like the parameters or a prefix of it, or a function from the
       parameters to one. Default: the same weights for all.
+    sketch: Measures sketches of the gradients, as :func:`gramian_method` explains:
+      True, or an odd number of buckets from 3 to 65,535. Default: exact measurement.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
@@ -135,6 +144,7 @@ def fairgrad(
     num_tasks=num_tasks,
     shared=shared,
     groups=groups,
+    sketch=sketch,
   )
 
 

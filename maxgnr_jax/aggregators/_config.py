@@ -20,7 +20,11 @@ from maxgnr_jax.aggregators._gramian import gramian_rule
 
 
 def config(
-  *, num_tasks: int | None = None, shared: Shared = None, groups: Labels = None
+  *,
+  num_tasks: int | None = None,
+  shared: Shared = None,
+  groups: Labels = None,
+  sketch: int | bool | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Takes the direction that makes the same angle with every gradient.
 
@@ -37,6 +41,8 @@ def config(
     groups: Parameters that get task weights of their own: "layer", "parameter", a
       pytree of labels like the parameters or a prefix of it, or a function from the
       parameters to one. Default: the same weights for all.
+    sketch: Measures sketches of the gradients, as :func:`gramian_method` explains:
+      True, or an odd number of buckets from 3 to 65,535. Default: exact measurement.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
@@ -57,7 +63,9 @@ def config(
     Liu et al., ConFIG: Towards Conflict-free Training of Physics Informed Neural
     Networks, ICLR 2025, Eq. 2 and 3.
   """
-  return gramian_rule(config_weights, num_tasks=num_tasks, shared=shared, groups=groups)
+  return gramian_rule(
+    config_weights, num_tasks=num_tasks, shared=shared, groups=groups, sketch=sketch
+  )
 
 
 def config_weights(gramian: jax.Array, active: jax.Array | bool = True) -> jax.Array:

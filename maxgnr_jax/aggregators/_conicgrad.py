@@ -28,6 +28,7 @@ def conicgrad(
   num_tasks: int | None = None,
   shared: Shared = None,
   groups: Labels = None,
+  sketch: int | bool | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Maximises the gain of the task that gains least, in a cone around the mean.
 
@@ -45,6 +46,8 @@ def conicgrad(
     groups: Parameters that get task weights of their own: "layer", "parameter", a
       pytree of labels like the parameters or a prefix of it, or a function from the
       parameters to one. Default: the same weights for all.
+    sketch: Measures sketches of the gradients, as :func:`gramian_method` explains:
+      True, or an odd number of buckets from 3 to 65,535. Default: exact measurement.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
@@ -73,6 +76,7 @@ def conicgrad(
     num_tasks=num_tasks,
     shared=shared,
     groups=groups,
+    sketch=sketch,
   )
 
 

@@ -60,6 +60,7 @@ def modo(
   num_tasks: int | None = None,
   shared: Shared = None,
   groups: Labels = None,
+  sketch: int | bool | None = None,
   zero_gradients: str = "inactive",
 ) -> optax.GradientTransformationExtraArgs:
   """Moves the weights one step at a time towards those of MGDA, using two batches.
@@ -82,6 +83,9 @@ def modo(
     groups: Parameters that get task weights of their own: "layer", "parameter", a
       pytree of labels like the parameters or a prefix of it, or a function from the
       parameters to one. Default: the same weights for all.
+    sketch: Measures sketches of the gradients, as :func:`gramian_method` explains:
+      True, or an odd number of buckets from 3 to 65,535. The larger γ ‖g‖², the more
+      errors grow. Default: exact measurement.
     zero_gradients: "inactive" or "active": whether a task whose gradient is exactly
       zero is left out of the step, as if ``task_mask`` were False for it, or takes part
       as the method defines it: it draws all weight, and the update vanishes.
@@ -120,7 +124,7 @@ def modo(
     w = _project(active, w - jnp.asarray(gamma, w.dtype) * slope)
     return w, w
 
-  return _two_batches(move, num_tasks, shared, groups, zero_gradients)
+  return _two_batches(move, num_tasks, shared, groups, sketch, zero_gradients)
 
 
 @reuses_steps
@@ -133,6 +137,7 @@ def sdmgrad(
   num_tasks: int | None = None,
   shared: Shared = None,
   groups: Labels = None,
+  sketch: int | bool | None = None,
   zero_gradients: str = "inactive",
 ) -> optax.GradientTransformationExtraArgs:
   """Draws the weights of MGDA towards uniform ones, using two batches.
@@ -159,6 +164,10 @@ def sdmgrad(
     groups: Parameters that get task weights of their own: "layer", "parameter", a
       pytree of labels like the parameters or a prefix of it, or a function from the
       parameters to one. Default: the same weights for all.
+    sketch: Measures sketches of the gradients, as :func:`gramian_method` explains:
+      True, or an odd number of buckets from 3 to 65,535. The inner loop must settle, or
+      small errors grow in it: choose a smaller ``learning_rate``. Default: exact
+      measurement.
     zero_gradients: "inactive" or "active": whether a task whose gradient is exactly
       zero is left out of the step, as if ``task_mask`` were False for it, or takes part
       as the method defines it: it draws all weight, and the update vanishes.
@@ -215,7 +224,7 @@ def sdmgrad(
     w, _ = jax.lax.fori_loop(0, num_steps, descend, start)
     return (w + lam * mean) / (1.0 + lam), w
 
-  return _two_batches(move, num_tasks, shared, groups, zero_gradients)
+  return _two_batches(move, num_tasks, shared, groups, sketch, zero_gradients)
 
 
 def _project(active: jax.Array, vector: jax.Array) -> jax.Array:
@@ -228,6 +237,7 @@ def _two_batches(
   num_tasks: int | None,
   shared: Shared,
   groups: Labels,
+  sketch: int | bool | None,
   zero_gradients: str,
 ) -> optax.GradientTransformationExtraArgs:
   """Makes an aggregator that takes ``independent_grads``.
@@ -238,6 +248,7 @@ def _two_batches(
     num_tasks: See :func:`modo`.
     shared: See :func:`modo`.
     groups: See :func:`modo`.
+    sketch: See :func:`modo`.
     zero_gradients: See :func:`modo`.
   """
   skips_zero = skips_zero_gradients(zero_gradients)
@@ -272,7 +283,9 @@ def _two_batches(
     measures="gramian",
     skips_zero=skips_zero,
   )
-  inner = aggregator(method, num_tasks=num_tasks, shared=shared, groups=groups)
+  inner = aggregator(
+    method, num_tasks=num_tasks, shared=shared, groups=groups, sketch=sketch
+  )
 
   def update(grads, state, params=None, *, independent_grads=None, **extra_args):
     if independent_grads is None:

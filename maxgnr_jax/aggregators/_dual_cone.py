@@ -17,7 +17,11 @@ from maxgnr_jax.aggregators._gramian import gramian_rule
 
 
 def upgrad(
-  *, num_tasks: int | None = None, shared: Shared = None, groups: Labels = None
+  *,
+  num_tasks: int | None = None,
+  shared: Shared = None,
+  groups: Labels = None,
+  sketch: int | bool | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Projects each gradient so that it conflicts with no other, then takes their mean.
 
@@ -33,6 +37,8 @@ def upgrad(
     groups: Parameters that get task weights of their own: "layer", "parameter", a
       pytree of labels like the parameters or a prefix of it, or a function from the
       parameters to one. Default: the same weights for all.
+    sketch: Measures sketches of the gradients, as :func:`gramian_method` explains:
+      True, or an odd number of buckets from 3 to 65,535. Default: exact measurement.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
@@ -52,7 +58,9 @@ def upgrad(
   References:
     Quinton and Rey, Jacobian Descent for Multi-Objective Optimization, 2024, UPGrad.
   """
-  return gramian_rule(upgrad_weights, num_tasks=num_tasks, shared=shared, groups=groups)
+  return gramian_rule(
+    upgrad_weights, num_tasks=num_tasks, shared=shared, groups=groups, sketch=sketch
+  )
 
 
 def upgrad_weights(gramian: jax.Array, active: jax.Array | bool = True) -> jax.Array:
@@ -73,7 +81,11 @@ def upgrad_weights(gramian: jax.Array, active: jax.Array | bool = True) -> jax.A
 
 
 def dualproj(
-  *, num_tasks: int | None = None, shared: Shared = None, groups: Labels = None
+  *,
+  num_tasks: int | None = None,
+  shared: Shared = None,
+  groups: Labels = None,
+  sketch: int | bool | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Projects the mean of the gradients so that it conflicts with no task's gradient.
 
@@ -89,6 +101,8 @@ def dualproj(
     groups: Parameters that get task weights of their own: "layer", "parameter", a
       pytree of labels like the parameters or a prefix of it, or a function from the
       parameters to one. Default: the same weights for all.
+    sketch: Measures sketches of the gradients, as :func:`gramian_method` explains:
+      True, or an odd number of buckets from 3 to 65,535. Default: exact measurement.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
@@ -110,7 +124,7 @@ def dualproj(
     2017, Eq. 11.
   """
   return gramian_rule(
-    dualproj_weights, num_tasks=num_tasks, shared=shared, groups=groups
+    dualproj_weights, num_tasks=num_tasks, shared=shared, groups=groups, sketch=sketch
   )
 
 

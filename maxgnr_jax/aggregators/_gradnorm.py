@@ -32,6 +32,7 @@ def gradnorm(
   num_tasks: int | None = None,
   shared: Shared = None,
   groups: Labels = None,
+  sketch: int | bool | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Learns weights that give larger gradients to tasks that train more slowly.
 
@@ -54,6 +55,10 @@ def gradnorm(
     groups: Parameters that get task weights of their own: "layer", "parameter", a
       pytree of labels like the parameters or a prefix of it, or a function from the
       parameters to one. Default: the same weights for all.
+    sketch: Measures sketches of the gradients, as :func:`gramian_method` explains:
+      True, or an odd number of buckets from 3 to 65,535. Weights learn from signs of
+      differences between norms, which errors change only where norms are close.
+      Default: exact measurement.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`,
@@ -144,4 +149,6 @@ def gradnorm(
     return Choice(weights, new)
 
   method = Method(measure, choose, init, values=("losses",), measures="gramian")
-  return aggregator(method, num_tasks=num_tasks, shared=shared, groups=groups)
+  return aggregator(
+    method, num_tasks=num_tasks, shared=shared, groups=groups, sketch=sketch
+  )

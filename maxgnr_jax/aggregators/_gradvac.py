@@ -35,6 +35,7 @@ def gradvac(
   num_tasks: int | None = None,
   shared: Shared = None,
   groups: Labels = None,
+  sketch: int | bool | None = None,
   key: int | jax.Array = 0,
 ) -> optax.GradientTransformationExtraArgs:
   """Sums the gradients after raising the cosine of each pair to its running average.
@@ -56,6 +57,8 @@ def gradvac(
     groups: Parameters that get task weights of their own: "layer", "parameter", a
       pytree of labels like the parameters or a prefix of it, or a function from the
       parameters to one. All groups share the orders. Default: the same weights for all.
+    sketch: Measures sketches of the gradients, as :func:`gramian_method` explains:
+      True, or an odd number of buckets from 3 to 65,535. Default: exact measurement.
     key: An integer or a PRNG key, from which the orders are drawn.
 
   Returns:
@@ -105,6 +108,7 @@ def gradvac(
     num_tasks=num_tasks,
     shared=shared,
     groups=groups,
+    sketch=sketch,
   )
 
 

@@ -17,7 +17,11 @@ from maxgnr_jax.aggregators._gramian import gramian_rule
 
 
 def imtl_g(
-  *, num_tasks: int | None = None, shared: Shared = None, groups: Labels = None
+  *,
+  num_tasks: int | None = None,
+  shared: Shared = None,
+  groups: Labels = None,
+  sketch: int | bool | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Combines the gradients so that the update has the same projection on each of them.
 
@@ -33,6 +37,8 @@ def imtl_g(
     groups: Parameters that get task weights of their own: "layer", "parameter", a
       pytree of labels like the parameters or a prefix of it, or a function from the
       parameters to one. Default: the same weights for all.
+    sketch: Measures sketches of the gradients, as :func:`gramian_method` explains:
+      True, or an odd number of buckets from 3 to 65,535. Default: exact measurement.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
@@ -52,7 +58,9 @@ def imtl_g(
   References:
     Liu et al., Towards Impartial Multi-task Learning, ICLR 2021, Section 3.1.
   """
-  return gramian_rule(imtl_g_weights, num_tasks=num_tasks, shared=shared, groups=groups)
+  return gramian_rule(
+    imtl_g_weights, num_tasks=num_tasks, shared=shared, groups=groups, sketch=sketch
+  )
 
 
 def imtl_g_weights(gramian: jax.Array, active: jax.Array | bool = True) -> jax.Array:

@@ -18,6 +18,7 @@ def krum(
   num_tasks: int | None = None,
   shared: Shared = None,
   groups: Labels = None,
+  sketch: int | bool | None = None,
   zero_gradients: str = "inactive",
 ) -> optax.GradientTransformationExtraArgs:
   """Averages the gradients that lie closest to other gradients.
@@ -45,6 +46,9 @@ def krum(
     groups: Parameters that get task weights of their own: "layer", "parameter", a
       pytree of labels like the parameters or a prefix of it, or a function from the
       parameters to one. Default: the same weights for all.
+    sketch: Measures sketches of the gradients, as :func:`gramian_method` explains:
+      True, or an odd number of buckets from 3 to 65,535. If two gradients have nearly
+      the same score, another one may be selected. Default: exact measurement.
     zero_gradients: "inactive" or "active": whether a task whose gradient is exactly
       zero is left out of the step, as if ``task_mask`` were False for it, or takes part
       as the method defines it: it may be selected.
@@ -80,6 +84,7 @@ def krum(
     num_tasks=num_tasks,
     shared=shared,
     groups=groups,
+    sketch=sketch,
     zero_gradients=zero_gradients,
   )
 

@@ -21,6 +21,7 @@ def mgda(
   num_tasks: int | None = None,
   shared: Shared = None,
   groups: Labels = None,
+  sketch: int | bool | None = None,
   zero_gradients: str = "inactive",
 ) -> optax.GradientTransformationExtraArgs:
   """Takes the shortest vector in the convex hull of the tasks' gradients.
@@ -37,6 +38,8 @@ def mgda(
     groups: Parameters that get task weights of their own: "layer", "parameter", a
       pytree of labels like the parameters or a prefix of it, or a function from the
       parameters to one. Default: the same weights for all.
+    sketch: Measures sketches of the gradients, as :func:`gramian_method` explains:
+      True, or an odd number of buckets from 3 to 65,535. Default: exact measurement.
     zero_gradients: "inactive" or "active": whether a task whose gradient is exactly
       zero is left out of the step, as if ``task_mask`` were False for it, or takes part
       as the method defines it: it is the shortest vector, and the update is zero.
@@ -67,6 +70,7 @@ def mgda(
     num_tasks=num_tasks,
     shared=shared,
     groups=groups,
+    sketch=sketch,
     zero_gradients=zero_gradients,
   )
 

@@ -26,6 +26,7 @@ PARAMS = example_params()
 TRANSFORMATIONS = {
   "maxgnr": lambda: optax.chain(maxgnr(num_tasks=NUM_TASKS), optax.adam(0.1)),
   "maxgnr_bfloat16": lambda: maxgnr(num_tasks=NUM_TASKS, momentum_dtype=jnp.bfloat16),
+  "maxgnr_sketch": lambda: maxgnr(num_tasks=NUM_TASKS, groups="layer", sketch=7),
   "pcgrad": lambda: optax.chain(
     aggregators.pcgrad(num_tasks=NUM_TASKS), optax.adam(0.1)
   ),

@@ -93,6 +93,12 @@ METHODS = {name: tested(name, row) for name, row in AGGREGATORS.items()}
 METHODS["maxgnr-paper"] = METHODS["maxgnr"]._replace(
   make=functools.partial(maxgnr, solver=steepest_descent(1e-2))
 )
+# Of few parameters no two numbers fall in the same bucket, so that nothing is lost.
+for _name in ("maxgnr", "cagrad"):
+  _row = METHODS[_name]
+  METHODS[f"{_name}-sketch"] = _row._replace(
+    make=functools.partial(_row.make, sketch=33)
+  )
 # The frame, with which one writes a method.
 FRAME = {"Choice", "Method", "Step", "aggregator", "remember"}
 
