@@ -142,5 +142,6 @@ def famo(
     init,
     values=("losses",),
     optional_values=("losses_after_step",),
+    measures="nothing",
   )
   return aggregator(method, num_tasks=num_tasks, shared=shared)

@@ -135,8 +135,9 @@ class Step:
       grads: Stacked pytree, g. Default: the gradients of the trunk.
       other: Stacked pytree like it: then ``⟨g_i, other_j⟩``.
     """
-    if grads is None and self.measured is not None and self.sketch_size is None:
-      return self.measured.gramian
+    known = None if self.measured is None else self.measured.gramian
+    if grads is None and known is not None:
+      return known
 
     def measure(g: optax.Updates, other: optax.Updates | None = None) -> jax.Array:
       return _stacked.gramian(g, self.dtype, other, self.mask)

@@ -1,6 +1,6 @@
 """`value_and_combined_grad` by the cheapest way, against stacked gradients."""
 
-import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,6 @@ import numpy as np
 import optax
 import pytest
 
-from benchmarks.methods import AGGREGATORS
 from maxgnr_jax import (
   aggregators,
   maxgnr,
@@ -20,7 +19,7 @@ from tests.helpers.trees import assert_trees_close
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 TASKS, ROWS, WIDTH = 4, 8, 5
-STATELESS = ("graddrop", "gradient_dropout", "trimmed_mean", "moco", "db_mtl")
+COORDINATES = ("graddrop", "gradient_dropout", "trimmed_mean", "moco", "db_mtl")
 
 
 def draw(*shape):
@@ -42,7 +41,6 @@ SCENES = {
   "a task without labels": USUAL | {"scale": jnp.array([1.0, 0.1, 0.0, 1.0])},
   "nothing is finite": USUAL | {"scale": jnp.full(TASKS, jnp.nan)},
 }
-MASK = jnp.array([True, True, True, False])
 
 
 def losses(params, x, scene):
@@ -58,46 +56,26 @@ def losses(params, x, scene):
   return made
 
 
-def shared(part):
-  """Selects all, the trunk, the last layer or its bias."""
-  names = {
-    "trunk": ("first", "last"),
-    "layer": ("last",),
-    "bias": ("last", "bias"),
-    "all": (),
-  }[part]
-
-  def select(params):
-    def keep(path, _):
-      keys = [entry.key for entry in path if hasattr(entry, "key")]
-      return not names or all(name in keys for name in names[:2]) or (
-        part == "trunk" and keys[0] in names
-      )
-
-    return jax.tree_util.tree_map_with_path(keep, params)
-
-  return select
+def last_bias(params):
+  """Selects the bias of the last layer that the tasks share."""
+  mask = jax.tree.map(lambda _: False, params)
+  return mask | {"last": {"kernel": False, "bias": True}}
 
 
-def extra_arguments(name):
-  return {"kpis": jnp.linspace(0.2, 0.8, TASKS)} if name == "dtp" else {}
-
-
-def assert_as_stacked(aggregator, scenes, extra_args=None, rtol=2e-4, **options):
+def assert_as_stacked(aggregator, scenes, rtol=2e-4, jit=jax.jit, mask=None, **options):
   """Compares gradients and states of some steps with those of stacked gradients."""
-  extra_args = extra_args or {}
-  combined = value_and_combined_grad(losses, aggregator, **options)
+  fun = options.pop("fun", losses)
+  combined = value_and_combined_grad(fun, aggregator, **options)
   stacked = value_and_task_grads(losses)
 
-  @jax.jit
+  @jit
   def ours(state, scene):
-    return combined.value_and_grad(state, PARAMS, X, scene, **extra_args)
+    return combined.value_and_grad(state, PARAMS, X, scene, task_mask=mask)
 
   @jax.jit
   def expected(state, scene):
     values, grads = stacked(PARAMS, X, scene)
-    known = {"losses": values} | extra_args
-    return aggregator.update(grads, state, PARAMS, **known)
+    return aggregator.update(grads, state, PARAMS, losses=values, task_mask=mask)
 
   state, after = combined.init(PARAMS), aggregator.init(PARAMS)
   for scene in scenes:
@@ -109,12 +87,190 @@ def assert_as_stacked(aggregator, scenes, extra_args=None, rtol=2e-4, **options)
     assert_trees_close(state.aggregator, after, rtol=10 * rtol, atol=1e-5)
 
 
-NAMES = [name for name in methods.METHODS if name != "flat_regions"]
+KINDS = {
+  "losses": aggregators.uncertainty(optax.sgd(0.1), num_tasks=TASKS),
+  "nothing": aggregators.random_weights(num_tasks=TASKS),
+  "gramian and losses": aggregators.gradnorm(optimizer=optax.sgd(0.1), num_tasks=TASKS),
+  "gramian": aggregators.mgda(num_tasks=TASKS),
+  "gradients of a part": maxgnr(num_tasks=TASKS, shared=last_bias),
+  "gramian of a part": aggregators.mgda(num_tasks=TASKS, shared=last_bias),
+  "gradients": maxgnr(num_tasks=TASKS),
+  "sketches": maxgnr(num_tasks=TASKS, sketch=31),
+  "sketches of groups": maxgnr(num_tasks=TASKS, sketch=31, groups="layer"),
+  "coordinates": aggregators.trimmed_mean(num_tasks=TASKS),
+}
+kinds = pytest.mark.parametrize("kind", KINDS)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_method_makes_the_update_of_stacked_gradients(name):
-  row = methods.METHODS[name]
+@kinds
+def test_the_update_is_that_of_stacked_gradients_whatever_is_not_finite(kind):
   scenes = ["usual", "a loss is not finite", "usual", "a gradient is not finite"]
   scenes += ["a task without labels", "nothing is finite", "usual"]
-  assert_as_stacked(row.make(num_tasks=TASKS), scenes, extra_arguments(name))
+  if kind == "coordinates":
+    scenes.remove("nothing is finite")  # its average needs three tasks
+  assert_as_stacked(KINDS[kind], scenes)
+
+
+@pytest.mark.parametrize("kind", ["losses", "gramian", "sketches"])
+def test_masked_tasks_spoil_nothing(kind):
+  mask = jnp.array([True, False, True, True])
+  scenes = ["usual", "a loss is not finite", "usual"]
+  assert_as_stacked(KINDS[kind], scenes, mask=mask)
+
+
+@pytest.mark.parametrize("kind", ["losses", "gradients of a part", "sketches"])
+def test_microbatches_with_auxiliary_data(kind):
+  def fun(params, x, scene):
+    return losses(params, x, scene), {"rows": jnp.mean(x)}
+
+  options = {"fun": fun, "has_aux": True, "microbatches": 2}
+  scenes = ["usual", "a loss is not finite", "usual"]
+  assert_as_stacked(KINDS[kind], scenes, rtol=1e-3, **options)
+
+
+@pytest.mark.parametrize("kind", ["losses", "gramian", "sketches"])
+def test_without_jit(kind):
+  scenes = ["usual", "a gradient is not finite"]
+  assert_as_stacked(KINDS[kind], scenes, jit=lambda fun: fun)
+
+
+@pytest.mark.parametrize("tasks_at_once", [None, 1, 2])
+def test_losses_as_a_vector(tasks_at_once):
+  def fun(params, x, scene):
+    made = losses(params, x, scene)
+    return jnp.stack([made[name] for name in sorted(made)])
+
+  options = {"fun": fun, "tasks_at_once": tasks_at_once}
+  assert_as_stacked(KINDS["sketches"], ["usual", "usual"], **options)
+
+
+@pytest.mark.parametrize("factory", [maxgnr, aggregators.fairgrad, aggregators.slaw])
+def test_injected_hyperparameters_keep_the_cheap_way(factory):
+  name = {maxgnr: "gamma", aggregators.fairgrad: "alpha"}.get(factory, "beta")
+  static = {"sketch": 31} if factory is maxgnr else {}
+  inject = optax.inject_hyperparams(factory, static_args=tuple(static))
+  schedule = optax.linear_schedule(0.5, 0.2, 4)
+  tx = inject(**{name: schedule}, num_tasks=TASKS, **static)
+  combined = value_and_combined_grad(losses, tx)
+  text = jax.jit(combined.value_and_grad).lower(
+    combined.init(PARAMS), PARAMS, X, USUAL
+  )
+  stacked = f"tensor<{TASKS}x{WIDTH}x{WIDTH}xf32>"
+  # The passes of FairGrad go side by side, and each layer's gradients are stacked.
+  assert (stacked in text.as_text()) == (factory is aggregators.fairgrad)
+  assert_as_stacked(tx, ["usual", "usual"])
+
+
+def way(aggregator, side_by_side=True, **extra_args):
+  """What an aggregator measures by passes; None if it needs stacked gradients."""
+  state = aggregator.init(PARAMS)
+  found = aggregator.update.way(state, PARAMS, extra_args, side_by_side=side_by_side)
+  return found and found.measures
+
+
+STACKED = {"maxgnr", "maxgnr-paper", "excess_mtl", *COORDINATES}
+NOTHING = {
+  *("bmtl", "constant_weights", "dtp", "dwa", "equal_weights", "famo", "gls"),
+  *("imtl_l", "random_weights", "slaw", "stch", "uncertainty"),
+}
+
+
+def test_each_method_is_served_by_the_cheapest_way():
+  for name, row in methods.METHODS.items():
+    if name == "flat_regions":  # it takes two sets of gradients
+      continue
+    expected = None if name in STACKED else "nothing" if name in NOTHING else "gramian"
+    expected = "sketches" if name.endswith("sketch") else expected
+    assert way(row.make(num_tasks=TASKS)) == expected, name
+
+
+def test_the_way_depends_on_what_is_measured():
+  assert way(maxgnr(sketch=31)) == "sketches"
+  assert way(maxgnr(sketch=31, groups="layer")) is None
+  assert way(aggregators.mgda(sketch=31)) == "sketches"
+  assert way(aggregators.mgda(), side_by_side=False) is None
+  for factory in (maxgnr, aggregators.mgda, aggregators.excess_mtl):
+    assert way(factory(shared=last_bias)) == "gradients"
+  assert way(aggregators.modo(), independent_grads=PARAMS) is None
+
+
+def test_a_transformation_around_the_aggregator_gets_stacked_gradients():
+  inner = aggregators.mgda(num_tasks=TASKS)
+
+  def update(grads, state, params=None, **extra_args):
+    return inner.update(jax.tree.map(jnp.sign, grads), state, params, **extra_args)
+
+  tx = optax.GradientTransformationExtraArgs(inner.init, update)
+  assert_as_stacked(tx, ["usual"])
+
+
+LAYERS, WIDE, MANY = 8, 160, 4
+DEEP = {
+  "layers": [draw(WIDE, WIDE) / 10 for _ in range(LAYERS)],
+  "bias": jnp.zeros(WIDE),
+  "heads": [draw(WIDE, k + 1) for k in range(MANY)],
+}
+
+
+def deep_losses(params, x):
+  for kernel in params["layers"]:
+    x = jnp.tanh(x @ kernel)
+  x = x + params["bias"][None]
+  return [jnp.mean((x @ head - 1.0) ** 2) for head in params["heads"]]
+
+
+def compiled(aggregator):
+  combined = value_and_combined_grad(deep_losses, aggregator)
+  arguments = (combined.init(DEEP), DEEP, draw(ROWS, WIDE))
+  return jax.jit(combined.value_and_grad).lower(*arguments).compile()
+
+
+def kernel_gradients(program):
+  """Counts the arrays of a kernel's size that are made outside of loops by products."""
+  entry = program.as_text().split("\nENTRY ")[1]
+  return len(re.findall(rf"= f32\[{WIDE},{WIDE}\]\S* dot\(", entry))
+
+
+def bias_of_deep(params):
+  return jax.tree.map(lambda _: False, params) | {"bias": True}
+
+
+@pytest.mark.parametrize(
+  "aggregator",
+  [
+    aggregators.gls(num_tasks=MANY),
+    maxgnr(num_tasks=MANY, shared=bias_of_deep),
+  ],
+)
+def test_one_pass_goes_through_the_trunk(aggregator, usual_compilation):
+  program = compiled(aggregator)
+  assert kernel_gradients(program) == LAYERS
+  assert_memory(program, 0.3)
+
+
+def test_sketches_need_the_memory_of_less_than_a_gradient(usual_compilation):
+  program = compiled(maxgnr(num_tasks=MANY, sketch=127))
+  assert_memory(program, 0.5)
+
+
+def test_gramians_need_the_memory_of_some_layers(usual_compilation):
+  program = compiled(aggregators.mgda(num_tasks=MANY))
+  assert_memory(program, 4 * MANY / LAYERS)  # four layers of eight
+
+
+def assert_memory(program, gradients):
+  """Bounds the temporary memory beyond that of the gradient of the mean loss."""
+
+  def mean_loss(params, x):
+    return sum(deep_losses(params, x))
+
+  single = jax.jit(jax.grad(mean_loss)).lower(DEEP, draw(ROWS, WIDE)).compile()
+  size = sum(x.nbytes for x in jax.tree.leaves(DEEP))
+  beyond = temporary(program) - temporary(single)
+  assert beyond < gradients * size
+  stacked = rf"f32\[{MANY * LAYERS * WIDE * WIDE}\]"
+  assert not re.search(stacked, program.as_text())
+
+
+def temporary(program):
+  return program.memory_analysis().temp_size_in_bytes
