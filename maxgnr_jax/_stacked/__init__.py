@@ -27,6 +27,7 @@ from maxgnr_jax._stacked._norms import largest as largest
 from maxgnr_jax._stacked._norms import magnitude as magnitude
 from maxgnr_jax._stacked._norms import norms as norms
 from maxgnr_jax._stacked._norms import task_scale as task_scale
+from maxgnr_jax._stacked._norms import zero as zero
 from maxgnr_jax._stacked._sharding import named_axes as named_axes
 from maxgnr_jax._stacked._sharding import over_parameters as over_parameters
 from maxgnr_jax._stacked._sharding import sharded_over as sharded_over

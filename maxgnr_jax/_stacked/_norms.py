@@ -131,6 +131,16 @@ def largest(stacked: Any, dtype: Any, mask: jax.Array) -> jax.Array:
   return over_parameters(in_shards, leaves, mask)
 
 
+def zero(stacked: Any, dtype: Any) -> jax.Array:
+  """Tells which tasks' gradients are exactly zero, [K], by reading all numbers."""
+
+  def in_shards(reduce, leaves):
+    return reduce.largest(_largest([x for (x,) in leaves], dtype))
+
+  leaves = [(x,) for x in jax.tree.leaves(stacked)]
+  return over_parameters(in_shards, leaves) == 0
+
+
 def _scaled_row(position: int, inverse: jax.Array):
   """Returns a ``row`` for the sums: an array divided by each task's scale.
 

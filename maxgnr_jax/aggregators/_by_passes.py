@@ -263,5 +263,5 @@ def _finite_and_zero(leaves, seen, dtype, axis_names):
 
   with _stacked.sharded_over(axis_names):
     finite = _stacked.finite(one(leaves), 1, dtype)[0]
-    zero = _stacked.largest(one(seen), dtype, jnp.ones((1,), bool))[0] == 0
+    zero = _stacked.zero(one(seen), dtype)[0]
   return finite, zero

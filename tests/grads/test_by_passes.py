@@ -245,7 +245,7 @@ def bias_of_deep(params):
 def test_one_pass_goes_through_the_trunk(aggregator, usual_compilation):
   program = compiled(aggregator)
   assert kernel_gradients(program) == LAYERS
-  assert_memory(program, 0.3)
+  assert_memory(program, 0.5)
 
 
 def test_sketches_need_the_memory_of_less_than_a_gradient(usual_compilation):
@@ -255,7 +255,7 @@ def test_sketches_need_the_memory_of_less_than_a_gradient(usual_compilation):
 
 def test_gramians_need_the_memory_of_some_layers(usual_compilation):
   program = compiled(aggregators.mgda(num_tasks=MANY))
-  assert_memory(program, 4 * MANY / LAYERS)  # four layers of eight
+  assert_memory(program, 5 * MANY / LAYERS)  # five layers of eight
 
 
 def assert_memory(program, gradients):
