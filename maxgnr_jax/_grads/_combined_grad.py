@@ -59,14 +59,35 @@ def value_and_combined_grad(
   microbatches: int | None = None,
   batch_argnums: int | Sequence[int] = 1,
 ) -> CombinedGrad:
-  """Reuses task weights for several steps, so that most need one backward pass.
+  """Takes the combined gradient of K losses by as few backward passes as it can.
 
-  The first step and every n-th after it is a *refresh*: it takes all K gradients, which
-  the aggregator combines while it updates its weights and its state. The steps between
-  refreshes take one forward and a single backward pass, of ``Σ w_k L_k`` with the last
-  weights, and leave the aggregator alone. Under :func:`jax.jit` both kinds of steps are
-  in one compiled function, under :func:`jax.lax.cond`; without it, each step runs its
-  own kind. The optimiser sees one gradient in every step.
+  The aggregator chooses the weights, and a backward pass of ``Σ w_k L_k`` makes the
+  gradient. What the aggregator measures says what else is needed:
+
+  - the losses, or nothing (:func:`aggregators.uncertainty`,
+    :func:`aggregators.equal_weights`, ...): no other pass;
+  - gradients of a part of the parameters (``shared=`` selects at most half of all
+    numbers): K passes that end at that part. At the bias of the last layer that the
+    tasks share they are nearly free;
+  - sketches (``sketch=``): K passes one after the other, each of which is sketched and
+    forgotten;
+  - a Gramian (:func:`aggregators.mgda`, ...): K passes side by side, whose inner
+    products are taken layer by layer;
+  - anything else (:func:`maxgnr` without ``sketch``, groups, methods whose update is no
+    weighted sum): the gradients are stacked and combined, without a further pass.
+
+  The result is that of :func:`value_and_task_grads` and the aggregator's ``update``, up
+  to rounding. If a loss or a gradient is not finite, further passes take the tasks one
+  by one, so that the others lose nothing. Two things differ: a method that measures no
+  gradients looks for gradients of zero only if a loss is exactly 0; and with
+  ``microbatches`` Gramian methods stack gradients, and the other ways go through the
+  batch once more for the losses and once for the weighted gradient.
+
+  With ``refresh_every`` n > 1, the first step and every n-th after it is a *refresh*,
+  in which the aggregator updates its weights and its state as above. The steps between
+  take a single backward pass with the last weights, and leave the aggregator alone.
+  Under :func:`jax.jit` both kinds of steps are in one compiled function, under
+  :func:`jax.lax.cond`; without it, each step runs its own kind.
 
   The aggregator counts refreshes, not steps. MaxGNR's momentum averages over
   1 / (1 - γ) refreshes, which are n times as many steps; a smaller γ makes up for that.
@@ -77,20 +98,22 @@ def value_and_combined_grad(
   :func:`aggregators.gradient_dropout`, :func:`aggregators.trimmed_mean`,
   :func:`aggregators.moco` and :func:`aggregators.db_mtl`) need ``refresh_every=1``. The
   ``independent_grads`` of :func:`aggregators.modo` and :func:`aggregators.sdmgrad` are
-  used at refreshes only.
+  used at refreshes only, which then stack gradients.
 
   Args:
     fun: Function that returns the K losses, as :func:`value_and_task_grads` takes it.
     aggregator: ``maxgnr()`` or another aggregator by itself, not in a chain; it may be
-      inside :func:`optax.inject_hyperparams`. Give it ``num_tasks``, or the second step
+      inside :func:`optax.inject_hyperparams`. A transformation of your own around it
+      gets stacked gradients. Give it ``num_tasks``, or the second step
       is traced once more. Whatever follows the aggregator belongs to the optimiser,
       which takes the combined gradient.
-    refresh_every: n, at least 1. With 1 the gradient is exactly what the aggregator
-      makes of :func:`value_and_task_grads`.
+    refresh_every: n, at least 1.
     argnum: Which positional argument to differentiate with respect to.
     has_aux: Whether ``fun`` returns auxiliary data besides the losses.
-    tasks_at_once: How many backward passes of a refresh run side by side; see
-      :func:`value_and_task_grads`.
+    tasks_at_once: How many backward passes of a refresh run side by side, as in
+      :func:`value_and_task_grads`. Default: what the way needs; up to 16 that are taken
+      one after the other are written out. With 1 they are in a loop, which compiles
+      faster, and in which NaN in one loss reaches all gradients.
     microbatches: Number of equal parts in which the batch is taken, in both kinds of
       steps; see :func:`value_and_task_grads`. Default: the whole batch at once.
     batch_argnums: With ``microbatches``, which positional argument(s) hold the batch.
@@ -132,12 +155,10 @@ def value_and_combined_grad(
     >>> def losses(params):
     ...   return jnp.sum((params - 1.0) ** 2), jnp.sum(0.01 * params**2)
     >>> params = jnp.array([3.0, -1.0])
-    >>> combined = value_and_combined_grad(
-    ...   losses, maxgnr(num_tasks=2), refresh_every=4
-    ... )
+    >>> combined = value_and_combined_grad(losses, maxgnr(num_tasks=2, sketch=True))
     >>> tx = optax.sgd(0.1)
     >>> state, opt_state = combined.init(params), tx.init(params)
-    >>> for _ in range(3):  # a refresh and two steps with its weights
+    >>> for _ in range(3):
     ...   values, grad, state = combined.value_and_grad(state, params)
     ...   updates, opt_state = tx.update(grad, opt_state, params)
     ...   params = optax.apply_updates(params, updates)
