@@ -10,10 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from maxgnr_jax._stacked import DEFAULT_SIZE
 from maxgnr_jax._task_names import in_order, is_vector
-
-# Inner products of sketches of this size have an error of about 1 %.
-DEFAULT_SKETCH_SIZE = 16_381
 
 
 def check_at_least_one(name: str, value: Any) -> None:
@@ -109,6 +107,42 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     raise ValueError(f"`{name}` must be {listed}, got {value!r}.")
 
 
+def check_gamma(gamma: Any) -> None:
+  """Raises unless ``0 <= gamma < 1``; a traced value passes unseen."""
+  if callable(gamma):
+    raise TypeError(
+      f"`gamma` must be a number in [0, 1), got {gamma!r}. For a schedule use "
+      "`optax.inject_hyperparams(maxgnr)(gamma=schedule)`."
+    )
+  if isinstance(gamma, jax.core.Tracer):
+    return
+  try:
+    valid = not isinstance(gamma, str) and 0 <= float(gamma) < 1
+  except TypeError:
+    valid = False
+  if not valid:
+    raise ValueError(
+      f"`gamma`, the decay rate of the momentum, must lie in [0, 1), got {gamma!r}."
+    )
+
+
+def check_momentum_dtype(dtype: Any) -> None:
+  """Raises unless ``dtype`` is None or real floating point."""
+  if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
+    raise TypeError(
+      f"`momentum_dtype` must be a real floating-point dtype or None, got {dtype!r}."
+    )
+
+
+def check_solver(solver: Any) -> None:
+  """Raises unless ``solver`` has a method to solve Eq. 17 with."""
+  if not callable(getattr(solver, "solve", None)):
+    raise TypeError(
+      f"`solver` must be a `Solver`, such as `projected_gradient()`, got {solver!r}. "
+      "Call a function that makes one; wrap a rule of your own in `Solver(rule)`."
+    )
+
+
 def check_optimizer(optimizer: Any) -> None:
   """Raises unless ``optimizer`` is a gradient transformation."""
   _check_transformation("optimizer", optimizer, "optax.adam(0.025)")
@@ -138,13 +172,18 @@ def as_sketch_size(sketch: Any) -> int | None:
   if sketch is None or sketch is False:
     return None
   if sketch is True:
-    return DEFAULT_SKETCH_SIZE
-  check_integer("sketch", sketch, 3)
-  size = operator.index(sketch)
-  if size % 2 == 0 or size >= 2**16:
+    return DEFAULT_SIZE
+  if isinstance(sketch, jax.core.Tracer):
+    check_integer("sketch", sketch, 3)  # raises
+  try:
+    size = operator.index(sketch)
+  except TypeError:
+    size = 0
+  if size % 2 == 0 or not 3 <= size < 2**16:
     raise ValueError(
-      "`sketch` must be True or an odd integer from 3 to 65,535, the number of buckets, "
-      f"got {size}. Prime numbers such as 16,381 (the default) or 65,521 suit best."
+      "`sketch` must be None, True or an odd integer from 3 to 65,535, the number of "
+      f"buckets, got {sketch!r}. Prime numbers such as 16,381 (which True takes) or "
+      "65,521 suit best."
     )
   return size
 

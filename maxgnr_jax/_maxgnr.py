@@ -13,6 +13,9 @@ from maxgnr_jax._checks import (
   as_weights,
   check_choice,
   check_fraction,
+  check_gamma,
+  check_momentum_dtype,
+  check_solver,
   check_state,
 )
 from maxgnr_jax._gnr import (
@@ -162,10 +165,10 @@ def maxgnr(
     Under :func:`jax.jit` parameters and momentum may be sharded over a mesh in any way.
     Inside :func:`jax.shard_map` give ``update`` the ``axis_name``, or names, over which
     parameters are sharded, and with ``sketch`` also ``param_specs``, a pytree of
-    :class:`jax.sharding.PartitionSpec` like the parameters. In both cases average each task's gradients over
-    data-parallel replicas first (inside ``shard_map``, average the losses before they
-    are differentiated), because weights are not linear in the gradients. Other extra
-    arguments are ignored.
+    :class:`jax.sharding.PartitionSpec` like the parameters. In both cases average each
+    task's gradients over data-parallel replicas first (inside ``shard_map``, average the
+    losses before they are differentiated), because weights are not linear in the
+    gradients. Other extra arguments are ignored.
 
   Raises:
     ValueError: for ``gamma`` or ``noise_decay`` outside [0, 1), or ``num_tasks`` < 1;
@@ -197,12 +200,12 @@ def maxgnr(
     Fan et al., MaxGNR: A Dynamic Weight Strategy via Maximizing
     Gradient-to-Noise Ratio for Multi-Task Learning, Algorithm 1.
   """
-  _check_gamma(gamma)
-  _check_momentum_dtype(momentum_dtype)
+  check_gamma(gamma)
+  check_momentum_dtype(momentum_dtype)
   check_choice("momentum_rounding", momentum_rounding, ("nearest", "stochastic"))
   if noise_decay is not None:
     check_fraction("noise_decay", noise_decay)
-  _check_solver(solver)
+  check_solver(solver)
   size = as_sketch_size(sketch)
 
   def init(params: Any, shape: tuple[int, ...], dtype: Any) -> Memory:
@@ -337,39 +340,3 @@ def _kept(noise_decay: Any, step: Step, active: jax.Array) -> jax.Array:
   samples = jnp.maximum(step.task_count - 1, 0).astype(step.dtype)
   keep = rho * (1.0 - rho**samples) / (1.0 - rho ** (samples + 1.0))
   return jnp.where(active & (step.task_count > 0), keep, 1.0)
-
-
-def _check_gamma(gamma: Any) -> None:
-  """Raises unless ``0 <= gamma < 1``; a traced value passes unseen."""
-  if callable(gamma):
-    raise TypeError(
-      f"`gamma` must be a number in [0, 1), got {gamma!r}. For a schedule use "
-      "`optax.inject_hyperparams(maxgnr)(gamma=schedule)`."
-    )
-  if isinstance(gamma, jax.core.Tracer):
-    return
-  try:
-    valid = not isinstance(gamma, str) and 0 <= float(gamma) < 1
-  except TypeError:
-    valid = False
-  if not valid:
-    raise ValueError(
-      f"`gamma`, the decay rate of the momentum, must lie in [0, 1), got {gamma!r}."
-    )
-
-
-def _check_momentum_dtype(dtype: Any) -> None:
-  """Raises unless ``dtype`` is None or real floating point."""
-  if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
-    raise TypeError(
-      f"`momentum_dtype` must be a real floating-point dtype or None, got {dtype!r}."
-    )
-
-
-def _check_solver(solver: Any) -> None:
-  """Raises unless ``solver`` has a method to solve Eq. 17 with."""
-  if not callable(getattr(solver, "solve", None)):
-    raise TypeError(
-      f"`solver` must be a `Solver`, such as `projected_gradient()`, got {solver!r}. "
-      "Call a function that makes one; wrap a rule of your own in `Solver(rule)`."
-    )

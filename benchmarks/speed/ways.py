@@ -58,7 +58,7 @@ def main() -> None:
       progress.set_description(f"{model} K={tasks}")
       problem = make_problem(model, tasks, args.batch_size)
       runs = ways(problem, LAST_BIAS[model])
-      seconds = interleave(runs, args.rounds, progress.update)
+      seconds = interleave({**runs}, args.rounds, progress.update)
       summary["steps"].append(
         {
           "model": model,

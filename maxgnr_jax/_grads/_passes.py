@@ -88,8 +88,8 @@ class Passes:
   def side_by_side(self, fun: Callable[[Any], Any]) -> Any:
     """Returns ``fun`` of the stacked gradients, which are made layer by layer.
 
-    All passes go through a layer together. If ``fun`` reduces each array by itself, none
-    lives longer than its layer takes.
+    All passes go through a layer together. If ``fun`` reduces each array by itself,
+    none lives longer than its layer takes.
     """
     cotangents, _ = one_loss_at_a_time(self.losses)
     return fun(jax.vmap(self._pull)(cotangents))

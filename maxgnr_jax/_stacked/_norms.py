@@ -54,7 +54,7 @@ def gramian(
 
 
 def gramian_and_largest(stacked: Any, dtype: Any) -> tuple[jax.Array, jax.Array]:
-  """Returns ``⟨g_i, g_j⟩`` [K, K], and the largest magnitude of every task exactly, [K].
+  """Returns ``⟨g_i, g_j⟩``, [K, K], and the largest magnitude of every task, [K].
 
   Reads the gradients twice, but needs none of them once more in a branch, so that they
   can be forgotten at once.

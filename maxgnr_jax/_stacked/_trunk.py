@@ -116,7 +116,9 @@ def restrict(grads: optax.Updates, trunk: Any) -> optax.Updates:
     ) from error
 
 
-def specs_of(param_specs: Any, trunk: Any) -> tuple[jax.sharding.PartitionSpec, ...] | None:
+def specs_of(
+  param_specs: Any, trunk: Any
+) -> tuple[jax.sharding.PartitionSpec, ...] | None:
   """Returns how each array of the trunk is sharded, if ``param_specs`` says so.
 
   Args:

@@ -64,7 +64,10 @@ def until_good(good: jax.Array, result: Any, again: Callable[[Any], Any]) -> Any
     return carry[0] + 1, *again(carry[2])
 
   first = (jnp.zeros((), jnp.int32), good, result)
-  goes_on = lambda carry: ~carry[1] & (carry[0] < MOST_TURNS)
+
+  def goes_on(carry):
+    return ~carry[1] & (carry[0] < MOST_TURNS)
+
   return _with_derivative_of(result, _repeated(goes_on, turn, first)[2])
 
 

@@ -19,11 +19,12 @@ from maxgnr_jax._checks import (
   check_num_tasks,
   check_state,
 )
-from maxgnr_jax._linalg import count_where, zero_inactive
+from maxgnr_jax._linalg import count_where
 from maxgnr_jax._stacked._groups import assign_groups, labels_of
 from maxgnr_jax._task_names import check_same_names
 from maxgnr_jax.aggregators._attempts import without_spoilers
 from maxgnr_jax.aggregators._by_passes import Update, Way, way_of
+from maxgnr_jax.aggregators._combination import combine_gradients
 from maxgnr_jax.aggregators._measured import Measured
 from maxgnr_jax.aggregators._method import MEASURES
 from maxgnr_jax.aggregators._method import AggregatorState as AggregatorState
@@ -278,7 +279,7 @@ def _take_step(
       weights = jnp.where(active if labels is None else active[None], weights, 0)
     updates = None
     if not measured:
-      updates = _combine(choice, weights, grads, trunk, like, active, labels)
+      updates = combine_gradients(choice, weights, grads, trunk, like, active, labels)
     return updates, weights, choice.memory
 
   result = attempt(finite)
@@ -343,37 +344,3 @@ def _check_choice(choice: Choice, method: Method) -> None:
 def _dtype(state: AggregatorState, like: Any) -> Any:
   """Returns the dtype of K-sized arithmetic."""
   return _stacked.compute_dtype(like if state.weights is None else state.weights)
-
-
-def _combine(
-  choice: Choice,
-  weights: jax.Array | None,
-  grads: optax.Updates,
-  trunk: optax.Updates,
-  like: Any,
-  active: jax.Array,
-  labels: Any,
-) -> optax.Updates:
-  """Makes the update that a method chose, in the dtypes of ``like``."""
-  if weights is not None:
-    rows = [weights] if labels is None else list(weights)
-    parts = (_stacked.split(labels, tree) for tree in (grads, like))
-    return _stacked.merge(
-      [
-        _stacked.combine(row, part, shapes, active)
-        for row, part, shapes in zip(rows, *parts, strict=True)
-      ]
-    )
-  any_active = jnp.any(active)
-  combined = jax.tree.map(
-    lambda x, shape: jnp.where(any_active, x, 0).astype(jnp.result_type(shape)),
-    choice.combined,
-    _stacked.restrict(like, trunk),
-  )
-  heads = _stacked.combine(
-    zero_inactive(active, choice.head_weights),
-    _stacked.heads(grads, trunk),
-    _stacked.heads(like, trunk),
-    active,
-  )
-  return _stacked.merge([combined, heads])

@@ -21,9 +21,9 @@ from maxgnr_jax._task_names import check_same_names
 from maxgnr_jax.aggregators._attempts import until_good
 from maxgnr_jax.aggregators._measured import Measured
 
-# If the trunk has at most this share of the numbers, its K gradients are measured, and a
-# further pass makes the update. Otherwise the gradients of all parameters are at hand,
-# and they are combined.
+# If the trunk has at most this share of the numbers, its K gradients are measured, and
+# a further pass makes the update. Otherwise the gradients of all parameters are at
+# hand, and they are combined.
 LARGEST_PART = 0.5
 # Arrays of at most this many numbers are reduced together.
 SMALL = 2**14

@@ -54,7 +54,9 @@ def equal_weights(
     return Choice(uniform_weights(active, last_weights.dtype))
 
   return aggregator(
-    Method(_last_weights, choose, measures="nothing", skips_zero=False), num_tasks=num_tasks, shared=shared
+    Method(_last_weights, choose, measures="nothing", skips_zero=False),
+    num_tasks=num_tasks,
+    shared=shared,
   )
 
 

@@ -120,9 +120,8 @@ class Step:
   @functools.cached_property
   def sketches(self) -> jax.Array:
     """The gradients' sketches, [K, size], or [G, K, size] with groups."""
-    if self.measured is not None:
-      return self.measured.sketches
-    return self._sketch(self.grads)
+    known = None if self.measured is None else self.measured.sketches
+    return self._sketch(self.grads) if known is None else known
 
   def gramian(
     self, grads: optax.Updates | None = None, other: optax.Updates | None = None
@@ -149,19 +148,16 @@ class Step:
     return self.in_each_group(measure, first, *map(self._sketch, others))
 
   def _sketch(self, grads: optax.Updates) -> jax.Array:
-    assert self.sketch_size is not None
+    size = self.sketch_size
+    assert size is not None
     if self.specs is None:
-      return self.in_groups(
-        lambda g: _stacked.sketch(g, self.sketch_size, self.dtype), grads
-      )
+      return self.in_groups(lambda g: _stacked.sketch(g, size, self.dtype), grads)
+
+    def sketch(g: optax.Updates, specs: Any) -> jax.Array:
+      return _stacked.sketch(g, size, self.dtype, jax.tree.leaves(specs))
+
     specs = jax.tree.unflatten(jax.tree.structure(grads), self.specs)
-    return self.in_groups(
-      lambda g, specs: _stacked.sketch(
-        g, self.sketch_size, self.dtype, jax.tree.leaves(specs)
-      ),
-      grads,
-      specs,
-    )
+    return self.in_groups(sketch, grads, specs)
 
   def zero(self, grads: optax.Updates | None) -> jax.Array:
     """Tells which tasks' gradients are exactly zero, [K], in what was measured.

@@ -63,5 +63,7 @@ def random_weights(
     weights = active_softmax(active, drawn)
     return Choice(weights, remember(active, {"key": after}, memory))
 
-  method = Method(measure, choose, key_memory(key), measures="nothing", skips_zero=False)
+  method = Method(
+    measure, choose, key_memory(key), measures="nothing", skips_zero=False
+  )
   return aggregator(method, num_tasks=num_tasks, shared=shared)

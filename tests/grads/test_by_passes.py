@@ -152,9 +152,7 @@ def test_injected_hyperparameters_keep_the_cheap_way(factory):
   schedule = optax.linear_schedule(0.5, 0.2, 4)
   tx = inject(**{name: schedule}, num_tasks=TASKS, **static)
   combined = value_and_combined_grad(losses, tx)
-  text = jax.jit(combined.value_and_grad).lower(
-    combined.init(PARAMS), PARAMS, X, USUAL
-  )
+  text = jax.jit(combined.value_and_grad).lower(combined.init(PARAMS), PARAMS, X, USUAL)
   stacked = f"tensor<{TASKS}x{WIDTH}x{WIDTH}xf32>"
   # The passes of FairGrad go side by side, and each layer's gradients are stacked.
   assert (stacked in text.as_text()) == (factory is aggregators.fairgrad)

@@ -9,7 +9,6 @@ import optax
 import pytest
 
 from maxgnr_jax import (
-  aggregators,
   maxgnr,
   value_and_combined_grad,
   value_and_flat_task_grads,
