@@ -97,7 +97,9 @@ def report(
   rows = summary["rows"]
   settings = summary["settings"]
   seeds = reported_seeds(
-    settings["seeds"], settings["tuning_seeds"], settings["tuning_seeds_apart"]
+    settings["seeds"],
+    settings["tuning_seeds"],
+    settings.get("tuning_seeds_apart", False),
   )
   joint = {
     m: _histories(out, m, rows[m]["learning_rate"], seeds)

@@ -17,7 +17,7 @@ def caption(judged: str, settings: Mapping[str, Any]) -> str:
   """Says in a table what model is judged in runs of these settings."""
   if judged == "best":
     return "the model that is best on the training set"
-  if settings["schedule"] == "cosine":
+  if settings.get("schedule") == "cosine":  # older results do not have it
     return "the model at the end of training"
   return "mean over the last epochs, 10 at most"
 
