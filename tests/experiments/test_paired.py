@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.experiments import paired
+from benchmarks.experiments import paired, tables
+from tests.helpers.experiments import ROOT
 
 
 def made_up(rates, **rows):
@@ -86,3 +87,15 @@ def test_table_is_written_and_marks_rates_at_the_edge(tmp_path):
   assert cells[1][3:] == ["", "", "", "0.1"]
   assert cells[2][4] == "-1.0 to -1.0"
   assert cells[3][-1] == "0.01, 0.1 (edge)"
+
+
+def test_committed_tables_are_those_of_the_committed_results():
+  folder = ROOT / "benchmarks" / "results" / "digits-measured"
+  results = json.loads((folder / "results.json").read_text())
+  assert (folder / "table.md").read_text() == tables.whole(results) + "\n"
+  assert (folder / "paired.md").read_text() == paired.markdown(results, "maxgnr-0.9")
+  numbers = json.loads((folder / "paired.json").read_text())
+  assert not any(row["at_edge"] for row in numbers["rows"].values())
+  assert results["settings"]["tuning_seeds"] >= 4
+  assert results["settings"]["tuning_seeds_apart"]
+  assert results["command"].startswith("python -m benchmarks.experiments digits sweep ")
