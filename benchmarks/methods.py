@@ -138,12 +138,17 @@ class Setting(NamedTuple):
     steps_per_epoch: Steps of an epoch, over which DWA averages losses.
     layers: Function from the parameters to labels, for methods with weights for each
       layer. None if the problem does not say what its layers are.
+    last_layer: Function from the parameters to bools: the last layer that the tasks
+      share. None if the problem does not say which it is.
+    last_bias: The same for the bias of that layer alone.
   """
 
   num_tasks: int
   shared: Callable[[Any], Any]
   steps_per_epoch: int
   layers: Callable[[Any], Any] | None = None
+  last_layer: Callable[[Any], Any] | None = None
+  last_bias: Callable[[Any], Any] | None = None
 
 
 class Method(NamedTuple):
@@ -169,9 +174,8 @@ def _method(
   """Makes a row from an aggregator, options, and options that the setting decides."""
 
   def make(setting: Setting) -> optax.GradientTransformation:
-    chosen: dict[str, Any] = {"shared": setting.shared, **options}
-    row = AGGREGATORS[aggregator]
-    return row.make(setting.num_tasks, **chosen, **of_setting(setting))
+    chosen = {"shared": setting.shared, **options, **of_setting(setting)}
+    return AGGREGATORS[aggregator].make(setting.num_tasks, **chosen)
 
   return Method(make)
 
@@ -179,10 +183,12 @@ def _method(
 _MAXGNR = re.compile(
   r"maxgnr-(?P<gamma>\d+(\.\d+)?)(?P<paper>-paper-solver)?"
   r"(-noise-(?P<noise>\d+(\.\d+)?))?(?P<layers>-by-layer)?"
-  r"(-every-(?P<every>[1-9]\d*))?(?P<all>-all)?"
+  r"(-sketch-(?P<sketch>\d+))?(-every-(?P<every>[1-9]\d*))?"
+  r"(-(?P<part>all|last-layer|last-bias))?"
 )
 _MAXGNR_NAMES = (
-  "maxgnr-GAMMA[-paper-solver][-noise-DECAY][-by-layer][-every-STEPS][-all]"
+  "maxgnr-GAMMA[-paper-solver][-noise-DECAY][-by-layer][-sketch-SIZE][-every-STEPS]"
+  "[-all|-last-layer|-last-bias]"
 )
 
 
@@ -196,21 +202,34 @@ def _maxgnr(name: str) -> Method | None:
     options["solver"] = steepest_descent()
   if found["noise"]:
     options["noise_decay"] = float(found["noise"])
-  if found["all"]:
+  if found["sketch"]:
+    options["sketch"] = int(found["sketch"])
+  if found["part"] == "all":
     options["shared"] = None
 
   def of_setting(setting: Setting) -> dict[str, Any]:
-    if not found["layers"]:
-      return {}
-    if setting.layers is None:
-      raise ValueError(
-        f"the method {name} needs a problem that says what its layers are "
-        "(`Problem.layers`): choose another method"
-      )
-    return {"groups": setting.layers}
+    chosen = {}
+    if found["layers"]:
+      chosen["groups"] = _said(setting, "layers", name, "what its layers are")
+    if found["part"] in ("last-layer", "last-bias"):
+      field = found["part"].replace("-", "_")
+      which = "which parameters the tasks share last"
+      chosen["shared"] = _said(setting, field, name, which)
+    return chosen
 
   method = _method("maxgnr", of_setting, **options)
   return method._replace(refresh_every=int(found["every"] or 1))
+
+
+def _said(setting: Setting, field: str, method: str, what: str) -> Callable[[Any], Any]:
+  """Returns a field of the setting, which not every problem fills."""
+  value = getattr(setting, field)
+  if value is None:
+    raise ValueError(
+      f"the method {method} needs a problem that says {what} (`Problem.{field}`): "
+      "choose another method"
+    )
+  return value
 
 
 def _equal_weights(stats: GradientStats):
@@ -278,10 +297,12 @@ METHODS = {
 def named(name: str) -> Method:
   """Finds the method of a name: one of ``METHODS``, or MaxGNR with its options.
 
-  ``maxgnr-GAMMA[-paper-solver][-noise-DECAY][-by-layer][-every-STEPS][-all]``: γ in
-  [0, 1); solved as in Section 5.1 of the paper instead of exactly; with a running mean
-  of the noise; with weights for each layer; with weights that are kept for some steps;
-  measured on all parameters instead of those that the tasks share.
+  The options of MaxGNR, in this order: γ in [0, 1); ``-paper-solver``, solved as in
+  Section 5.1 of the paper instead of exactly; ``-noise-DECAY``, with a running mean of
+  the noise; ``-by-layer``, with weights for each layer; ``-sketch-SIZE``, measured by
+  sketches; ``-every-STEPS``, with weights that are kept for some steps; ``-all``,
+  ``-last-layer`` or ``-last-bias``, measured on all parameters, on the last layer that
+  the tasks share, or on its bias, instead of on all that they share.
 
   Raises:
     ValueError: if there is no method of that name.

@@ -13,7 +13,7 @@ from benchmarks.experiments.config import Run, Settings, read_file
 from benchmarks.experiments.model import Model
 from benchmarks.experiments.problem import Problem
 from benchmarks.experiments.report import Report, report, settings_of
-from benchmarks.experiments.summary import JUDGED
+from benchmarks.experiments.summary import JUDGED, caption
 from benchmarks.experiments.sweep import Sweep, sweep
 from benchmarks.experiments.train import make_trainer, train_with_bar
 
@@ -66,7 +66,7 @@ def main(
     else:
       problem = make_problem(config)
       result = train_with_bar(make_trainer(Model(problem), config), config)
-      _print_result(problem, result, config.out)
+      _print_result(problem, result, config)
   except (ValueError, FileNotFoundError) as error:
     sys.exit(f"python -m {module}: {error}")
 
@@ -92,12 +92,13 @@ def _with_file(arguments: list[str]) -> list[str]:
   return [*rest[:1], *flags, *rest[1:]]
 
 
-def _print_result(problem: Problem, result: dict[str, Any], out: Path) -> None:
-  for judged, text in JUDGED.items():
+def _print_result(problem: Problem, result: dict[str, Any], run: Run) -> None:
+  for judged in JUDGED:
+    text = caption(judged, {"schedule": run.schedule})
     for split, metrics in result[judged].items():
       print(f"\n{split}, {text}:")
       for metric in problem.metrics:
         print(
           f"  {metric.task} {metric.label}: {metrics[metric.name]:.{metric.places}f}"
         )
-  print(f"\nLog, result and model are in {out}.")
+  print(f"\nLog, result and model are in {run.out}.")

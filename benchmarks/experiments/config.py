@@ -24,6 +24,10 @@ class Settings:
   """Parts into which a batch is divided to save memory."""
   epochs: int = 100
   """Passes over the training set; each ends with an evaluation."""
+  schedule: Literal["constant", "cosine"] = "constant"
+  """The learning rate over a run: constant, or a linear warm-up over 5 % of the steps
+  and a cosine decay to 0. With a constant one the result is the mean over the last
+  epochs, 10 at most, else the last model's."""
   validation: float = 0.0
   """Share of the training set that is held out to choose settings by."""
   checkpoint_seconds: float = 60.0

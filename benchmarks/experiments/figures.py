@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from benchmarks.experiments.metric import Metric
 from benchmarks.experiments.noise import GradientNoise
 from benchmarks.experiments.problem import SPLITS
-from benchmarks.experiments.summary import JUDGED
+from benchmarks.experiments.summary import caption
 
 COLOURS = mpl.color_sequences["tab20"]
 _MANY = 6  # with more tasks a legend has no room
@@ -43,7 +43,9 @@ def delta_m(summary: dict[str, Any], judged: str, path: Path) -> None:
     ax.set_xlim(right=max(10.0, 1.2 * max(map(max, values.values()))))
   ax.set(yticks=range(len(names)), yticklabels=names, ylim=(-1, len(names)))
   ax.set_xlabel("Δm % against single-task models, test (dots: seeds; bar: mean)")
-  ax.set_title(f"{summary['problem']}\n{JUDGED[judged]}", fontsize="medium")
+  ax.set_title(
+    f"{summary['problem']}\n{caption(judged, summary['settings'])}", fontsize="medium"
+  )
   ax.grid(alpha=0.3)
   figure.savefig(path, dpi=110)
 

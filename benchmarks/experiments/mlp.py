@@ -48,3 +48,21 @@ def layers(params: nnx.State) -> nnx.State:
     return "first layer" if in_first else "last layer"
 
   return jax.tree.map_with_path(label, params)
+
+
+def last_layer(params: nnx.State) -> nnx.State:
+  """Marks kernel and bias of the last layer that all tasks share with True."""
+  return jax.tree.map_with_path(lambda path, _: _in_last_layer(path), params)
+
+
+def last_bias(params: nnx.State) -> nnx.State:
+  """Marks the bias of the last layer that all tasks share with True."""
+
+  def is_last_bias(path, _):
+    return _in_last_layer(path) and path[3].key == "bias"
+
+  return jax.tree.map_with_path(is_last_bias, params)
+
+
+def _in_last_layer(path) -> bool:
+  return path[0].key == "trunk" and path[2].key == 2

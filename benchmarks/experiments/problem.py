@@ -37,6 +37,10 @@ class Problem:
       batches that hold each of its examples once; none if it has no examples.
     layers: Takes the parameters, returns labels that are equal within a layer, for
       methods with weights for each layer. None if the problem has no such labels.
+    last_layer: Takes the parameters, returns bools: True in the last layer that the
+      tasks share, for methods that measure gradients there. None if the problem does
+      not say which it is.
+    last_bias: The same for the bias of that layer alone.
   """
 
   title: str
@@ -53,6 +57,8 @@ class Problem:
   train_batches: Callable[[int, int], grain.MapDataset]
   evaluation_batches: Callable[[str], Iterable[Batch]]
   layers: Callable[[nnx.State], Any] | None = None
+  last_layer: Callable[[nnx.State], Any] | None = None
+  last_bias: Callable[[nnx.State], Any] | None = None
 
   def metrics_of(self, task: str) -> tuple[Metric, ...]:
     """Lists the metrics that judge one task."""

@@ -16,6 +16,7 @@ from benchmarks.experiments.noise import GradientNoise, gradient_noise
 from benchmarks.experiments.problem import SPLITS, Problem
 from benchmarks.experiments.step import Trainer
 from benchmarks.experiments.summary import JUDGED
+from benchmarks.experiments.sweep import reported_seeds
 from benchmarks.experiments.train import LAST
 
 S = TypeVar("S", bound=Settings)
@@ -94,13 +95,26 @@ def report(
   to = options.to or out
   to.mkdir(parents=True, exist_ok=True)
   rows = summary["rows"]
-  joint = {m: _histories(out, m, rows[m]) for m in rows if m != "single-task"}
-  _draw_training(problem, options, joint, _single_task(problem, out, rows), to)
+  settings = summary["settings"]
+  seeds = reported_seeds(
+    settings["seeds"],
+    settings["tuning_seeds"],
+    settings.get("tuning_seeds_apart", False),
+  )
+  joint = {
+    m: _histories(out, m, rows[m]["learning_rate"], seeds)
+    for m in rows
+    if m != "single-task"
+  }
+  single_task = _single_task(problem, out, rows["single-task"], seeds)
+  _draw_training(problem, options, joint, single_task, to)
   summary["last_epochs"] = {
-    method: _last_epochs(problem, seeds) for method, seeds in joint.items()
+    method: _last_epochs(problem, histories) for method, histories in joint.items()
   }
   measured = {
-    m: _measured(model, out, m, summary) for m in options.noise_of if m in rows
+    m: _measured(model, out, m, summary, seeds[0])
+    for m in options.noise_of
+    if m in rows
   }
   if measured:
     first, (noise, _) = next(iter(measured.items()))
@@ -150,24 +164,24 @@ def _history(folder: Path) -> list[dict[str, Any]]:
   return json.loads((folder / "result.json").read_text())["history"]
 
 
-def _histories(out: Path, method: str, row: dict[str, Any]) -> list[list[dict]]:
+def _histories(
+  out: Path, method: str, rate: float, seeds: Sequence[int]
+) -> list[list[dict[str, Any]]]:
   """Reads the histories of a method's seeds at the learning rate that was chosen."""
-  seeds = range(len(row["delta_m"]["last"]))
-  return [_history(_folder(out, method, row["learning_rate"], s)) for s in seeds]
+  return [_history(_folder(out, method, rate, seed)) for seed in seeds]
 
 
 def _single_task(
-  problem: Problem, out: Path, rows: dict[str, Any]
+  problem: Problem, out: Path, row: dict[str, Any], seeds: Sequence[int]
 ) -> list[list[dict[str, Any]]]:
   """Merges histories by seed, so that each metric is that of its task's own model."""
-  row = rows["single-task"]
   of_task = {
-    task: _histories(out, f"single-task-{task}", row | {"learning_rate": rate})
+    task: _histories(out, f"single-task-{task}", rate, seeds)
     for task, rate in row["learning_rates"].items()
   }
 
-  def merged(seed: int, epoch: int) -> dict[str, Any]:
-    own = {task: histories[seed][epoch] for task, histories in of_task.items()}
+  def merged(index: int, epoch: int) -> dict[str, Any]:
+    own = {task: histories[index][epoch] for task, histories in of_task.items()}
     any_row = next(iter(own.values()))
     return {"epoch": any_row["epoch"]} | {
       split: {m.name: own[m.task][split][m.name] for m in problem.metrics}
@@ -175,10 +189,10 @@ def _single_task(
       if split in any_row
     }
 
-  seeds = next(iter(of_task.values()))
+  any_task = next(iter(of_task.values()))
   return [
-    [merged(seed, epoch) for epoch in range(len(history))]
-    for seed, history in enumerate(seeds)
+    [merged(index, epoch) for epoch in range(len(history))]
+    for index, history in enumerate(any_task)
   ]
 
 
@@ -207,11 +221,11 @@ def _last_epochs(
 
 
 def _measured(
-  model: Model, out: Path, method: str, summary: dict[str, Any]
+  model: Model, out: Path, method: str, summary: dict[str, Any], seed: int
 ) -> tuple[GradientNoise, np.ndarray]:
-  """Measures the gradients of the first seed's best model; adds its weights."""
+  """Measures the gradients of one seed's best model; adds its weights."""
   rate = summary["rows"][method]["learning_rate"]
-  folder = _folder(out, method, rate, 0)
+  folder = _folder(out, method, rate, seed)
   settings = summary["settings"]
   trainer = Trainer(
     model, method, None, settings["batch_size"], settings["microbatches"]

@@ -14,6 +14,8 @@ from benchmarks.experiments.model import CompiledOnce, Model
 from benchmarks.experiments.problem import Batch
 from benchmarks.methods import EQUAL_WEIGHTS, Setting, named
 
+_WARMUP = 0.05  # share of a run's steps
+
 
 class EpochSums(NamedTuple):
   """Sums over the steps of the current epoch; K is the number of tasks trained.
@@ -91,6 +93,16 @@ class RunState(NamedTuple):
   epoch: EpochSums
 
 
+def warmup_cosine(steps: int) -> optax.Schedule:
+  """Makes a schedule of factors in [0, 1] of the learning rate.
+
+  It rises from 0 to 1 over 5 % of the steps, then falls to 0 as a cosine.
+  """
+  warmup = max(1, round(_WARMUP * steps))
+  # One step has no decay: the cosine must have at least one of its own.
+  return optax.warmup_cosine_decay_schedule(0.0, 1.0, warmup, max(steps, warmup + 1))
+
+
 class Trainer:
   """The steps of one method on one model.
 
@@ -101,6 +113,8 @@ class Trainer:
     batch_size: Examples per step.
     microbatches: Parts into which a batch is divided.
     steps_per_call: Steps that :meth:`steps` takes.
+    decay_epochs: Epochs over which the learning rate warms up and falls to 0; None for
+      a constant one.
 
   Raises:
     ValueError: if the devices cannot share a batch evenly, there are fewer examples
@@ -115,6 +129,7 @@ class Trainer:
     batch_size: int,
     microbatches: int = 1,
     steps_per_call: int = 1,
+    decay_epochs: int | None = None,
   ):
     problem, devices = model.problem, model.mesh.size
     if task is not None and task not in problem.tasks:
@@ -140,6 +155,11 @@ class Trainer:
         f"steps_per_call must divide the {self.steps_per_epoch} steps of an epoch, got "
         f"{steps_per_call}"
       )
+    self._factor = (
+      None
+      if decay_epochs is None
+      else warmup_cosine(self.steps_per_epoch * decay_epochs)
+    )
     self._adam = optax.inject_hyperparams(optax.adam)(learning_rate=0.0)
     chosen = named(method) if task is None else EQUAL_WEIGHTS
     parts = microbatches if microbatches > 1 else None
@@ -147,7 +167,12 @@ class Trainer:
       chosen,
       functools.partial(model.losses, tasks=self.tasks),
       Setting(
-        len(self.tasks), problem.trunk_only, self.steps_per_epoch, problem.layers
+        len(self.tasks),
+        problem.trunk_only,
+        self.steps_per_epoch,
+        problem.layers,
+        problem.last_layer,
+        problem.last_bias,
       ),
       parts,
     )
@@ -221,6 +246,8 @@ class Trainer:
 
   def _descend(self, state: RunState, losses, rest, grad, method_state):
     updates, adam = self._adam.update(grad, state.adam, state.params)
+    if self._factor is not None:  # Adam's updates are proportional to its rate
+      updates = optax.tree.scale(self._factor(state.step), updates)
     weights, gnr = weights_and_gnr(method_state, len(self.tasks))
     losses = jnp.stack([losses[task] for task in self.tasks])
     state = RunState(

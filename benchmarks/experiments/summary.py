@@ -9,11 +9,17 @@ from benchmarks.experiments.metric import Metric, delta_m, mean_ranks
 from benchmarks.experiments.problem import Problem
 from benchmarks.machine import describe_machine
 
-# The model of a run that is judged -> how tables call it.
-JUDGED = {
-  "last": "mean over the last epochs, 10 at most",
-  "best": "the model that is best on the training set",
-}
+# The models of a run that are judged.
+JUDGED = ("last", "best")
+
+
+def caption(judged: str, settings: Mapping[str, Any]) -> str:
+  """Says in a table what model is judged in runs of these settings."""
+  if judged == "best":
+    return "the model that is best on the training set"
+  if settings.get("schedule") == "cosine":  # older results do not have it
+    return "the model at the end of training"
+  return "mean over the last epochs, 10 at most"
 
 
 class Found(NamedTuple):

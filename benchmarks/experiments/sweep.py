@@ -46,6 +46,9 @@ class Sweep(Settings):
   """Runs per method."""
   tuning_seeds: int = 1
   """Runs by which the learning rate is chosen, at most ``seeds``."""
+  tuning_seeds_apart: bool = False
+  """Report other seeds than those by which the learning rate is chosen: the
+  ``seeds`` that follow them, so that there may be fewer."""
   jobs: int = os.cpu_count() or 1
   """Runs at the same time."""
 
@@ -57,7 +60,7 @@ class Sweep(Settings):
     for name in ("seeds", "tuning_seeds", "jobs"):
       if getattr(self, name) < 1:
         raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-    if self.tuning_seeds > self.seeds:
+    if self.tuning_seeds > self.seeds and not self.tuning_seeds_apart:
       raise ValueError(
         f"tuning_seeds must be at most seeds, got {self.tuning_seeds} of {self.seeds}"
       )
@@ -70,8 +73,23 @@ class Sweep(Settings):
       named(method)
 
 
+def reported_seeds(
+  seeds: int, tuning_seeds: int, tuning_seeds_apart: bool = False
+) -> range:
+  """Lists the seeds whose test results a sweep of these settings reports."""
+  first = tuning_seeds if tuning_seeds_apart else 0
+  return range(first, first + seeds)
+
+
 # Settings that the sweep has and a single run has not.
-_OF_THE_WHOLE = ("methods", "learning_rates", "seeds", "tuning_seeds", "jobs")
+_OF_THE_WHOLE = (
+  "methods",
+  "learning_rates",
+  "seeds",
+  "tuning_seeds",
+  "tuning_seeds_apart",
+  "jobs",
+)
 
 # A row of a table: a method, and the task if it is a single-task model.
 Row = tuple[str, str | None]
@@ -114,8 +132,11 @@ def sweep(model: Model, settings: Sweep, make_run: Callable[..., Run]) -> dict:
     )
 
   rates = tuple(dict.fromkeys(settings.learning_rates))
-  tuning = range(settings.tuning_seeds if len(rates) > 1 else settings.seeds)
-  rest = range(len(tuning), settings.seeds)
+  reported = reported_seeds(
+    settings.seeds, settings.tuning_seeds, settings.tuning_seeds_apart
+  )
+  tuning = range(settings.tuning_seeds) if len(rates) > 1 else reported
+  rest = [seed for seed in reported if seed not in tuning]
   epochs = settings.epochs * len(rows) * (len(rates) * len(tuning) + len(rest))
   bar = tqdm(total=epochs, unit="epoch", dynamic_ncols=True, smoothing=0.02)
   trainers = {row: make_trainer(model, run_of(row, rates[0], 0)) for row in rows}
@@ -164,7 +185,7 @@ def sweep(model: Model, settings: Sweep, make_run: Callable[..., Run]) -> dict:
     row: summary.Found(
       chosen[row],
       scores[row] if len(rates) > 1 else {},
-      [results[row, chosen[row], seed] for seed in range(settings.seeds)],
+      [results[row, chosen[row], seed] for seed in reported],
     )
     for row in rows
   }

@@ -7,7 +7,7 @@ import numpy as np
 from tabulate import tabulate
 
 from benchmarks.experiments.metric import Metric, mean_and_error
-from benchmarks.experiments.summary import JUDGED
+from benchmarks.experiments.summary import JUDGED, caption
 
 _ARROW = {1: "↑", -1: "↓"}
 # In this order: the commands themselves have underscores.
@@ -77,7 +77,7 @@ def _table(summary, judged, reference, form, bold, escape) -> str:
     [[np.mean(v) if v else np.nan for v in row] for row in cells.values()]
   )
   best = [_best_two(c.sign, x) for c, x in zip(columns, means.T, strict=True)]
-  rates = [_rates(row) for row in summary["rows"].values()]
+  chosen = [rates(row) for row in summary["rows"].values()]
   table = []
   for index, (name, values) in enumerate(cells.items()):
     texts = [
@@ -85,7 +85,7 @@ def _table(summary, judged, reference, form, bold, escape) -> str:
       for at, (column, seeds) in enumerate(zip(columns, values, strict=True))
       for text in [mean_and_error(seeds, column.places)]
     ]
-    table.append([name, *texts, rates[index]])
+    table.append([name, *texts, chosen[index]])
   if reference is not None:
     shown = [Metric(**metric) for metric in summary["metrics"] if metric["shown"]]
     for name, published in reference.rows.items():
@@ -145,7 +145,8 @@ def _best_two(sign: int, means: np.ndarray) -> set[int]:
   return set(np.flatnonzero(score >= finite[-2]).tolist())
 
 
-def _rates(row: dict[str, Any]) -> str:
+def rates(row: dict[str, Any]) -> str:
+  """Formats the learning rate of a row, or those of its single-task models."""
   if "learning_rate" in row:
     return f"{row['learning_rate']:g}"
   return ", ".join(f"{rate:g}" for rate in sorted(set(row["learning_rates"].values())))
@@ -154,7 +155,8 @@ def _rates(row: dict[str, Any]) -> str:
 def whole(summary: dict, reference: Reference | None = None) -> str:
   """Formats both Markdown tables under headings that name the judged models."""
   parts = []
-  for judged, text in JUDGED.items():
+  for judged in JUDGED:
+    text = caption(judged, summary["settings"])
     parts.append(f"{summary['problem']}; test set, {text}:")
     parts.append(markdown(summary, judged, reference))
   return "\n\n".join(parts)

@@ -22,8 +22,10 @@ from benchmarks.experiments.model import Model
 from benchmarks.experiments.problem import SPLITS
 from benchmarks.experiments.step import RunState, Trainer
 
-# Besides its best model's, a run's result is the mean over its last evaluations.
+# Besides its best model's, a run's result is the mean over its last evaluations. A
+# learning rate that has fallen to 0 leaves nothing to average.
 LAST = 10
+_LAST_OF = {"constant": LAST, "cosine": 1}
 _SECONDS_PER_LINE = 1.0
 
 
@@ -36,6 +38,7 @@ def make_trainer(model: Model, run: Run) -> Trainer:
     run.batch_size,
     run.microbatches,
     run.steps_per_call,
+    run.epochs if run.schedule == "cosine" else None,
   )
 
 
@@ -73,7 +76,8 @@ def train(
   if writer is not None:
     writer.close()
   save_model(run.out / "model", snapshot.best)
-  result = {"identity": identity, **summarise(snapshot, trainer.problem.metrics)}
+  found = summarise(snapshot, trainer.problem.metrics, _LAST_OF[run.schedule])
+  result = {"identity": identity, **found}
   _write(run.out / "result.json", json.dumps(result, indent=1))
   shutil.rmtree(run.out / "checkpoints")
   return result
@@ -137,14 +141,16 @@ def _row(trainer: Trainer, epoch: int, state: RunState) -> dict[str, Any]:
   return row
 
 
-def summarise(snapshot: Snapshot, metrics: tuple[Metric, ...]) -> dict[str, Any]:
+def summarise(
+  snapshot: Snapshot, metrics: tuple[Metric, ...], last_epochs: int
+) -> dict[str, Any]:
   """Collects the metrics of the best model, and the means over the last epochs."""
   history, epoch = snapshot.history, max(1, int(snapshot.best.epoch))
   splits = [split for split in SPLITS if split in history[-1]]
   names = [metric.name for metric in metrics]
   last = {
     split: {
-      name: float(np.mean([row[split][name] for row in history[-LAST:]]))
+      name: float(np.mean([row[split][name] for row in history[-last_epochs:]]))
       for name in names
     }
     for split in splits

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from sklearn.datasets import load_digits
 
 from benchmarks.combination import weights_and_gnr
@@ -85,9 +86,13 @@ def test_sweep_and_report_commands_write_table_figures_and_results(tmp_path):
   methods = ["equal-weights", "maxgnr-0.9", "flat-imtl-g", "maxgnr-0.9-by-layer"]
   out = ["--out", str(tmp_path)]
   options = ["--seeds", "2", "--epochs", "2", "--learning-rates", "1e-4", "1e-3"]
+  options += ["--schedule", "cosine", "--tuning-seeds-apart"]
   run_digits("sweep", *out, *options, "--methods", *methods)
   said = run_digits("report", *out)
   assert (tmp_path / "table.md").read_text() in said
+  assert "test set, the model at the end of training:" in said
+  seeds = {path.name for path in (tmp_path / "runs").glob("*/*/seed-*")}
+  assert seeds == {"seed-0", "seed-1", "seed-2"}  # 0 is for tuning, others reported
   figures = ("delta_m_last", "weights", "gnr", "gnr_over_training", "curves")
   for figure in figures:
     assert (tmp_path / f"{figure}.png").stat().st_size > 10_000
@@ -113,6 +118,7 @@ def test_sweep_and_report_commands_write_table_figures_and_results(tmp_path):
     (["--seeds", "0"], "seeds must be at least 1, got 0"),
     (["--steps-per-call", "99"], "must divide the 100 steps of an epoch, got 99"),
     (["--methods", "none-such"], "there is no method 'none-such'"),
+    (["--methods", "maxgnr-0.9-sketch-8"], "an odd integer from 3"),
   ],
 )
 def test_sweep_command_rejects_invalid_options(options, message, tmp_path, capsys):
@@ -141,10 +147,65 @@ def test_every_method_makes_a_gradient_transformation():
     assert hasattr(method.make(setting), "update")
 
 
-def test_method_by_layer_rejects_a_problem_without_layers():
+@pytest.mark.parametrize("option", ["by-layer", "last-layer", "last-bias"])
+def test_method_of_certain_layers_rejects_a_problem_without_them(option):
   setting = Setting(len(TASKS), mlp.trunk_only, 100)
-  with pytest.raises(ValueError, match=r"maxgnr-0\.9-by-layer needs a problem"):
-    named("maxgnr-0.9-by-layer").make(setting)
+  with pytest.raises(ValueError, match=rf"maxgnr-0\.9-{option} needs a problem"):
+    named(f"maxgnr-0.9-{option}").make(setting)
+
+
+def selected(selection, tree):
+  """Lists the arrays of a tree like the parameters that are marked with True."""
+  return list(itertools.compress(jax.tree.leaves(tree), jax.tree.leaves(selection)))
+
+
+def random_network():
+  """Draws a network, as its graph and parameters, without compiling initialisers."""
+  network = nnx.eval_shape(lambda: pairs.make_network(data.PIXELS, 8, nnx.Rngs(0)))
+  graph, shapes = nnx.split(network)
+  draw = np.random.default_rng(0).normal
+  return graph, jax.tree.map(
+    lambda x: jnp.asarray(draw(size=x.shape) / 8, jnp.float32), shapes
+  )
+
+
+def test_last_shared_layer_gets_what_the_heads_send_back():
+  graph, params = random_network()
+  canvas = np.random.default_rng(1).uniform(size=(5, data.PIXELS)).astype(np.float32)
+
+  def loss(params, change):
+    network = nnx.merge(graph, params)
+    first, _, last, _ = network.trunk.layers
+    inputs = nnx.relu(first(canvas))
+    output = network.heads["left"](nnx.relu(last(inputs) + change))
+    return jnp.sum(output**2), (inputs, output, network(canvas)["left"])
+
+  grad = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
+  (grads, sent), (inputs, output, same) = grad(params, np.zeros((5, 8), np.float32))
+  np.testing.assert_allclose(output, same, rtol=1e-4, atol=1e-6)
+  problem = make_problem(DigitsSettings())
+  (bias,) = selected(problem.last_bias(params), grads)
+  np.testing.assert_allclose(bias, sent.sum(0), rtol=1e-4, atol=1e-6)
+  bias_too, kernel = selected(problem.last_layer(params), grads)
+  np.testing.assert_array_equal(bias_too, bias)
+  np.testing.assert_allclose(kernel, inputs.T @ sent, rtol=1e-4, atol=1e-6)
+  assert np.abs(kernel).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+  ("option", "selection"),
+  [("last-layer", mlp.last_layer), ("last-bias", mlp.last_bias)],
+)
+def test_momentum_is_kept_where_the_method_measures(option, selection):
+  _, params = random_network()
+  setting = Setting(
+    len(TASKS), mlp.trunk_only, 100, None, mlp.last_layer, mlp.last_bias
+  )
+  state = named(f"maxgnr-0.9-{option}").make(setting).init(params)
+  expected = [(len(TASKS), *x.shape) for x in selected(selection(params), params)]
+  assert [x.shape for x in jax.tree.leaves(state.momentum)] == expected
+  sketched = named(f"maxgnr-0.9-sketch-7-{option}").make(setting).init(params)
+  assert sketched.momentum.shape == (len(TASKS), 7)
 
 
 def test_weights_and_gnr_by_layer_are_averaged_over_layers():
@@ -173,9 +234,19 @@ def test_weights_and_gnr_by_layer_are_averaged_over_layers():
 
 def test_options_of_maxgnr_are_parsed_from_its_name():
   assert named("maxgnr-0.7-every-3").refresh_every == 3
-  for name in ("maxgnr-0.3-paper-solver-all", "maxgnr-0.99-noise-0.5-by-layer"):
+  for name in (
+    "maxgnr-0.3-paper-solver-all",
+    "maxgnr-0.99-noise-0.5-by-layer",
+    "maxgnr-0.9-sketch-127-last-bias",
+  ):
     assert named(name).refresh_every == 1
-  for name in ("maxgnr-", "maxgnr-0.9-every-0", "maxgnr-0.9-all-all"):
+  for name in (
+    "maxgnr-",
+    "maxgnr-0.9-every-0",
+    "maxgnr-0.9-all-all",
+    "maxgnr-0.9-sketch-",
+    "maxgnr-0.9-all-last-layer",
+  ):
     with pytest.raises(ValueError, match="there is no method"):
       named(name)
 

@@ -53,6 +53,8 @@ def make_problem(settings: DigitsSettings) -> Problem:
     make_model=lambda rngs: pairs.make_network(PIXELS, settings.hidden, rngs),
     trunk_only=mlp.trunk_only,
     layers=mlp.layers,
+    last_layer=mlp.last_layer,
+    last_bias=mlp.last_bias,
     losses=pairs.losses,
     kpis=pairs.kpis,
     sums=pairs.sums,

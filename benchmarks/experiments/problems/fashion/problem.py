@@ -76,6 +76,8 @@ def make_problem(settings: FashionSettings) -> Problem:
     make_model=lambda rngs: pairs.make_network(pixels, settings.hidden, rngs),
     trunk_only=mlp.trunk_only,
     layers=mlp.layers,
+    last_layer=mlp.last_layer,
+    last_bias=mlp.last_bias,
     losses=pairs.losses,
     kpis=pairs.kpis,
     sums=pairs.sums,

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.io import arff
 
+from benchmarks.experiments import mlp
 from benchmarks.experiments.config import FileSettings
 from benchmarks.experiments.loading import hold_out, in_order, shuffled
 from benchmarks.experiments.metric import Metric
-from benchmarks.experiments.mlp import MLP, layers, trunk_only
 from benchmarks.experiments.problem import Batch, Problem
 
 NUM_TARGETS = 16
@@ -132,11 +132,13 @@ def make_problem(settings: TableSettings) -> Problem:
     metrics=tuple(Metric(task, task, "RRMSE %", -1, 2) for task in tasks),
     num_train=len(train),
     inputs="inputs",
-    make_model=lambda rngs: MLP(
+    make_model=lambda rngs: mlp.MLP(
       table.inputs.shape[1], settings.hidden, dict.fromkeys(tasks, 1), rngs
     ),
-    trunk_only=trunk_only,
-    layers=layers,
+    trunk_only=mlp.trunk_only,
+    layers=mlp.layers,
+    last_layer=mlp.last_layer,
+    last_bias=mlp.last_bias,
     losses=losses,
     kpis=kpis,
     sums=sums,
