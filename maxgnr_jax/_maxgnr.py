@@ -166,8 +166,8 @@ def maxgnr(
     Inside :func:`jax.shard_map` give ``update`` the ``axis_name``, or names, over which
     parameters are sharded, and with ``sketch`` also ``param_specs``, a pytree of
     :class:`jax.sharding.PartitionSpec` like the parameters. In both cases average each
-    task's gradients over data-parallel replicas first (inside ``shard_map``, average the
-    losses before they are differentiated), because weights are not linear in the
+    task's gradients over data-parallel replicas first (inside ``shard_map``, average
+    the losses before they are differentiated), because weights are not linear in the
     gradients. Other extra arguments are ignored.
 
   Raises:

@@ -9,7 +9,7 @@ import optax
 
 from maxgnr_jax import _stacked
 
-# The first turn finds the tasks to leave out, the second makes the update of the others.
+# The first turn finds the tasks to leave out, the second makes the others' update.
 MOST_TURNS = 3
 
 
