@@ -113,6 +113,8 @@ TRUNKS = {
 }
 
 
+# Those that whole train steps are timed with.
+USUAL = ("MLP", "convolutional", "transformer")
 # Path of the bias of the last layer that the tasks share.
 LAST_BIAS = {
   "MLP": "trunk/layers/2/bias/value",

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from benchmarks.machine import describe_machine
 from benchmarks.speed import report
-from benchmarks.speed.models import TRUNKS, Problem, make_problem
+from benchmarks.speed.models import TRUNKS, USUAL, Problem, make_problem
 from benchmarks.speed.steps import train_steps
 from benchmarks.speed.timing import Run, interleave, ratio, summarise
 from maxgnr_jax import maxgnr, value_and_combined_grad
@@ -35,7 +35,7 @@ def main() -> None:
   parser.add_argument(
     "--rounds", type=int, default=7, help=f"repetitions, {CYCLE} steps each"
   )
-  parser.add_argument("--models", nargs="+", choices=TRUNKS, default=list(TRUNKS))
+  parser.add_argument("--models", nargs="+", choices=TRUNKS, default=USUAL)
   parser.add_argument("--tasks", nargs="+", type=int, default=[3, 10])
   parser.add_argument("--batch-sizes", nargs="+", type=int, default=[32])
   out = Path("out/speed-refresh")

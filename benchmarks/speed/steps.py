@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from benchmarks.machine import describe_machine
 from benchmarks.speed import plots, report
-from benchmarks.speed.models import TRUNKS, Problem, make_problem
+from benchmarks.speed.models import TRUNKS, USUAL, Problem, make_problem
 from benchmarks.speed.timing import Run, interleave, ratio, summarise
 from maxgnr_jax import aggregators, maxgnr, value_and_task_grads
 
@@ -33,7 +33,7 @@ def main() -> None:
   parser.add_argument(
     "--rounds", type=int, default=15, help="repetitions of every measurement"
   )
-  parser.add_argument("--models", nargs="+", choices=TRUNKS, default=list(TRUNKS))
+  parser.add_argument("--models", nargs="+", choices=TRUNKS, default=USUAL)
   parser.add_argument("--batch-sizes", nargs="+", type=int, default=[32, 256])
   out = Path("out/speed-steps")
   parser.add_argument("--out", type=Path, default=out, help="folder")
