@@ -106,6 +106,32 @@ def test_the_readmes_times_between_refreshes_are_the_committed_results():
   assert table in README
 
 
+def test_the_readmes_times_of_combined_gradients_are_the_committed_results():
+  folder = RESULTS / "speed-ways"
+  summary = json.loads((folder / "results.json").read_text())
+  assert (folder / "table.md").read_text() == speed_report.ways(summary) + "\n"
+  assert (folder / "costs.md").read_text() == speed_report.costs(summary) + "\n"
+  assert speed_report.ways(summary) in README
+
+
+def test_what_the_text_says_of_parts_and_sketches_are_the_committed_results():
+  found = json.loads((RESULTS / "digits-measured" / "paired.json").read_text())
+  rows, text = found["rows"], " ".join(README.split())
+  assert found["against"] == "maxgnr-0.9"
+  for row, before in (("last-bias", "cost"), ("last-layer", "whole last layer")):
+    paired = rows[f"maxgnr-0.9-{row}"]
+    high, low = paired["difference_interval"]
+    points = " points of Δm" if row == "last-bias" else ""
+    says = f"{before} {-paired['difference']:.1f}{points} ({-low:.1f} to {-high:.1f})"
+    assert says in text
+  for size in (127, 1021, 16381):
+    low, high = rows[f"maxgnr-0.9-sketch-{size}"]["difference_interval"]
+    assert low < 0 < high
+  others = [name for name in rows if not name.startswith(("maxgnr", "single"))]
+  best = max(rows[name]["delta_m"] for name in others)
+  assert best < min(rows[f"maxgnr-0.9-last-{x}"]["delta_m"] for x in ("bias", "layer"))
+
+
 def test_the_captions_ratios_are_the_committed_results():
   summary = json.loads((RESULTS / "digits" / "results.json").read_text())
   smallest = {

@@ -138,27 +138,36 @@ def refresh(summary: dict) -> str:
 
 def ways(summary: dict) -> str:
   """Formats losses and combined gradient by the way that they are taken."""
+  rows = [
+    [
+      *_problem(entry),
+      _spread(entry["runs"]["single"]),
+      *(f"{entry['runs'][name]['to_single']:.2f}" for name in WAYS),
+      f"{entry['runs']['sketch']['to_separate_passes']:.2f}",
+    ]
+    for entry in summary["steps"]
+  ]
+  header = [*PROBLEM, "mean loss, ms", *WAYS.values(), "sketch to K + 1 passes"]
+  return tabulate(rows, header, tablefmt="github", disable_numparse=True)
+
+
+def costs(summary: dict) -> str:
+  """Formats temporary memory and compile times of the ways."""
   rows = []
   for entry in summary["steps"]:
     runs = entry["runs"]
-    largest = 4 * entry["tasks"] * entry["largest_layer"]
+    gradient = 4 * entry["parameters"]
+    layers = 4 * entry["tasks"] * entry["largest_layer"]
     rows.append(
       [
         *_problem(entry),
-        _spread(runs["single"]),
-        *(f"{runs[name]['to_single']:.2f}" for name in WAYS),
-        f"{runs['sketch']['to_separate_passes']:.2f}",
-        *(
-          f"{runs[name]['extra_bytes'] / (4 * entry['parameters']):.2f}"
-          for name in ("sketch", "stacked")
-        ),
-        f"{runs['gramian']['extra_bytes'] / largest:.2f}",
+        *(f"{runs[name]['extra_bytes'] / gradient:.2f}" for name in WAYS),
+        f"{runs['gramian']['extra_bytes'] / layers:.2f}",
         *(f"{runs[name]['compile_seconds']:.1f}" for name in ("single", *WAYS)),
       ]
     )
-  header = [*PROBLEM, "mean loss, ms", *WAYS.values(), "sketch to K + 1 passes"]
-  header += ["sketch, memory / D", "stacked, memory / D"]
-  header += ["Gramian, memory / (K × largest)"]
+  header = [*PROBLEM, *(f"{label}, memory / D" for label in WAYS.values())]
+  header += ["Gramian, memory / (K × largest layer)"]
   header += [f"{label}, compile, s" for label in ("mean loss", *WAYS.values())]
   return tabulate(rows, header, tablefmt="github", disable_numparse=True)
 

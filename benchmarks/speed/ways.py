@@ -26,7 +26,7 @@ from maxgnr_jax import (
 
 
 def main() -> None:
-  """Measures everything; writes ``results.json`` and ``table.md``."""
+  """Measures everything; writes ``results.json`` and two tables."""
   parser = argparse.ArgumentParser(
     prog="python -m benchmarks.speed.ways",
     description="Time losses and combined gradient by each way to take them, beside "
@@ -71,7 +71,8 @@ def main() -> None:
       )
   (args.out / "results.json").write_text(json.dumps(summary, indent=1) + "\n")
   (args.out / "table.md").write_text(report.ways(summary) + "\n")
-  print(report.ways(summary))
+  (args.out / "costs.md").write_text(report.costs(summary) + "\n")
+  print(report.ways(summary), report.costs(summary), sep="\n\n")
 
 
 def ways(problem: Problem, last_bias: str) -> dict[str, Run]:

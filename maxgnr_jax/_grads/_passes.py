@@ -137,8 +137,9 @@ class Passes:
 
     Otherwise it may begin all passes before it ends the first, and hold K gradients.
     """
-    last = jnp.ravel(jax.tree.leaves(result)[-1])[0]
-    return jnp.where(self.never & (last.astype(jnp.float32) > 0), 2.0, 1.0)
+    *_, last = [jnp.zeros(1), *(x for x in jax.tree.leaves(result) if x.size)]
+    number = jnp.ravel(last)[0].astype(jnp.float32)
+    return jnp.where(self.never & (number > 0), 2.0, 1.0)
 
 
 class MicrobatchPasses:
