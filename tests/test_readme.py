@@ -106,14 +106,6 @@ def test_the_readmes_times_between_refreshes_are_the_committed_results():
   assert table in README
 
 
-def test_the_readmes_times_of_combined_gradients_are_the_committed_results():
-  folder = RESULTS / "speed-ways"
-  summary = json.loads((folder / "results.json").read_text())
-  assert (folder / "table.md").read_text() == speed_report.ways(summary) + "\n"
-  assert (folder / "costs.md").read_text() == speed_report.costs(summary) + "\n"
-  assert speed_report.ways(summary) in README
-
-
 def test_what_the_text_says_of_parts_and_sketches_are_the_committed_results():
   found = json.loads((RESULTS / "digits-measured" / "paired.json").read_text())
   rows, text = found["rows"], " ".join(README.split())

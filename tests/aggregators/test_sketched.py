@@ -105,7 +105,7 @@ def test_weights_are_those_of_the_sketches_gramian(name):
   np.testing.assert_allclose(flat(updates), combined, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", FACTORIES)
+@pytest.mark.parametrize("name", ["gradnorm", "gradvac", "mgda", "modo"])
 def test_inactive_tasks_change_nothing(name):
   """A task may be masked, or have a gradient that is not finite, or none."""
   mask = np.array([True, True, False, True])
