@@ -1,6 +1,7 @@
 """A strict environment: implicit promotion of ranks and dtypes is an error."""
 
 import os
+from pathlib import Path
 from unittest import mock
 
 # The workers share the cores; NumPy's own threads would wait for each other. Read
@@ -28,6 +29,20 @@ def strict_promotion():
   yield
   jax.config.update("jax_numpy_rank_promotion", "allow")
   jax.config.update("jax_numpy_dtype_promotion", "standard")
+
+
+# Linux allows a process 65,530 mapped areas, and each compiled program takes some. The
+# compiler crashes where none is left.
+MOST_MAPPED = 25_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forgotten_programs():
+  """Forgets compiled programs after a module if there are many."""
+  yield
+  areas = Path("/proc/self/maps")
+  if areas.exists() and areas.read_text().count("\n") > MOST_MAPPED:
+    jax.clear_caches()
 
 
 @pytest.fixture
