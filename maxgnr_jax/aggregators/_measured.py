@@ -15,7 +15,7 @@ class Measured(NamedTuple):
       tells.
     grads: Stacked gradients of the trunk, with :class:`optax.MaskedNode` in place of
       other parameters; None if they were not kept.
-    sketches: [K, size], or [G, K, size] with groups: their sketches.
+    sketches: [K, size]: their sketches.
     gramian: [K, K]: their inner products.
   """
 

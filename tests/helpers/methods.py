@@ -54,7 +54,7 @@ def ngdiff(num_tasks=3):
 
 
 def maxgnr_sketch(gamma=0.9, num_tasks=None):
-  """Of few parameters no two numbers fall in the same bucket: nothing is lost."""
+  """MaxGNR with more buckets than the tests have parameters: sketches are exact."""
   return maxgnr(gamma, num_tasks=num_tasks, sketch=33)
 
 
