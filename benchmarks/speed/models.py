@@ -190,6 +190,14 @@ class Problem(NamedTuple):
     """K."""
     return len(self.batch[1])
 
+  def own_params(self) -> Any:
+    """Copies the parameters, because each run donates its own."""
+    return jax.tree.map(jnp.copy, self.params)
+
+  def largest_layer(self) -> int:
+    """The size of the largest array of parameters."""
+    return max(leaf.size for leaf in jax.tree.leaves(self.params))
+
   def num_parameters(self) -> int:
     """D."""
     return sum(leaf.size for leaf in jax.tree.leaves(self.params))

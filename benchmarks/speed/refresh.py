@@ -1,24 +1,19 @@
 """Command line: ``python -m benchmarks.speed.refresh --help``."""
 
-import argparse
+import itertools
 import json
-import shlex
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from tqdm import tqdm
 
-from benchmarks.machine import describe_machine
 from benchmarks.speed import report
-from benchmarks.speed.models import TRUNKS, USUAL, Problem, make_problem
+from benchmarks.speed.models import USUAL, Problem
+from benchmarks.speed.program import make_parser, measure, start_summary
 from benchmarks.speed.steps import train_steps
-from benchmarks.speed.timing import Run, interleave, ratio, summarise
+from benchmarks.speed.timing import Run, ratio, summarise
 from maxgnr_jax import maxgnr, value_and_combined_grad
 
 # Steps that are timed as one; all n divide it, so that each has whole refreshes.
@@ -27,56 +22,36 @@ CYCLE = max(report.EVERY)
 
 def main() -> None:
   """Measures everything; writes ``results.json`` and ``table.md``."""
-  parser = argparse.ArgumentParser(
-    prog="python -m benchmarks.speed.refresh",
-    description="Time train steps that choose their weights in every n-th step.",
-    formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+  parser = make_parser(
+    "refresh",
+    "Time train steps that choose their weights in every n-th step.",
+    7,
+    USUAL,
+    each=f", {CYCLE} steps each",
   )
-  parser.add_argument(
-    "--rounds", type=int, default=7, help=f"repetitions, {CYCLE} steps each"
-  )
-  parser.add_argument("--models", nargs="+", choices=TRUNKS, default=USUAL)
   parser.add_argument("--tasks", nargs="+", type=int, default=[3, 10])
   parser.add_argument("--batch-sizes", nargs="+", type=int, default=[32])
-  out = Path("out/speed-refresh")
-  parser.add_argument("--out", type=Path, default=out, help="folder")
   args = parser.parse_args()
   args.out.mkdir(parents=True, exist_ok=True)
 
-  summary: dict[str, Any] = {
-    "command": shlex.join(["python", "-m", "benchmarks.speed.refresh", *sys.argv[1:]]),
-    "rounds": args.rounds,
-    "steps_per_round": CYCLE,
-    "machine": describe_machine(),
-    "steps": [],
-  }
-  problems = [
-    (model, tasks, size)
-    for model in args.models
-    for tasks in args.tasks
-    for size in args.batch_sizes
-  ]
+  entries = []
+  problems = list(itertools.product(args.models, args.tasks, args.batch_sizes))
   total = len(problems) * args.rounds
   with tqdm(total=total, unit="round", dynamic_ncols=True) as progress:
-    for model, tasks, batch_size in problems:
-      progress.set_description(f"{model} K={tasks} batch={batch_size}")
-      problem = make_problem(model, tasks, batch_size)
-      seconds = interleave(cycles(problem), args.rounds, progress.update)
-      summary["steps"].append(
-        {
-          "model": model,
-          "tasks": tasks,
-          "batch_size": batch_size,
-          "parameters": problem.num_parameters(),
-          "runs": {
-            name: {**summarise(run), "to_single": ratio(run, seconds["single"])}
-            for name, run in seconds.items()
-          },
-        }
-      )
+    for model, tasks, size in problems:
+      problem = {"model": model, "tasks": tasks, "batch_size": size}
+      entries.append(measure(cycles, _summary, args.rounds, progress, **problem))
+  summary = start_summary("refresh", args.rounds, steps_per_round=CYCLE)
+  summary["steps"] = entries
   (args.out / "results.json").write_text(json.dumps(summary, indent=1) + "\n")
   (args.out / "table.md").write_text(report.refresh(summary) + "\n")
   print(report.refresh(summary))
+
+
+def _summary(name: str, runs: Any, seconds: dict[str, list[float]]) -> dict:
+  del runs
+  to_single = ratio(seconds[name], seconds["single"])
+  return {**summarise(seconds[name]), "to_single": to_single}
 
 
 def cycles(problem: Problem) -> dict[str, Callable[[], float]]:
@@ -108,7 +83,7 @@ def refreshed(problem: Problem, every: int, refresh: bool | None = None) -> Run:
     params = optax.apply_updates(params, updates)
     return losses, (params, weights_state, adam_state)
 
-  params = jax.tree.map(jnp.copy, problem.params)  # each run donates its own
+  params = problem.own_params()
   state = (params, combined.init(params), adam.init(params))
   return Run(train_step, state, problem.batch)
 

@@ -1,22 +1,18 @@
 """Command line: ``python -m benchmarks.speed.ways --help``."""
 
-import argparse
+import functools
+import itertools
 import json
-import shlex
-import sys
-from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from tqdm import tqdm
 
-from benchmarks.machine import describe_machine
 from benchmarks.speed import report
-from benchmarks.speed.models import LAST_BIAS, TRUNKS, Problem, make_problem
-from benchmarks.speed.timing import Run, interleave, ratio, summarise
+from benchmarks.speed.models import LAST_BIAS, TRUNKS, Problem
+from benchmarks.speed.program import make_parser, measure, start_summary
+from benchmarks.speed.timing import Run, ratio, summarise
 from maxgnr_jax import (
   aggregators,
   maxgnr,
@@ -27,48 +23,28 @@ from maxgnr_jax import (
 
 def main() -> None:
   """Measures everything; writes ``results.json`` and two tables."""
-  parser = argparse.ArgumentParser(
-    prog="python -m benchmarks.speed.ways",
-    description="Time losses and combined gradient by each way to take them, beside "
-    "the gradient of the mean loss.",
-    formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+  parser = make_parser(
+    "ways",
+    "Time losses and combined gradient by each way to take them, beside the gradient "
+    "of the mean loss.",
+    15,
+    list(TRUNKS),
   )
-  parser.add_argument(
-    "--rounds", type=int, default=15, help="repetitions of every measurement"
-  )
-  parser.add_argument("--models", nargs="+", choices=TRUNKS, default=list(TRUNKS))
   parser.add_argument("--tasks", nargs="+", type=int, default=[3, 10])
   parser.add_argument("--batch-size", type=int, default=64)
-  out = Path("out/speed-ways")
-  parser.add_argument("--out", type=Path, default=out, help="folder")
   args = parser.parse_args()
   args.out.mkdir(parents=True, exist_ok=True)
 
-  summary: dict[str, Any] = {
-    "command": shlex.join(["python", "-m", "benchmarks.speed.ways", *sys.argv[1:]]),
-    "rounds": args.rounds,
-    "machine": describe_machine(),
-    "steps": [],
-  }
-  problems = [(model, tasks) for model in args.models for tasks in args.tasks]
-  with tqdm(
-    total=len(problems) * args.rounds, unit="round", dynamic_ncols=True
-  ) as progress:
+  entries = []
+  problems = list(itertools.product(args.models, args.tasks))
+  total = len(problems) * args.rounds
+  with tqdm(total=total, unit="round", dynamic_ncols=True) as progress:
     for model, tasks in problems:
-      progress.set_description(f"{model} K={tasks}")
-      problem = make_problem(model, tasks, args.batch_size)
-      runs = ways(problem, LAST_BIAS[model])
-      seconds = interleave({**runs}, args.rounds, progress.update)
-      summary["steps"].append(
-        {
-          "model": model,
-          "tasks": tasks,
-          "batch_size": args.batch_size,
-          "parameters": problem.num_parameters(),
-          "largest_layer": max(x.size for x in jax.tree.leaves(problem.params)),
-          "runs": {name: _summary(name, runs, seconds, tasks) for name in runs},
-        }
-      )
+      problem = {"model": model, "tasks": tasks, "batch_size": args.batch_size}
+      make = functools.partial(ways, last_bias=LAST_BIAS[model])
+      summarise_run = functools.partial(_summary, tasks=tasks)
+      entries.append(measure(make, summarise_run, args.rounds, progress, **problem))
+  summary = start_summary("ways", args.rounds) | {"steps": entries}
   (args.out / "results.json").write_text(json.dumps(summary, indent=1) + "\n")
   (args.out / "table.md").write_text(report.ways(summary) + "\n")
   (args.out / "costs.md").write_text(report.costs(summary) + "\n")
@@ -108,16 +84,11 @@ def ways(problem: Problem, last_bias: str) -> dict[str, Run]:
     "gramian": aggregators.mgda(num_tasks=tasks),
   }
   return {
-    "single": Run(single, _own(problem), problem.batch),
-    "forward": Run(forward, _own(problem), problem.batch),
+    "single": Run(single, problem.own_params(), problem.batch),
+    "forward": Run(forward, problem.own_params(), problem.batch),
     **{name: _combined(problem, method) for name, method in methods.items()},
     "stacked": _stacked(problem, maxgnr(num_tasks=tasks)),
   }
-
-
-def _own(problem: Problem) -> Any:
-  """Copies the parameters, because each run donates its own."""
-  return jax.tree.map(jnp.copy, problem.params)
 
 
 def _combined(problem: Problem, aggregator: optax.GradientTransformation) -> Run:
@@ -128,7 +99,7 @@ def _combined(problem: Problem, aggregator: optax.GradientTransformation) -> Run
     losses, grad, inner = combined.value_and_grad(inner, params, batch)
     return (losses, grad), (params, inner)
 
-  params = _own(problem)
+  params = problem.own_params()
   return Run(step, (params, combined.init(params)), problem.batch)
 
 
@@ -141,7 +112,7 @@ def _stacked(problem: Problem, aggregator: optax.GradientTransformation) -> Run:
     grad, inner = aggregator.update(grads, inner, params)
     return (losses, grad), (params, inner)
 
-  params = _own(problem)
+  params = problem.own_params()
   return Run(step, (params, aggregator.init(params)), problem.batch)
 
 
