@@ -27,7 +27,7 @@ def main() -> None:
     "Time train steps that choose their weights in every n-th step.",
     7,
     USUAL,
-    each=f", {CYCLE} steps each",
+    each=f"of {CYCLE} steps",
   )
   parser.add_argument("--tasks", nargs="+", type=int, default=[3, 10])
   parser.add_argument("--batch-sizes", nargs="+", type=int, default=[32])
