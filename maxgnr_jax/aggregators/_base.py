@@ -256,6 +256,7 @@ def _take_step(
   measurements, measured_finite = method.measure(step, state.memory)
 
   # Find the active tasks.
+  unmeasured = measured_finite is None and not measured
   finite = measured.finite if measured else jnp.ones((tasks,), bool)
   for name in method.values:
     finite &= jnp.isfinite(jnp.square(values[name]))
@@ -265,7 +266,7 @@ def _take_step(
       finite &= _stacked.finite(_stacked.heads(grads, trunk), tasks, dtype)
   zero = jnp.zeros((tasks,), bool)
   if method.skips_zero:
-    zero = step.zero(grads if measured_finite is None else trunk)
+    zero = step.zero(grads if unmeasured else trunk)
 
   # Choose and combine.
   def attempt(finite: jax.Array) -> tuple[optax.Updates, Any, Memory]:
@@ -283,7 +284,7 @@ def _take_step(
     return updates, weights, choice.memory
 
   result = attempt(finite)
-  if measured_finite is None and not measured:
+  if unmeasured:
     finite, result = without_spoilers(attempt, result, finite, grads, dtype)
 
   # Record.

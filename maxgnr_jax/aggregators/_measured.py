@@ -1,6 +1,6 @@
 """What was measured of gradients that do not exist side by side."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import optax
@@ -23,4 +23,4 @@ class Measured(NamedTuple):
   zero: jax.Array | None = None
   grads: optax.Updates | None = None
   sketches: jax.Array | None = None
-  gramian: Any = None
+  gramian: jax.Array | None = None

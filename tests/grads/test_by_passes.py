@@ -265,3 +265,16 @@ def assert_memory(program, gradients):
 
 def temporary(program):
   return program.memory_analysis().temp_size_in_bytes
+
+
+def test_a_method_that_reads_no_gradient_but_does_not_say_so_is_served_by_a_part():
+  def measure(step, memory):
+    return step.values["losses"], None
+
+  def choose(losses, active, memory):
+    return aggregators.Choice(jnp.where(active, losses, 0.0))
+
+  method = aggregators.Method(measure, choose, values=("losses",))
+  tx = aggregators.aggregator(method, num_tasks=TASKS, shared=last_bias)
+  assert way(tx) == "gradients"
+  assert_as_stacked(tx, ["usual", "a gradient is not finite"])
