@@ -201,8 +201,9 @@ def value_and_combined_grad(
       """Returns the value, and what ``take`` makes of the passes."""
 
       def backward(tangents, inputs, losses):
-        never = state.count < 0
-        return take(Passes(tangents, inputs[0], losses, tasks_at_once, never))
+        return take(
+          Passes(tangents, inputs[0], losses, tasks_at_once, state.count < 0, anew)
+        )
 
       return differentiated(
         fun,
@@ -212,6 +213,9 @@ def value_and_combined_grad(
         microbatches=microbatches,
         batch_argnums=batch_argnums,
       )(*args)
+
+    def anew(take: Callable[[Passes], Any]) -> Any:
+      return sweep(take)[1]
 
     def combine(passes: Any) -> tuple[Any, Any]:
       grads = passes if takes_passes else passes.stacked()
@@ -228,7 +232,7 @@ def value_and_combined_grad(
         return value, *inner.update(grads, state.aggregator, params, **known)
       # Weights depend on the whole batch: its parts are gone through several times.
       value, _ = sweep(lambda passes: ())
-      passes = MicrobatchPasses(lambda take: sweep(take)[1], params, losses_of(value))
+      passes = MicrobatchPasses(anew, params, losses_of(value))
       return value, *combine(passes)
 
     def reused():

@@ -33,6 +33,8 @@ class Passes:
     losses: The K losses.
     tasks_at_once: As in :func:`value_and_task_grads`.
     never: [], bool. False, but unknown to the compiler.
+    anew: From a function of :class:`Passes` to what it makes of passes that follow a
+      forward pass of their own.
   """
 
   def __init__(
@@ -42,9 +44,10 @@ class Passes:
     losses: Any,
     tasks_at_once: int | None,
     never: jax.Array,
+    anew: Callable[[Callable[["Passes"], Any]], Any],
   ):
     self.tangents, self.params, self.losses = tangents, params, losses
-    self.tasks_at_once, self.never = tasks_at_once, never
+    self.tasks_at_once, self.never, self.anew = tasks_at_once, never, anew
     self.num_tasks = count_losses(losses)
     written_out = tasks_at_once is None and self.num_tasks <= MOST_WRITTEN_OUT
     self.written_out = written_out
@@ -112,22 +115,40 @@ class Passes:
     return pullback(jnp.asarray(factor, jnp.result_type(loss)))[0]
 
   def fold(self, step: Callable[[Any, Any, Any], Any], start: Any) -> Any:
-    """Calls ``carry = step(carry, k, gradient)`` for one task after the other."""
+    """Calls ``carry = step(carry, k, gradient)`` for one task after the other.
+
+    This is for the rare case, as :meth:`aside` is.
+    """
+
+    def turn(k: Any, carry: Any) -> Any:
+      return self.aside(lambda passes, c: step(c, k, passes.gradient(k)), carry)
+
     if is_staged() and not self.apart:
-      return jax.lax.fori_loop(
-        0, self.num_tasks, lambda k, carry: step(carry, k, self.gradient(k)), start
-      )
-    carry = start
+      return jax.lax.fori_loop(0, self.num_tasks, turn, start)
     for k in range(self.num_tasks):
+      start = turn(k, start)
+    return start
 
-      def turn(index, carry, k=k):
-        return step(carry, k, self.gradient(k, jnp.where(index > 0, 2.0, 1.0)))
+  def aside(self, fun: Callable[["Passes", Any], Any], carry: Any) -> Any:
+    """Returns ``fun`` of passes that follow a forward pass of their own, and ``carry``.
 
-      # A loop of one turn, which the compiler cannot know, nor that it takes the pass
-      # as it is. Otherwise it would take all passes, and then all steps at once.
-      once = jnp.where(self.never, 2, 1)
-      carry = jax.lax.fori_loop(0, once, turn, carry) if is_staged() else turn(0, carry)
-    return carry
+    If passes that are rarely taken used what the losses left behind for derivatives,
+    all of that would be stored in every step. It would be, too, if they began with the
+    same forward pass, which XLA moves out of loops. It does not move it out of a
+    branch; and the loop around the branch, of one turn, keeps the carry in its place.
+    """
+    if not is_staged():
+      return fun(self, carry)
+
+    def turn(index, carry):
+      return jax.lax.cond(
+        index < 1,
+        lambda carry: self.anew(lambda passes: fun(passes, carry)),
+        lambda carry: carry,
+        carry,
+      )
+
+    return jax.lax.fori_loop(0, jnp.where(self.never, 2, 1), turn, carry)
 
   def _pull(self, cotangents):
     return jax.linear_transpose(self.tangents, self.params)(cotangents)[0]

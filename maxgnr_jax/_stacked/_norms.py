@@ -21,6 +21,9 @@ from maxgnr_jax._stacked._tree import add, compute_dtype
 # A gradient's magnitude is estimated from this many elements of each parameter, and
 # from this many parameters.
 SAMPLE, SAMPLED_LEAVES = 64, 8
+# Arrays of at most this many numbers are concatenated where only one sum is needed:
+# starting a sum takes longer than copying them.
+SMALL = 2**14
 
 
 def gramian(
@@ -109,7 +112,10 @@ def all_finite(tree: Any) -> jax.Array:
 
   def sums(reduce, leaves):
     def squares(leaves):
-      return add([jnp.sum(jnp.square(x.astype(dtype))) for (x,) in leaves])
+      small = [x.astype(dtype).ravel() for (x,) in leaves if x.size <= SMALL]
+      large = [x.astype(dtype) for (x,) in leaves if x.size > SMALL]
+      together = [jnp.concatenate(small)] if small else []
+      return add([jnp.sum(jnp.square(x)) for x in [*together, *large]])
 
     return reduce.sum(squares, leaves)
 

@@ -29,6 +29,9 @@ WIDTH, ACCELERATOR_WIDTH = 2**11, 2**20
 # If more than MANY parameters are SMALL (at most this many elements), they are
 # concatenated: the copy takes less time than compiling sums for each of them.
 SMALL, MANY = 4096, 64
+# Large parameters of a narrow dtype are widened in chunks of this many columns, at most
+# half of PAIRED_SIZE. On CPUs XLA would store wide copies for more than three tasks.
+CHUNK = 2**15
 
 Row = Callable[..., jax.Array]
 ALL_TASKS = slice(None)
@@ -66,9 +69,14 @@ def sums_of_products(
       default=lambda leaves: _by_blocks(leaves, row, other, squared, ACCELERATOR_WIDTH),
     )
   paired, shifted = _by_size(leaves) if row else ([], leaves)
+  wide, narrow = _by_width(paired)
   parts = []
-  if paired:
-    parts.append(_by_pairs(paired, row, other, squared))
+  for arrays in narrow:
+    total, rest = _in_chunks(arrays, row, other, squared)
+    parts.append(total)
+    shifted = [*shifted, *rest]
+  if wide:
+    parts.append(_by_pairs(wide, row, other, squared))
   if shifted:
     parts.append(_by_shifts(shifted, row, other, squared))
   return add(parts)
@@ -101,6 +109,37 @@ def _by_size(leaves):
   ordered = sorted(leaves, key=lambda arrays: -arrays[0][0].size)
   large = [a for a in ordered[:PAIRED_LEAVES] if a[0][0].size >= PAIRED_SIZE]
   return large, ordered[len(large) :]
+
+
+def _by_width(leaves):
+  """Splits parameters into those of wide dtypes and those with a narrow one."""
+  narrow = [any(a.dtype.itemsize < 4 for a in arrays) for arrays in leaves]
+  pairs = list(zip(leaves, narrow, strict=True))
+  return [x for x, is_narrow in pairs if not is_narrow], [x for x, n in pairs if n]
+
+
+def _in_chunks(arrays, row, other, squared):
+  """Sums products over a parameter, which is widened chunk by chunk.
+
+  Args:
+    arrays: The parameter's stacked arrays.
+    row: As in :func:`sums_of_products`.
+    other: As in :func:`sums_of_products`.
+    squared: As in :func:`sums_of_products`.
+
+  Returns:
+    The sums over all whole chunks; and the parameters that are left, one or none.
+  """
+  flat = [a.reshape(a.shape[0], -1) for a in arrays]
+  count, rest = divmod(flat[0].shape[1], CHUNK)
+
+  def chunk(index):
+    parts = [jax.lax.dynamic_slice_in_dim(a, index * CHUNK, CHUNK, 1) for a in flat]
+    wide = tuple(part.astype(compute_dtype(part)) for part in parts)
+    return _by_pairs([wide], row, other, squared)
+
+  total = sum_exactly(count, in_place(chunk, count))
+  return total, [tuple(a[:, count * CHUNK :] for a in flat)] if rest else []
 
 
 def _by_pairs(leaves, row, other, squared):

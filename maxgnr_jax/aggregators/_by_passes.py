@@ -213,7 +213,7 @@ def _gramian_apart(way, passes, add, start):
     restricted = _stacked.restrict(gradient, way.trunk)
     return jax.tree.map(lambda x: x[None], restricted)
 
-  def turn(n, carry):
+  def multiply(n, passes, carry):
     held, gramian, result = carry
     i, j = n // (tasks + 1), n % (tasks + 1) - 1
     begins = j < 0
@@ -224,8 +224,11 @@ def _gramian_apart(way, passes, add, start):
     return held, gramian.at[i, j].set(product), result  # the diagonal is set last
 
   first = (passes.params, jnp.zeros((tasks, tasks), way.dtype), start)
-  turns = tasks * (tasks + 1)
-  return jax.lax.fori_loop(0, turns, turn, first)[1:]
+
+  def turn(n, carry):
+    return passes.aside(functools.partial(multiply, n), carry)
+
+  return jax.lax.fori_loop(0, tasks * (tasks + 1), turn, first)[1:]
 
 
 # These are compiled once, so that a step without `jax.jit` around it is fast.

@@ -249,6 +249,29 @@ def test_gramians_need_no_stacked_gradients(usual_compilation):
   assert_memory(program, 2.5)
 
 
+@pytest.mark.parametrize("sketch", [None, 127])
+def test_what_the_losses_leave_for_derivatives_is_not_stored_twice(
+  sketch, usual_compilation
+):
+  params = [draw(4, 4) for _ in range(6)]
+  x = draw(20_000, 4)
+
+  def losses(params, x):
+    for kernel in params:
+      x = jax.nn.gelu(x @ kernel)
+    return [jnp.mean(x), jnp.mean(jnp.exp(x))]
+
+  def mean_loss(params, x):
+    return sum(losses(params, x))
+
+  tx = maxgnr(num_tasks=2, sketch=sketch) if sketch else aggregators.gls(num_tasks=2)
+  combined = value_and_combined_grad(losses, tx)
+  step = jax.jit(combined.value_and_grad)
+  single = jax.jit(jax.value_and_grad(mean_loss)).lower(params, x).compile()
+  program = step.lower(combined.init(params), params, x).compile()
+  assert temporary(program) < 1.3 * temporary(single)
+
+
 def assert_memory(program, gradients):
   """Bounds the temporary memory beyond that of the gradient of the mean loss."""
 

@@ -24,10 +24,11 @@ def temporary_share(tx, num_tasks, shapes, dtype):
   [
     (3, [(1953, 1024)] * 12),
     (3, [(46, 1024)] * 50 + [(512,)] * 50),
+    (5, [(200, 1001)] * 6),
     (10, [(406, 1024)] * 12),
     (10, [(400_009,)] * 3),
   ],
-  ids=["large", "many", "tasks", "odd"],
+  ids=["large", "many", "five", "tasks", "odd"],
 )
 def test_a_step_of_maxgnr_keeps_no_copies_of_the_gradients(num_tasks, shapes, dtype):
   if dtype == "bfloat16" and jax.__version_info__ < (0, 10):
