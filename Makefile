@@ -21,8 +21,8 @@ paper: .venv/demo  ## the paper's tables and figures, small, on rendered scenes;
 
 speed: .venv/demo .venv-torch/torch  ## time of a step, beside PyTorch and TorchJD; of train steps
 	$(BIN)/python -m benchmarks.speed --torch .venv-torch/bin/python
-	$(BIN)/python -m benchmarks.speed.steps
 	$(BIN)/python -m benchmarks.speed.ways
+	$(BIN)/python -m benchmarks.speed.refresh
 
 test: .venv/dev  ## all tests
 	$(BIN)/pytest

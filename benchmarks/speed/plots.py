@@ -1,11 +1,8 @@
-"""Draws the time of a step as the problem grows, and of whole train steps."""
+"""Draws the time of a step as the problem grows."""
 
 from pathlib import Path
 
-import numpy as np
 from matplotlib.figure import Figure
-
-from benchmarks.speed.report import STEPS
 
 
 def growth(summary: dict, path: Path) -> None:
@@ -37,29 +34,5 @@ def growth(summary: dict, path: Path) -> None:
     ax.set(xscale="log", yscale="log", title=other, ylabel="ms per step")
     ax.set_xlabel("parameters D" if axis == "parameters" else "tasks K")
     ax.grid(alpha=0.3)
-  figure.axes[0].legend(fontsize="small")
-  figure.savefig(path, dpi=110)
-
-
-def steps(summary: dict, path: Path) -> None:
-  """Draws whole train steps, a panel per batch size and a group of bars per model."""
-  entries = summary["steps"]
-  batch_sizes = sorted({entry["batch_size"] for entry in entries})
-  figure = Figure(figsize=(1 + 4 * len(batch_sizes), 3.6), layout="constrained")
-  colours = ("tab:gray", "tab:blue", "tab:red")
-  for index, batch_size in enumerate(batch_sizes):
-    ax = figure.add_subplot(1, len(batch_sizes), index + 1)
-    shown = [entry for entry in entries if entry["batch_size"] == batch_size]
-    for bar, (name, label) in enumerate(STEPS.items()):
-      runs = [entry["runs"][name] for entry in shown]
-      heights = [run["median_ms"] for run in runs]
-      low, high = zip(*(run["quartiles_ms"] for run in runs), strict=True)
-      errors = [np.subtract(heights, low), np.subtract(high, heights)]
-      x = np.arange(len(runs)) + 0.27 * (bar - 1)
-      ax.bar(x, heights, 0.25, yerr=errors, capsize=2, color=colours[bar], label=label)
-    ax.set_xticks(range(len(shown)), [entry["model"] for entry in shown])
-    ax.set(title=f"batches of {batch_size}", ylabel="ms per train step")
-    ax.grid(alpha=0.3, axis="y")
-    ax.set_axisbelow(True)
   figure.axes[0].legend(fontsize="small")
   figure.savefig(path, dpi=110)

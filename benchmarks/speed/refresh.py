@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 import optax
 from tqdm import tqdm
@@ -12,7 +13,6 @@ from tqdm import tqdm
 from benchmarks.speed import report
 from benchmarks.speed.models import USUAL, Problem
 from benchmarks.speed.program import make_parser, measure, start_summary
-from benchmarks.speed.steps import train_steps
 from benchmarks.speed.timing import Run, ratio, summarise
 from maxgnr_jax import maxgnr, value_and_combined_grad
 
@@ -60,11 +60,29 @@ def cycles(problem: Problem) -> dict[str, Callable[[], float]]:
   "single" is a step of the mean loss, "every 1" takes all gradients in every step.
   "cond n" is one compiled step that chooses by its count, "two n" calls one of two.
   """
-  single = train_steps(problem)["single"]
+  single = mean_loss_steps(problem)
   refresh, keep = (refreshed(problem, CYCLE, refresh) for refresh in (True, False))
   chosen = {f"cond {n}": _cycle(refreshed(problem, n)) for n in report.EVERY}
   called = {f"two {n}": _cycle(refresh, keep, n) for n in report.EVERY}
   return {"single": _cycle(single), "every 1": _cycle(refresh), **chosen, **called}
+
+
+def mean_loss_steps(problem: Problem) -> Run:
+  """Makes whole steps with Adam on the mean loss."""
+  adam = optax.adam(1e-3)
+
+  def mean_loss(params, batch):
+    losses = problem.losses(params, batch)
+    return sum(losses) / problem.num_tasks(), losses
+
+  def train_step(state, batch):
+    params, adam_state = state
+    (_, losses), grad = jax.value_and_grad(mean_loss, has_aux=True)(params, batch)
+    updates, adam_state = adam.update(grad, adam_state, params)
+    return losses, (optax.apply_updates(params, updates), adam_state)
+
+  params = problem.own_params()
+  return Run(train_step, (params, adam.init(params)), problem.batch)
 
 
 def refreshed(problem: Problem, every: int, refresh: bool | None = None) -> Run:

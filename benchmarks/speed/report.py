@@ -3,15 +3,10 @@
 from tabulate import tabulate
 
 PROBLEM = ("model", "parameters", "K", "batch")
-STEPS = {
-  "single": "single backward",
-  "equal_weights": "equal weights",
-  "maxgnr": "MaxGNR",
-}
 # The compared numbers of steps from one choice of weights to the next.
 EVERY = (2, 4, 8, 16)
 TASK_GRADS = {
-  "written_out": "written out",
+  "stacked": "written out",
   "vmap": "`vmap`",
   "sequential": "one at a time",
 }
@@ -23,6 +18,7 @@ WAYS = {
   "gramian": "Gramian",
   "stacked": "stacked, exact",
 }
+TABLES_OF_WAYS = ("ways", "costs", "task_grads")
 
 
 def table(summary: dict) -> str:
@@ -85,40 +81,6 @@ def aggregators(summary: dict) -> str:
   return tabulate(rows, header, tablefmt="github", disable_numparse=True)
 
 
-def steps(summary: dict) -> str:
-  """Formats whole train steps beside the one with a single backward pass."""
-  rows = [
-    [
-      *_problem(entry),
-      *(_spread(entry["runs"][name]) for name in STEPS),
-      *(f"{entry['runs'][name]['to_single']:.2f}" for name in list(STEPS)[1:]),
-    ]
-    for entry in summary["steps"]
-  ]
-  header = [*PROBLEM, *(f"{label}, ms" for label in STEPS.values())]
-  header += ["equal weights to single", "MaxGNR to single"]
-  return tabulate(rows, header, tablefmt="github", disable_numparse=True)
-
-
-def task_grads(summary: dict) -> str:
-  """Formats a step by the way that its task gradients are taken."""
-  rows = [
-    [
-      *_problem(entry),
-      f"{4e-6 * entry['tasks'] * entry['parameters']:.0f}",
-      *(_spread(entry["runs"][name]) for name in TASK_GRADS),
-      *(f"{entry['runs'][n]['temporary_megabytes']:.1f}" for n in TASK_GRADS),
-      *(f"{entry['runs'][n]['compile_seconds']:.1f}" for n in TASK_GRADS),
-    ]
-    for entry in summary["task_grads"]
-  ]
-  header = [*PROBLEM, "gradients, MB"]
-  labels = TASK_GRADS.values()
-  units = ("ms", "MB", "compile, s")
-  header += [f"{label}, {unit}" for unit in units for label in labels]
-  return tabulate(rows, header, tablefmt="github", disable_numparse=True)
-
-
 def refresh(summary: dict) -> str:
   """Formats steps that keep their weights for some steps."""
   columns = ["every 1"]
@@ -169,6 +131,25 @@ def costs(summary: dict) -> str:
   header = [*PROBLEM, *(f"{label}, memory / D" for label in WAYS.values())]
   header += ["Gramian, memory / (K × largest layer)"]
   header += [f"{label}, compile, s" for label in ("mean loss", *WAYS.values())]
+  return tabulate(rows, header, tablefmt="github", disable_numparse=True)
+
+
+def task_grads(summary: dict) -> str:
+  """Formats losses and combined gradient by the way that task gradients are taken."""
+  rows = [
+    [
+      *_problem(entry),
+      f"{4e-6 * entry['tasks'] * entry['parameters']:.0f}",
+      *(_spread(entry["runs"][name]) for name in TASK_GRADS),
+      *(f"{1e-6 * entry['runs'][n]['extra_bytes']:.1f}" for n in TASK_GRADS),
+      *(f"{entry['runs'][n]['compile_seconds']:.1f}" for n in TASK_GRADS),
+    ]
+    for entry in summary["steps"]
+  ]
+  header = [*PROBLEM, "gradients, MB"]
+  labels = TASK_GRADS.values()
+  units = ("ms", "MB", "compile, s")
+  header += [f"{label}, {unit}" for unit in units for label in labels]
   return tabulate(rows, header, tablefmt="github", disable_numparse=True)
 
 

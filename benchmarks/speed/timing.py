@@ -39,12 +39,15 @@ class Run:
 def interleave(
   runs: dict[str, Callable[[], float]], rounds: int, progress: Callable[[], object]
 ) -> dict[str, list[float]]:
-  """Times every run in every round, in seconds, one after the other in each round."""
-  for run in runs.values():
-    run()
+  """Times every run in every round, in seconds, one after the other in each round.
+
+  Each is called twice and timed the second time, as in training a step follows one of
+  its kind: what another program left in caches and memory would cost the first.
+  """
   seconds: dict[str, list[float]] = {name: [] for name in runs}
   for _ in range(rounds):
     for name, run in runs.items():
+      run()
       seconds[name].append(run())
     progress()
   return seconds

@@ -22,7 +22,7 @@ from maxgnr_jax import (
 
 
 def main() -> None:
-  """Measures everything; writes ``results.json`` and two tables."""
+  """Measures everything; writes ``results.json`` and three tables."""
   parser = make_parser(
     "ways",
     "Time losses and combined gradient by each way to take them, beside the gradient "
@@ -46,9 +46,10 @@ def main() -> None:
       entries.append(measure(make, summarise_run, args.rounds, progress, **problem))
   summary = start_summary("ways", args.rounds) | {"steps": entries}
   (args.out / "results.json").write_text(json.dumps(summary, indent=1) + "\n")
-  (args.out / "table.md").write_text(report.ways(summary) + "\n")
-  (args.out / "costs.md").write_text(report.costs(summary) + "\n")
-  print(report.ways(summary), report.costs(summary), sep="\n\n")
+  tables = {name: getattr(report, name)(summary) for name in report.TABLES_OF_WAYS}
+  for name, table in tables.items():
+    (args.out / f"{name}.md").write_text(table + "\n")
+  print(*tables.values(), sep="\n\n")
 
 
 def ways(problem: Problem, last_bias: str) -> dict[str, Run]:
@@ -83,11 +84,13 @@ def ways(problem: Problem, last_bias: str) -> dict[str, Run]:
     "sketch": maxgnr(num_tasks=tasks, sketch=True),
     "gramian": aggregators.mgda(num_tasks=tasks),
   }
+  at_once = {"stacked": None, "vmap": tasks, "sequential": 1}
+  exact = maxgnr(num_tasks=tasks)
   return {
     "single": Run(single, problem.own_params(), problem.batch),
     "forward": Run(forward, problem.own_params(), problem.batch),
     **{name: _combined(problem, method) for name, method in methods.items()},
-    "stacked": _stacked(problem, maxgnr(num_tasks=tasks)),
+    **{name: _stacked(problem, exact, n) for name, n in at_once.items()},
   }
 
 
@@ -103,8 +106,10 @@ def _combined(problem: Problem, aggregator: optax.GradientTransformation) -> Run
   return Run(step, (params, combined.init(params)), problem.batch)
 
 
-def _stacked(problem: Problem, aggregator: optax.GradientTransformation) -> Run:
-  task_grads = value_and_task_grads(problem.losses)
+def _stacked(
+  problem: Problem, aggregator: optax.GradientTransformation, tasks_at_once: int | None
+) -> Run:
+  task_grads = value_and_task_grads(problem.losses, tasks_at_once=tasks_at_once)
 
   def step(state, batch):
     params, inner = state

@@ -51,10 +51,10 @@ def value_and_task_grads(
     tasks_at_once: How many backward passes run side by side under :func:`jax.vmap`,
       at least 1; with 1 they run one after another in a loop. Default: all K are
       written out one after another for up to 16 tasks, and run side by side for more.
-      In benchmarks on a CPU (``benchmarks/results/speed-steps``) the default took at
-      most 1.7 times as long as the fastest: ``vmap`` leaves gradients in a layout that
-      is slow to read, and convolutions are slow in a loop. ``vmap`` mostly compiles
-      faster, and a loop needs the least memory if K is large.
+      In benchmarks on a CPU (``benchmarks/results/speed-ways``) the default took at
+      most 1.3 times as long as the fastest: ``vmap`` leaves gradients in a layout that
+      is slow to read, and convolutions are slow in a loop. A loop mostly compiles
+      faster, and needs the least memory.
     microbatches: n, at least 1: the batch is taken in n equal parts, one after the
       other, so that memory holds the activations of one part only. Losses and gradients
       are averaged over the parts, in float32 at least. They equal those of the whole

@@ -112,10 +112,11 @@ def all_finite(tree: Any) -> jax.Array:
 
   def sums(reduce, leaves):
     def squares(leaves):
-      small = [x.astype(dtype).ravel() for (x,) in leaves if x.size <= SMALL]
-      large = [x.astype(dtype) for (x,) in leaves if x.size > SMALL]
-      together = [jnp.concatenate(small)] if small else []
-      return add([jnp.sum(jnp.square(x)) for x in [*together, *large]])
+      small = [x.astype(dtype).reshape(1, -1) for (x,) in leaves if x.size <= SMALL]
+      large = [x for (x,) in leaves if x.size > SMALL]
+      together = [jnp.concatenate(small, axis=1)] if small else []
+      rows = [(x,) for x in [*together, *large]]
+      return sums_of_squares(rows, lambda k, x: x.astype(dtype))[0]
 
     return reduce.sum(squares, leaves)
 
