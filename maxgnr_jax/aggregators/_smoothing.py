@@ -43,11 +43,13 @@ def smooth(
   compared = known & positive
   factor = jnp.sum(jnp.where(compared, logs - average, 0.0))
   logs -= factor / num_active(compared, dtype)
-  # Weights of 0 have no logarithm. At first they count as a share of the mean.
+  # Weights of 0 have no logarithm. In a task's first step they count as a share of the
+  # mean.
   mean = jnp.sum(jnp.where(positive, logs, 0.0)) / num_active(positive, dtype)
   share = jnp.log(jnp.asarray(LEAST_SHARE, dtype))
-  logs = jnp.where(positive, logs, mean + share)
-  logs = jnp.where(known, jnp.maximum(logs, average + share), logs)
+  least = share + jnp.where(known, average, mean)
+  bounded = positive & (~known | (logs > least))
+  logs = jnp.where(bounded, logs, least)
   # Corrected for an average that begins at 0 (Kingma and Ba, Adam, ICLR 2015).
   steps = count.astype(dtype)
   keep = decay * (1.0 - decay**steps) / (1.0 - decay ** (steps + 1.0))
