@@ -1,5 +1,7 @@
 """Every method with averaged weights, heads of their own, and rescaled updates."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,16 +19,12 @@ PARAMS = example_params()
 SHARED = {"head": False, "trunk": True}
 UNWEIGHTED = ("graddrop", "gradient_dropout", "trimmed_mean", "moco", "db_mtl")
 FACTORIES = {
-  "constant_weights": lambda **kwargs: aggregators.constant_weights(
-    [1, 0.5, 2], **kwargs
-  ),
-  "ngdiff": lambda **kwargs: aggregators.ngdiff([1, 1, -1], **kwargs),
+  "constant_weights": functools.partial(aggregators.constant_weights, [1, 0.5, 2]),
+  "ngdiff": functools.partial(aggregators.ngdiff, [1, 1, -1]),
 }
 NAMES = [name for name in METHODS if name not in ("flat_regions", "maxgnr-sketch")]
-ABSENT, SPOILED = (
-  1,
-  2,
-)  # steps in which the last task is absent, the first is not finite
+# Steps in which the last task is absent, and the first is not finite.
+ABSENT, SPOILED = 1, 2
 
 
 def make(name, **options):
