@@ -150,7 +150,7 @@ class Setting(NamedTuple):
   layers: Callable[[Any], Any] | None = None
   last_layer: Callable[[Any], Any] | None = None
   last_bias: Callable[[Any], Any] | None = None
-  frame: Mapping[str, Any] = {}  # noqa: RUF012 - never written to
+  frame: Mapping[str, Any] = {}
 
 
 class Method(NamedTuple):
