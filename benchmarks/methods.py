@@ -42,7 +42,7 @@ class Aggregator(NamedTuple):
     self, num_tasks: int, shared: Any = None, **options: Any
   ) -> optax.GradientTransformation:
     """Makes a transformation for K tasks that measures the ``shared`` parameters."""
-    if self.on_trunk:
+    if self.on_trunk or "unshared" in options:
       options["shared"] = shared
     return self.factory(num_tasks=num_tasks, **{**self.arguments, **options})
 
@@ -141,6 +141,7 @@ class Setting(NamedTuple):
     last_layer: Function from the parameters to bools: the last layer that the tasks
       share. None if the problem does not say which it is.
     last_bias: The same for the bias of that layer alone.
+    frame: Arguments that every aggregator of a weighted sum takes.
   """
 
   num_tasks: int
@@ -149,6 +150,7 @@ class Setting(NamedTuple):
   layers: Callable[[Any], Any] | None = None
   last_layer: Callable[[Any], Any] | None = None
   last_bias: Callable[[Any], Any] | None = None
+  frame: Mapping[str, Any] = {}
 
 
 class Method(NamedTuple):
@@ -175,6 +177,7 @@ def _method(
 
   def make(setting: Setting) -> optax.GradientTransformation:
     chosen = {"shared": setting.shared, **options, **of_setting(setting)}
+    chosen |= setting.frame
     return AGGREGATORS[aggregator].make(setting.num_tasks, **chosen)
 
   return Method(make)
@@ -219,6 +222,26 @@ def _maxgnr(name: str) -> Method | None:
 
   method = _method("maxgnr", of_setting, **options)
   return method._replace(refresh_every=int(found["every"] or 1))
+
+
+_FRAME = re.compile(
+  r"(?P<method>.+?)(-smoothed-(?P<smoothing>\d+(\.\d+)?))?(?P<own>-own-heads)?"
+  r"(?P<rescaled>-rescaled)?"
+)
+
+
+def _framed(name: str) -> tuple[str, dict[str, Any]]:
+  """Splits a name into that of a method and options of the frame around it."""
+  found = _FRAME.fullmatch(name)
+  assert found is not None
+  frame: dict[str, Any] = {}
+  if found["smoothing"]:
+    frame["smoothing"] = float(found["smoothing"])
+  if found["own"]:
+    frame["unshared"] = "own"
+  if found["rescaled"]:
+    frame["rescale"] = "mean"
+  return found["method"], frame
 
 
 def _said(setting: Setting, field: str, method: str, what: str) -> Callable[[Any], Any]:
@@ -297,6 +320,10 @@ METHODS = {
 def named(name: str) -> Method:
   """Finds the method of a name: one of ``METHODS``, or MaxGNR with its options.
 
+  After either, in this order: ``-smoothed-DECAY``, with averaged weights;
+  ``-own-heads``, with unweighted gradients outside of ``shared``; ``-rescaled``, with
+  updates as long as the mean of the gradients.
+
   The options of MaxGNR, in this order: γ in [0, 1); ``-paper-solver``, solved as in
   Section 5.1 of the paper instead of exactly; ``-noise-DECAY``, with a running mean of
   the noise; ``-by-layer``, with weights for each layer; ``-sketch-SIZE``, measured by
@@ -307,10 +334,13 @@ def named(name: str) -> Method:
   Raises:
     ValueError: if there is no method of that name.
   """
-  method = METHODS.get(name) or _maxgnr(name)
+  base, frame = _framed(name)
+  method = METHODS.get(base) or _maxgnr(base)
   if method is None:
     raise ValueError(
       f"there is no method {name!r}: it must be {_MAXGNR_NAMES} or one of "
-      f"{', '.join(METHODS)}"
+      f"{', '.join(METHODS)}, each with or without "
+      "[-smoothed-DECAY][-own-heads][-rescaled]"
     )
-  return method
+  make = method.make
+  return method._replace(make=lambda setting: make(setting._replace(frame=frame)))

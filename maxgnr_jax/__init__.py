@@ -14,8 +14,11 @@ from maxgnr_jax._grads._flat_task_grads import (
   value_and_flat_task_grads as value_and_flat_task_grads,
 )
 from maxgnr_jax._grads._task_grads import value_and_task_grads as value_and_task_grads
-from maxgnr_jax._maxgnr import MaxGNRState as MaxGNRState
+from maxgnr_jax._grouping import group_tasks as group_tasks
+from maxgnr_jax._interference import interference as interference
+from maxgnr_jax._interference import retained_gnr as retained_gnr
 from maxgnr_jax._maxgnr import maxgnr as maxgnr
+from maxgnr_jax._maxgnr_state import MaxGNRState as MaxGNRState
 from maxgnr_jax._solvers import Solver as Solver
 from maxgnr_jax._solvers import projected_gradient as projected_gradient
 from maxgnr_jax._solvers import steepest_descent as steepest_descent

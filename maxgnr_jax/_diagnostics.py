@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from maxgnr_jax._maxgnr import MaxGNRState
+from maxgnr_jax._maxgnr_state import MaxGNRState
 from maxgnr_jax._state import aggregator_state
 from maxgnr_jax._task_names import check_has_no_names
 from maxgnr_jax.aggregators._base import AggregatorState

@@ -1,7 +1,7 @@
 """MaxGNR as an optax gradient transformation."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,78 +18,14 @@ from maxgnr_jax._checks import (
   check_solver,
   check_state,
 )
-from maxgnr_jax._gnr import (
-  GradientStats,
-  NoiseAverage,
-  no_noise,
-  single_task_gnr,
-  task_gnr,
-)
+from maxgnr_jax._gnr import GradientStats, NoiseAverage, no_noise, single_task_gnr
 from maxgnr_jax._linalg import redistribute, zero_inactive
+from maxgnr_jax._maxgnr_state import MaxGNRState, frame_state, own_state
 from maxgnr_jax._measure import measure as measure_stats
 from maxgnr_jax._solvers import Solver, projected_gradient
-from maxgnr_jax.aggregators._base import (
-  AggregatorState,
-  Choice,
-  Memory,
-  Method,
-  Step,
-  aggregator,
-)
+from maxgnr_jax.aggregators._base import Choice, Memory, Method, Step, aggregator
 from maxgnr_jax.aggregators._by_passes import Update, Way
 from maxgnr_jax.aggregators._reuse import reuses_steps
-
-
-class MaxGNRState(NamedTuple):
-  """State of :func:`maxgnr`.
-
-  :func:`aggregator_state` finds it in the state of a whole optimiser.
-
-  K-sized fields are float32, or float64 where the parameters are. Per-task fields
-  describe the most recent step. Before the first, ``weights`` is uniform and the others
-  are 0. With ``num_tasks=None`` K is 0 until the first step. With ``groups`` all
-  K-sized fields but the counts have the groups on a leading axis, sorted by label (see
-  :func:`group_names`).
-
-  Attributes:
-    count: [], int32. Number of updates.
-    momentum: Pytree like the parameters, ``[K, *param.shape]`` in each leaf: the
-      estimate of each task's expected gradient (Eq. 13).
-      :class:`optax.MaskedNode` where ``shared`` is False. With ``sketch`` it is the
-      momentum's sketch, [K, sketch], or [G, K, sketch] with G groups.
-    weights: [K]. The task weights that made the update, non-negative, of sum 1 (Eq.
-      17); 0 for inactive tasks.
-    gnr: [K]. Each task's GNR under these weights (Eq. 9 with the estimates of Eq. 17);
-      infinite without noise, as at the first step, where ``jax_debug_infs`` therefore
-      raises an error; 0 for inactive tasks.
-    single_task_gnr: [K]. The GNR that each task would have alone (Eq. 8); infinite
-      without noise, 0 for inactive tasks.
-    stats: :class:`GradientStats`, ``gradient_norm`` [K], ``noise_norm`` [K] and
-      ``noise_cosine`` [K, K]: what the weights were chosen from; 0 for inactive tasks.
-    task_count: [K], int32. Number of updates in which each task was active.
-    notfinite_count: [K], int32. Number of updates in which each task was inactive
-      because its gradient held NaN or infinity, or numbers whose squares overflow.
-    zero_count: [K], int32. Number of updates in which each task was inactive because
-      every number of its gradient was zero.
-    noise: :class:`NoiseAverage` over the steps if ``noise_decay`` was given, else None.
-    groups: Pytree like the parameters, without arrays: says which group each belongs
-      to. None without ``groups``.
-    trunk: Pytree like the parameters, without arrays: says which ``shared`` selected.
-      None without ``sketch``, because the momentum tells.
-  """
-
-  count: jax.Array  # type: ignore[assignment]
-  momentum: optax.Updates
-  weights: jax.Array
-  gnr: jax.Array
-  single_task_gnr: jax.Array
-  stats: GradientStats
-  task_count: jax.Array
-  notfinite_count: jax.Array
-  zero_count: jax.Array
-  noise: NoiseAverage | None = None
-  groups: Any = None
-  trunk: Any = None
 
 
 @reuses_steps
@@ -104,6 +40,9 @@ def maxgnr(
   noise_decay: jax.typing.ArrayLike | None = None,
   groups: _stacked.Labels = None,
   sketch: int | bool | None = None,
+  smoothing: jax.typing.ArrayLike | None = None,
+  unshared: str = "weighted",
+  rescale: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Combines the gradients of K tasks so that the smallest GNR is as large as possible.
 
@@ -126,8 +65,7 @@ def maxgnr(
       bools like the parameters (or a prefix of it), or a function from the parameters
       to one. As in :func:`optax.masked`, a pytree that can be called, such as an
       Equinox module, is read unless all its leaves can be called. Momentum is kept for
-      the trunk only; the other parameters still get their weighted gradient. Default:
-      all parameters.
+      the trunk only. Default: all parameters.
     solver: Solver of Eq. 17: :func:`projected_gradient`, the optimum, or
       :func:`steepest_descent`, the paper's approximation.
     momentum_dtype: Dtype of the momentum; by default each parameter's, which is also
@@ -148,6 +86,22 @@ def maxgnr(
       is best) from 3 to 65,535. True takes 16,381. Norms and cosines then have an error
       of about ``sqrt(2 / sketch)``, 1 %, and the momentum takes ``K · sketch`` numbers,
       whatever the size of the model. Default: exact measurement.
+    smoothing: Decay rate, in [0, 1), of an average of the weights' logarithms over the
+      steps, which makes steadier weights of those that jump. The sum of the weights
+      stays, and the average does not depend on the scale of a loss. An inactive task
+      keeps its average and comes back with it. A weight of 0 counts as a thousandth of
+      the task's average so far, so that weights stay positive. Default: the weights of
+      this step, as in the paper.
+    unshared: "weighted" or "own": whether parameters that ``shared`` leaves out, such
+      as the heads of single tasks, get their weighted gradient, or the sum of the
+      tasks' gradients, as if each task had an optimiser of its own for its head. With
+      "own" a head also learns while its task's gradient is zero on the trunk.
+    rescale: "mean" multiplies the weights so that the update is as long as the mean of
+      the active tasks' gradients, where these are measured. Adam hides the length of
+      updates; plain SGD, clipping and weight decay do not. Where gradients all but
+      cancel, their sum counts as at least a thousandth of the lengths that add up. It
+      takes the Gramian of the gradients, another pass over them unless ``sketch`` is
+      given. Default: weights of sum 1.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`MaxGNRState`.
@@ -171,7 +125,8 @@ def maxgnr(
     gradients. Other extra arguments are ignored.
 
   Raises:
-    ValueError: for ``gamma`` or ``noise_decay`` outside [0, 1), or ``num_tasks`` < 1;
+    ValueError: for ``gamma``, ``noise_decay`` or ``smoothing`` outside [0, 1), for
+      ``num_tasks`` < 1, and for other values of ``unshared`` or ``rescale``;
       from ``init``, if ``shared`` selects no parameters, or only arrays of size 0, of
       all or of a group; at the trace of ``update``, for gradients that are not stacked,
       of another number of tasks or of other parameters than the state, or without any
@@ -216,7 +171,6 @@ def maxgnr(
       momentum = jnp.zeros((*shape, size), momentum_dtype or dtype)
     return {
       "momentum": momentum,
-      "gnr": jnp.zeros(shape, dtype),
       "single_task_gnr": jnp.zeros(shape, dtype),
       "stats": GradientStats(
         gradient_norm=jnp.zeros(shape, dtype),
@@ -253,10 +207,10 @@ def maxgnr(
         stats = _of_active(active, stats)
       weights = as_weights(solver.solve(stats), active.shape, step.dtype)  # Eq. 17
       weights = redistribute(active, weights)
-      return weights, task_gnr(weights, stats), single_task_gnr(stats), stats, noise
+      return weights, single_task_gnr(stats), stats, noise
 
     in_each = choose_in_group if step.labels is None else jax.vmap(choose_in_group)
-    weights, gnr, alone, stats, noise = in_each(stats, memory["noise"])
+    weights, alone, stats, noise = in_each(stats, memory["noise"])
     seed = step.count.astype(jnp.uint32) if momentum_rounding == "stochastic" else None
 
     def follow(m: Any, g: Any) -> Any:
@@ -264,16 +218,23 @@ def maxgnr(
 
     in_groups = jax.vmap(follow) if size and step.labels is not None else follow
     momentum = in_groups(memory["momentum"], observed)
-    known = {"gnr": gnr, "single_task_gnr": alone, "stats": stats, "noise": noise}
+    known = {"single_task_gnr": alone, "stats": stats, "noise": noise}
     return Choice(weights, {"momentum": momentum, **known})  # Eq. 13
 
   method = Method(measure, choose, init, measures="sketches" if size else "gradients")
   inner = aggregator(
-    method, num_tasks=num_tasks, shared=shared, groups=groups, sketch=size
+    method,
+    num_tasks=num_tasks,
+    shared=shared,
+    groups=groups,
+    sketch=size,
+    smoothing=smoothing,
+    unshared=unshared,
+    rescale=rescale,
   )
 
   def init_state(params: optax.Params) -> MaxGNRState:
-    return _own_state(inner.init(params), size is not None)
+    return own_state(inner.init(params), size is not None)
 
   def update(
     grads: optax.Updates,
@@ -282,42 +243,13 @@ def maxgnr(
     **extra_args: Any,
   ) -> tuple[optax.Updates, MaxGNRState]:
     check_state(state, MaxGNRState)
-    updates, after = inner.update(grads, _frame_state(state), params, **extra_args)
-    return updates, _own_state(after, size is not None)
+    updates, after = inner.update(grads, frame_state(state), params, **extra_args)
+    return updates, own_state(after, size is not None)
 
-  def way(state: MaxGNRState, *args: Any, **options: Any) -> Way | None:
-    return inner.update.way(_frame_state(state), *args, **options)
+  def way(state: MaxGNRState, *args: Any, **options: Any) -> Way:
+    return inner.update.way(frame_state(state), *args, **options)
 
   return optax.GradientTransformationExtraArgs(init_state, Update(update, way))
-
-
-def _own_state(state: AggregatorState, sketched: bool) -> MaxGNRState:
-  """Names what MaxGNR keeps in the frame's memory."""
-  return MaxGNRState(
-    count=state.count,
-    weights=state.weights,  # type: ignore[arg-type]
-    task_count=state.task_count,
-    notfinite_count=state.notfinite_count,
-    zero_count=state.zero_count,
-    groups=state.groups,
-    trunk=state.trunk if sketched else None,
-    **state.memory,
-  )
-
-
-def _frame_state(state: MaxGNRState) -> AggregatorState:
-  """Returns the frame's state; the momentum says what the trunk is, unless sketched."""
-  names = ("momentum", "gnr", "single_task_gnr", "stats", "noise")
-  return AggregatorState(
-    count=state.count,
-    weights=state.weights,
-    memory={name: getattr(state, name) for name in names},
-    task_count=state.task_count,
-    notfinite_count=state.notfinite_count,
-    zero_count=state.zero_count,
-    trunk=state.momentum if state.trunk is None else state.trunk,
-    groups=state.groups,
-  )
 
 
 def _of_active(active: jax.Array, stats: GradientStats) -> GradientStats:

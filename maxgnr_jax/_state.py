@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from jax.tree_util import keystr, tree_leaves_with_path
 
-from maxgnr_jax._maxgnr import MaxGNRState
+from maxgnr_jax._maxgnr_state import MaxGNRState
 from maxgnr_jax.aggregators._base import AggregatorState
 
 

@@ -18,7 +18,7 @@ from maxgnr_jax._grads._passes import MicrobatchPasses, Passes
 from maxgnr_jax._grads._task_grads import differentiated
 from maxgnr_jax._linalg import zero_inactive
 from maxgnr_jax._task_names import check_same_names
-from maxgnr_jax.aggregators._by_passes import Update
+from maxgnr_jax.aggregators._by_passes import STACKED, Kept, Update
 
 
 class CombinedGradState(NamedTuple):
@@ -242,8 +242,12 @@ def value_and_combined_grad(
       def take(passes):
         _stacked.check_same_tasks(passes.num_tasks, weights.size)
         check_same_names({"losses": passes.losses, "task_mask": mask})
-        unmasked = zero_inactive(as_task_mask(mask, weights.size), weights)
-        return passes.weighted(unmasked)
+        takes_part = as_task_mask(mask, weights.size)
+        if not takes_passes:
+          return passes.weighted(zero_inactive(takes_part, weights))
+        kept = Kept(passes, weights, takes_part)
+        known = {"losses": passes.losses} | extra_args
+        return inner.update(kept, state.aggregator, params, **known)[0]
 
       value, grad = sweep(take)
       return value, grad, state.aggregator
@@ -288,9 +292,10 @@ def needs_stacked(update: Any, state: Any, params: Any, extra_args: Any) -> bool
   """Tells whether an aggregator is known to need stacked gradients of a whole batch."""
   if not accepts_passes(update, state):
     return True
-  return isinstance(update, Update) and not update.way(
-    state, params, extra_args, side_by_side=False
-  )
+  if not isinstance(update, Update):
+    return False
+  way = update.way(state, params, extra_args, side_by_side=False)
+  return way.measures == STACKED
 
 
 def weights_in_use(state: Any) -> jax.Array | None:

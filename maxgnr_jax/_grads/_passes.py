@@ -97,14 +97,29 @@ class Passes:
     cotangents, _ = one_loss_at_a_time(self.losses)
     return fun(jax.vmap(self._pull)(cotangents))
 
-  def weighted(self, weights: jax.Array) -> Any:
-    """Returns the gradient of ``Σ w_k L_k`` for weights [K], by a single pass."""
-    return self._pull(_cotangents(weights, self.losses))
+  def weighted(
+    self, weights: jax.Array, head_weights: jax.Array | None = None, trunk: Any = None
+  ) -> Any:
+    """Returns the gradient of ``Σ w_k L_k`` for weights [K], by a single pass.
+
+    Args:
+      weights: [K].
+      head_weights: [K], other weights for parameters outside of the trunk. A further
+        pass through these follows.
+      trunk: The state's record of the trunk, to go with ``head_weights``.
+    """
+    gradient = self._pull(_cotangents(weights, self.losses))
+    if head_weights is None:
+      return gradient
+    shared = _stacked.restrict(gradient, trunk)
+    others = self._pull(_cotangents(head_weights, self.losses))
+    return _stacked.merge([shared, _stacked.heads(others, shared)])
 
   def gradient(self, k: Any, factor: jax.Array | float = 1.0) -> Any:
     """Returns the gradient of task k, an int or traced, times ``factor``."""
     if not self.apart:
-      return self.weighted(jnp.where(jnp.arange(self.num_tasks) == k, factor, 0.0))
+      chosen = jnp.arange(self.num_tasks) == k
+      return self._pull(_cotangents(jnp.where(chosen, factor, 0.0), self.losses))
     if isinstance(k, jax.core.Tracer):
       branches = [lambda k=k: self.gradient(k, factor) for k in range(self.num_tasks)]
       return jax.lax.switch(k, branches)
@@ -190,9 +205,9 @@ class MicrobatchPasses:
     """See :class:`Passes`."""
     return self.sweep(lambda passes: passes.linear(fun))
 
-  def weighted(self, weights: jax.Array) -> Any:
+  def weighted(self, *args: Any) -> Any:
     """See :class:`Passes`."""
-    return self.sweep(lambda passes: passes.weighted(weights))
+    return self.sweep(lambda passes: passes.weighted(*args))
 
   def fold(self, step: Callable[[Any, Any, Any], Any], start: Any) -> Any:
     """See :class:`Passes`."""

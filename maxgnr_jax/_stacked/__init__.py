@@ -49,3 +49,4 @@ from maxgnr_jax._stacked._trunk import restrict as restrict
 from maxgnr_jax._stacked._trunk import select as select
 from maxgnr_jax._stacked._trunk import specs_of as specs_of
 from maxgnr_jax._stacked._trunk import trunk_mask as trunk_mask
+from maxgnr_jax._stacked._trunk import trunk_of as trunk_of

@@ -74,11 +74,21 @@ def held_instead(selected: Any, params: Any) -> str | None:
 
 def trunk_mask(shared: Any, params: optax.Params) -> Any:
   """Returns a pytree of bools like ``params``, True for parameters of the trunk."""
+  return trunk_of(params, select(shared, params))
+
+
+def trunk_of(params: Any, trunk: Any) -> Any:
+  """Returns a pytree of bools like ``params``, True for parameters of the trunk.
+
+  Args:
+    params: Pytree of parameters.
+    trunk: The state's record of the trunk, or any pytree restricted to it.
+  """
   return jax.tree.map(
-    lambda s, part: jax.tree.map(lambda _: not is_masked(s), part),
-    select(shared, params),
+    lambda own, part: jax.tree.map(lambda _: not is_masked(own), part),
+    trunk,
     params,
-    is_leaf=is_masked,
+    is_leaf=lambda node: is_masked(node) or isinstance(node, Trunk),
   )
 
 

@@ -23,12 +23,16 @@ from maxgnr_jax.aggregators._reuse import reuses_steps
 MAX_STEPS = 50  # the limit for Newton's method, which usually takes 5 to 15
 
 
+@reuses_steps
 def nash_mtl(
   *,
   num_tasks: int | None = None,
   shared: Shared = None,
   groups: Labels = None,
   sketch: int | bool | None = None,
+  smoothing: jax.typing.ArrayLike | None = None,
+  unshared: str = "weighted",
+  rescale: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Maximises the product of the tasks' gains, the Nash bargaining solution.
 
@@ -49,6 +53,12 @@ def nash_mtl(
       parameters to one. Default: the same weights for all.
     sketch: Measures sketches of the gradients, as :func:`gramian_method` explains:
       True, or an odd number of buckets from 3 to 65,535. Default: exact measurement.
+    smoothing: Decay rate, in [0, 1), of an average of the weights over the steps, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: no average.
+    unshared: "weighted" or "own", the gradients of parameters outside of ``shared``, as
+      in :func:`~maxgnr_jax.maxgnr`.
+    rescale: "mean" makes the update as long as the mean of the gradients, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: as long as the weights make it.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
@@ -69,7 +79,14 @@ def nash_mtl(
     Navon et al., Multi-Task Learning as a Bargaining Game, ICML 2022, Claim 3.1.
   """
   return gramian_rule(
-    nash_mtl_weights, num_tasks=num_tasks, shared=shared, groups=groups, sketch=sketch
+    nash_mtl_weights,
+    num_tasks=num_tasks,
+    shared=shared,
+    smoothing=smoothing,
+    unshared=unshared,
+    rescale=rescale,
+    groups=groups,
+    sketch=sketch,
   )
 
 
@@ -99,6 +116,9 @@ def fairgrad(
   shared: Shared = None,
   groups: Labels = None,
   sketch: int | bool | None = None,
+  smoothing: jax.typing.ArrayLike | None = None,
+  unshared: str = "weighted",
+  rescale: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Maximises ``Σ_k gain_k^(1-α) / (1-α)``, the α-fair sum of the tasks' gains.
 
@@ -119,6 +139,12 @@ def fairgrad(
       parameters to one. Default: the same weights for all.
     sketch: Measures sketches of the gradients, as :func:`gramian_method` explains:
       True, or an odd number of buckets from 3 to 65,535. Default: exact measurement.
+    smoothing: Decay rate, in [0, 1), of an average of the weights over the steps, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: no average.
+    unshared: "weighted" or "own", the gradients of parameters outside of ``shared``, as
+      in :func:`~maxgnr_jax.maxgnr`.
+    rescale: "mean" makes the update as long as the mean of the gradients, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: as long as the weights make it.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
@@ -143,6 +169,9 @@ def fairgrad(
     lambda gramian, active: fairgrad_weights(gramian, alpha, active),
     num_tasks=num_tasks,
     shared=shared,
+    smoothing=smoothing,
+    unshared=unshared,
+    rescale=rescale,
     groups=groups,
     sketch=sketch,
   )

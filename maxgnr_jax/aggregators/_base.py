@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import PartitionSpec as P
 
 from maxgnr_jax import _stacked
 from maxgnr_jax._checks import (
@@ -14,17 +13,14 @@ from maxgnr_jax._checks import (
   as_sketch_size,
   as_task_mask,
   as_task_values,
-  as_weights,
   check_choice,
+  check_fraction,
   check_num_tasks,
   check_state,
 )
-from maxgnr_jax._linalg import count_where
 from maxgnr_jax._stacked._groups import assign_groups, labels_of
 from maxgnr_jax._task_names import check_same_names
-from maxgnr_jax.aggregators._attempts import without_spoilers
-from maxgnr_jax.aggregators._by_passes import Update, Way, way_of
-from maxgnr_jax.aggregators._combination import combine_gradients
+from maxgnr_jax.aggregators._by_passes import STACKED, Update, Way, way_of
 from maxgnr_jax.aggregators._measured import Measured
 from maxgnr_jax.aggregators._method import MEASURES
 from maxgnr_jax.aggregators._method import AggregatorState as AggregatorState
@@ -33,6 +29,7 @@ from maxgnr_jax.aggregators._method import Memory as Memory
 from maxgnr_jax.aggregators._method import Method as Method
 from maxgnr_jax.aggregators._method import Shared as Shared
 from maxgnr_jax.aggregators._method import Step as Step
+from maxgnr_jax.aggregators._step import Frame, take_step
 
 
 def aggregator(
@@ -42,6 +39,9 @@ def aggregator(
   shared: Shared = None,
   groups: _stacked.Labels = None,
   sketch: int | bool | None = None,
+  smoothing: jax.typing.ArrayLike | None = None,
+  unshared: str = "weighted",
+  rescale: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Makes a gradient transformation of a method.
 
@@ -51,13 +51,19 @@ def aggregator(
       changes the shapes of the state at the first step. Give it for ``lax.scan``,
       ahead-of-time compilation and checkpoints made before the first step.
     shared: Pytree of bools like the parameters (or a prefix of it), or a function from
-      the parameters to one: selects the trunk, where gradients are measured. The other
-      parameters get their weighted gradient. Default: all parameters.
+      the parameters to one: selects the trunk, where gradients are measured. Default:
+      all parameters.
     groups: Parameters that get task weights of their own, as in :func:`maxgnr`. The
       method's measurements and weights then have the groups on a leading axis.
       Default: the same weights for all.
     sketch: Measures sketches of the gradients, as in :func:`gramian_method`: the
       Gramian of :meth:`Step.gramian` is then theirs.
+    smoothing: Decay rate, in [0, 1), of an average of the weights over the steps, as in
+      :func:`maxgnr_jax.maxgnr`. For methods whose update is a weighted sum.
+    unshared: "weighted" or "own": whether parameters outside of ``shared`` get their
+      weighted gradient, or the sum of the tasks' gradients.
+    rescale: "mean" makes the update as long as the mean of the gradients. For methods
+      whose update is a weighted sum. Default: as long as the weights make it.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
@@ -88,11 +94,13 @@ def aggregator(
     may overflow where norms span more than about twelve decades.
 
   Raises:
-    ValueError: for ``num_tasks`` < 1; from ``init``, if ``shared`` selects no
-      parameters, or only arrays of size 0, of all or of a group; at the trace of
-      ``update``, for gradients that are not stacked, of another number of tasks or of
-      other parameters than the state, and for values or a ``task_mask`` that do not
-      hold one number per task or name other tasks than the losses.
+    ValueError: for ``num_tasks`` < 1, other values of ``smoothing``, ``unshared`` or
+      ``rescale``, and a ``sketch``, ``smoothing`` or ``rescale`` that does not suit the
+      method; from ``init``, if ``shared`` selects no parameters, or only arrays of size
+      0, of all or of a group; at the trace of ``update``, for gradients that are not
+      stacked, of another number of tasks or of other parameters than the state, and for
+      values or a ``task_mask`` that do not hold one number per task or name other tasks
+      than the losses.
     TypeError: for parameters or gradients that are not real floating-point arrays, for
       a ``task_mask`` that does not hold bools, and for missing ``values``.
 
@@ -124,7 +132,8 @@ def aggregator(
   """
   check_num_tasks(num_tasks)
   size = as_sketch_size(sketch)
-  _check_measures(method, size)
+  frame = Frame(method, size, smoothing, unshared, rescale)
+  _check_frame(frame)
 
   def init(params: optax.Params) -> AggregatorState:
     _stacked.check_floating(params, "Parameters")
@@ -140,15 +149,12 @@ def aggregator(
       groups=assign_groups(groups, params, trunk),
     )
     dtype = _stacked.compute_dtype(params)
-    return _with_tasks(method, blank, trunk, as_num_tasks(num_tasks), dtype)
+    return _with_tasks(frame, blank, trunk, as_num_tasks(num_tasks), dtype)
 
   @functools.partial(jax.jit, static_argnames=("axis_names", "specs"), inline=True)
-  def take_step(grads, state, params, mask, values, further, axis_names, specs):
+  def compiled(grads, state, params, mask, values, further, axis_names, specs):
     with _stacked.sharded_over(axis_names):
-      step = _take_step(
-        method, size, specs, grads, state, params, mask, values, further
-      )
-    return step
+      return take_step(frame, specs, grads, state, params, mask, values, further)
 
   def update(
     grads: optax.Updates | Measured,
@@ -177,11 +183,11 @@ def aggregator(
         grads, like, "the gradients" if params is None else "the parameters"
       )
       trunk, varying = _stacked.one_task(trunk), grads
-    dtype = _dtype(state, like)
+    dtype = frame.dtype(state, like)
     if state.task_count.size:
       _stacked.check_same_tasks(tasks, state.task_count.size)
     else:
-      state = _with_tasks(method, state, trunk, tasks, dtype)
+      state = _with_tasks(frame, state, trunk, tasks, dtype)
     named = extra_args | {"task_mask": task_mask}
     needed = ("losses", "task_mask", *method.values, *method.optional_values)
     check_same_names({name: named.get(name) for name in needed})
@@ -200,120 +206,62 @@ def aggregator(
     specs = _stacked.specs_of(param_specs, state.trunk)
     # Compiled once, so that a step without `jax.jit` around it is fast; inside of
     # `jax.jit` it becomes a part of the program around it.
-    return take_step(grads, state, params, mask, values, further, axis_names, specs)
+    return compiled(grads, state, params, mask, values, further, axis_names, specs)
 
   def way(
     state: AggregatorState, params: Any, extra_args: dict[str, Any], side_by_side: bool
-  ) -> Way | None:
-    if not method.weighted or any(name in extra_args for name in method.gradients):
-      return None
+  ) -> Way:
+    measures = method.measures
+    if size and measures == "gramian":
+      measures = "sketches"
+    if (
+      not method.weighted
+      or any(name in extra_args for name in method.gradients)
+      or (measures == "nothing" and rescale is not None)
+    ):
+      measures = STACKED
     return way_of(
-      "sketches" if size and method.measures == "gramian" else method.measures,
+      measures,
       state,
       params,
       side_by_side,
       size=size,
       skips_zero=method.skips_zero,
-      dtype=_dtype(state, params),
+      dtype=frame.dtype(state, params),
+      own_heads=unshared == "own",
     )
 
   return optax.GradientTransformationExtraArgs(init, Update(update, way))
 
 
-def _take_step(
-  method: Method,
-  size: int | None,
-  specs: tuple[P, ...] | None,
-  grads: optax.Updates | Measured,
-  state: AggregatorState,
-  params: optax.Params | None,
-  mask: jax.Array,
-  values: dict[str, jax.Array],
-  further: dict[str, optax.Updates],
-) -> tuple[optax.Updates, AggregatorState]:
-  """Measures, finds the active tasks, chooses, combines and records."""
-  measured = grads if isinstance(grads, Measured) else None
-  like = _stacked.one_task(grads) if params is None else params
-  trunk = measured.grads if measured else _stacked.restrict(grads, state.trunk)
-  tasks, dtype = mask.size, _dtype(state, like)
-  labels = None if state.groups is None else labels_of(state.groups)
-
-  # Measure.
-  step = Step(
-    count=state.count,
-    task_count=state.task_count,
-    weights=state.weights,
-    grads=trunk,
-    values=values,
-    mask=mask,
-    dtype=dtype,
-    labels=labels,
-    further={name: _stacked.restrict(x, state.trunk) for name, x in further.items()},
-    sketch_size=size,
-    specs=specs,
-    measured=measured,
-  )
-  measurements, measured_finite = method.measure(step, state.memory)
-
-  # Find the active tasks.
-  unmeasured = measured_finite is None and not measured
-  finite = measured.finite if measured else jnp.ones((tasks,), bool)
-  for name in method.values:
-    finite &= jnp.isfinite(jnp.square(values[name]))
-  if measured_finite is not None:
-    finite &= measured_finite
-    if not measured:
-      finite &= _stacked.finite(_stacked.heads(grads, trunk), tasks, dtype)
-  zero = jnp.zeros((tasks,), bool)
-  if method.skips_zero:
-    zero = step.zero(grads if unmeasured else trunk)
-
-  # Choose and combine.
-  def attempt(finite: jax.Array) -> tuple[optax.Updates, Any, Memory]:
-    active = mask & finite & ~zero
-    choice = method.choose(measurements, active, state.memory)
-    _check_choice(choice, method)
-    weights = None
-    if method.weighted:
-      assert state.weights is not None
-      weights = as_weights(choice.weights, state.weights.shape, dtype)
-      weights = jnp.where(active if labels is None else active[None], weights, 0)
-    updates = None
-    if not measured:
-      updates = combine_gradients(choice, weights, grads, trunk, like, active, labels)
-    return updates, weights, choice.memory
-
-  result = attempt(finite)
-  if unmeasured:
-    finite, result = without_spoilers(attempt, result, finite, grads, dtype)
-
-  # Record.
-  updates, weights, memory = result
-  return updates, state._replace(
-    count=optax.safe_increment(state.count),
-    weights=weights,
-    memory=memory,
-    task_count=count_where(mask & finite & ~zero, state.task_count),
-    notfinite_count=count_where(mask & ~finite, state.notfinite_count),
-    zero_count=count_where(mask & finite & zero, state.zero_count),
-  )
-
-
-def _check_measures(method: Method, size: int | None) -> None:
-  """Raises for a method that says something else, or has nothing to sketch."""
+def _check_frame(frame: Frame) -> None:
+  """Raises for options that are wrong, or do not suit the method."""
+  method = frame.method
   check_choice("measures", method.measures, MEASURES)
-  if size is not None and (method.measures == "nothing" or not method.weighted):
+  check_choice("unshared", frame.unshared, ("weighted", "own"))
+  if frame.rescale is not None:
+    check_choice("rescale", frame.rescale, ("mean",))
+  if frame.smoothing is not None:
+    check_fraction("smoothing", frame.smoothing)
+  if frame.size is not None and (method.measures == "nothing" or not method.weighted):
     raise ValueError(
       "`sketch` is for methods whose update is a weighted sum and whose weights depend "
       f"on measured gradients, got measures={method.measures!r} and "
       f"weighted={method.weighted}. Leave `sketch` out."
     )
+  for name in ("smoothing", "rescale"):
+    if getattr(frame, name) is not None and not method.weighted:
+      raise ValueError(
+        f"`{name}` is for methods whose update is a weighted sum, got one with "
+        f"weighted=False. Leave `{name}` out."
+      )
 
 
 def _with_tasks(
-  method: Method, state: AggregatorState, trunk: Any, tasks: int, dtype: Any
+  frame: Frame, state: AggregatorState, trunk: Any, tasks: int, dtype: Any
 ) -> AggregatorState:
   """Returns a state before the first step with K known, or 0 if it is not yet."""
+  method = frame.method
   shape: tuple[int, ...] = (tasks,)
   if state.groups is not None:
     names = set(jax.tree.leaves(labels_of(state.groups)))
@@ -327,21 +275,5 @@ def _with_tasks(
     task_count=jnp.zeros((tasks,), jnp.int32),
     notfinite_count=jnp.zeros((tasks,), jnp.int32),
     zero_count=jnp.zeros((tasks,), jnp.int32),
+    smoothed=None if frame.smoothing is None else jnp.zeros(shape, dtype),
   )
-
-
-def _check_choice(choice: Choice, method: Method) -> None:
-  """Raises unless a choice has what its method promised."""
-  combined = choice.combined is not None and choice.head_weights is not None
-  if not (choice.weights is not None if method.weighted else combined):
-    needed = "`weights`" if method.weighted else "`combined` and `head_weights`"
-    given = [name for name, value in choice._asdict().items() if value is not None]
-    raise TypeError(
-      f"The `Choice` of a method with weighted={method.weighted} must have {needed}, "
-      f"got one with {', '.join(given)}. See `aggregators.Method`."
-    )
-
-
-def _dtype(state: AggregatorState, like: Any) -> Any:
-  """Returns the dtype of K-sized arithmetic."""
-  return _stacked.compute_dtype(like if state.weights is None else state.weights)

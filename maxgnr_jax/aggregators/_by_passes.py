@@ -17,6 +17,7 @@ import optax
 from maxgnr_jax import _stacked
 from maxgnr_jax._checks import as_task_mask, as_task_values
 from maxgnr_jax._grads._passes import MicrobatchPasses, Passes
+from maxgnr_jax._linalg import zero_inactive
 from maxgnr_jax._task_names import check_same_names
 from maxgnr_jax.aggregators._attempts import until_good
 from maxgnr_jax.aggregators._measured import Measured
@@ -27,17 +28,20 @@ from maxgnr_jax.aggregators._measured import Measured
 LARGEST_PART = 0.5
 # Arrays of at most this many numbers are reduced together.
 SMALL = 2**14
+# What a :class:`Way` measures if gradients must be stacked.
+STACKED = "stacked gradients"
 
 
 class Way(NamedTuple):
   """How to measure the gradients of a step.
 
   Attributes:
-    measures: "nothing", "gradients", "gramian" or "sketches".
+    measures: "nothing", "gradients", "gramian", "sketches" or ``STACKED``.
     trunk: The state's record of the trunk.
     size: The size of sketches.
     skips_zero: Whether a task with a gradient of exactly zero is inactive.
     dtype: Dtype of K-sized arithmetic.
+    own_heads: Whether gradients outside of the trunk are added up without weights.
   """
 
   measures: str
@@ -45,6 +49,31 @@ class Way(NamedTuple):
   size: int | None
   skips_zero: bool
   dtype: Any
+  own_heads: bool
+
+  def weighted(self, passes: Any, weights: jax.Array, mask: jax.Array) -> Any:
+    """Returns the combined gradient for weights [K] and the tasks of ``mask``, [K]."""
+    if not self.own_heads:
+      return passes.weighted(weights)
+    return passes.weighted(weights, mask.astype(weights.dtype), self.trunk)
+
+
+class Kept:
+  """Stands for stacked gradients in an ``update`` that keeps the weights of its state.
+
+  Args:
+    passes: The passes.
+    weights: [K], the weights of the state.
+    mask: [K], bool: the tasks that take part.
+  """
+
+  def __init__(self, passes: Passes, weights: jax.Array, mask: jax.Array):
+    self.passes, self.weights, self.mask = passes, weights, mask
+
+  @property
+  def dtype(self) -> Any:
+    """See :class:`Passes`."""
+    return self.passes.dtype
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,21 +83,25 @@ class Update:
   Attributes:
     update: Takes stacked gradients, or what was :class:`Measured` of them.
     way: From state, parameters, extra arguments and whether passes can go side by side
-      to the :class:`Way` to serve a step by passes; None if it needs stacked gradients.
+      to the :class:`Way` to serve a step.
   """
 
   update: Callable[..., tuple[Any, Any]]
-  way: Callable[..., Way | None]
+  way: Callable[..., Way]
 
   def __call__(
     self, grads: Any, state: Any, params: Any = None, **extra_args: Any
   ) -> tuple[optax.Updates, Any]:
     """Updates as any :class:`optax.GradientTransformationExtraArgs`."""
+    if isinstance(grads, Kept):
+      way = self.way(state, params, extra_args, side_by_side=False)
+      weights = zero_inactive(grads.mask, grads.weights)
+      return way.weighted(grads.passes, weights, grads.mask), state
     if not isinstance(grads, (Passes, MicrobatchPasses)):
       return self.update(grads, state, params, **extra_args)
     side_by_side = grads.goes_side_by_side
     way = self.way(state, params, extra_args, side_by_side=side_by_side)
-    if way is None:
+    if way.measures == STACKED:
       return self.update(grads.stacked(), state, params, **extra_args)
     names = _stacked.named_axes(extra_args.get("axis_name"), params)
     with _stacked.sharded_over(names):
@@ -77,25 +110,27 @@ class Update:
 
 def way_of(
   measures: str, state: Any, params: Any, side_by_side: bool, **options: Any
-) -> Way | None:
-  """Returns the cheapest way to serve a method whose update is a weighted sum.
+) -> Way:
+  """Returns the cheapest way to serve a method.
 
   Args:
-    measures: What the method measures, as in :class:`Method`, or "sketches".
+    measures: What the method measures, as in :class:`Method`, or ``STACKED``.
     state: State of the frame.
     params: The parameters.
     side_by_side: Whether passes can go side by side.
-    **options: ``size``, ``skips_zero`` and ``dtype`` of the :class:`Way`.
+    **options: ``size``, ``skips_zero``, ``dtype`` and ``own_heads`` of the
+      :class:`Way`.
   """
   way = Way(measures, state.trunk, **options)
+  stacked = way._replace(measures=STACKED)
   if state.groups is not None:  # each group would need a pass of its own
-    return None
-  if measures in ("nothing", "sketches"):
+    return stacked
+  if measures in ("nothing", "sketches", STACKED):
     return way
   trunk = _stacked.restrict(params, state.trunk)
   if _size(trunk) <= LARGEST_PART * _size(params):
     return way._replace(measures="gradients")
-  return way if measures == "gramian" and side_by_side else None
+  return way if measures == "gramian" and side_by_side else stacked
 
 
 def _size(tree: Any) -> int:
@@ -114,7 +149,7 @@ def _by_passes(update, way, passes, state, params, extra_args):
     return update(measured, state, params, **extra_args)[1]
 
   after = choose(measured)
-  gradient = passes.weighted(after.weights)
+  gradient = way.weighted(passes, after.weights, mask)
   good = _stacked.all_finite((gradient, after.weights))
   if way.measures == "nothing" and way.skips_zero:
     # The gradient may be zero too, as that of a task without labels in this batch.
@@ -124,7 +159,7 @@ def _by_passes(update, way, passes, state, params, extra_args):
   def again(result):
     """Takes the passes apart. The choice stands if that does not change it."""
     weights = result[1].weights
-    gradient, found = _apart(way, passes, weights, measured)
+    gradient, found = _apart(way, passes, weights, mask, measured)
     after = choose(found)
     return jnp.all(after.weights == weights), (gradient, after)
 
@@ -159,12 +194,13 @@ def _measure(way, passes, specs):
   return Measured(everyone, zero, gramian=gramian)
 
 
-def _apart(way, passes, weights, measured):
+def _apart(way, passes, weights, mask, measured):
   """Takes each pass by itself, so that a task that is not finite spoils no other.
 
   Returns:
-    The sum of the gradients with weights other than 0; and ``measured`` with the tasks
-    that turned out to be finite and to have a gradient of zero.
+    The combined gradient for weights [K] and the tasks of ``mask``, [K]; and
+    ``measured`` with the tasks that turned out to be finite and to have a gradient of
+    zero.
   """
   tasks = passes.num_tasks
   names = _stacked.named_axes(None, passes.params)
@@ -177,13 +213,18 @@ def _apart(way, passes, weights, measured):
 
   def add(carry, k, gradient):
     total, finite, zero = carry
-    w = weights[k]
-    total = jax.tree.map(
-      lambda t, g: t + jnp.where(w != 0, w * g.astype(t.dtype), 0), total, gradient
-    )
     one_finite, one_zero = finite_and_zero(gradient)
+    head = (mask[k] & one_finite).astype(weights.dtype)
+
+    def add_to(t, g, in_trunk):
+      w = weights[k] if in_trunk else head
+      return t + jnp.where(w != 0, w * g.astype(t.dtype), 0)
+
+    total = jax.tree.map(add_to, total, gradient, weighted)
     return total, finite.at[k].set(one_finite), zero.at[k].set(one_zero)
 
+  trunk = _stacked.trunk_of(passes.params, way.trunk)
+  weighted = jax.tree.map(lambda in_trunk: in_trunk or not way.own_heads, trunk)
   none = jnp.zeros((tasks,), bool)
   zeros = jax.tree.map(
     lambda p: jnp.zeros_like(p, _stacked.compute_dtype(p)), passes.params

@@ -29,6 +29,9 @@ def cagrad(
   shared: Shared = None,
   groups: Labels = None,
   sketch: int | bool | None = None,
+  smoothing: jax.typing.ArrayLike | None = None,
+  unshared: str = "weighted",
+  rescale: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Maximises the gain of the task that gains least, near the mean of the gradients.
 
@@ -50,6 +53,12 @@ def cagrad(
       parameters to one. Default: the same weights for all.
     sketch: Measures sketches of the gradients, as :func:`gramian_method` explains:
       True, or an odd number of buckets from 3 to 65,535. Default: exact measurement.
+    smoothing: Decay rate, in [0, 1), of an average of the weights over the steps, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: no average.
+    unshared: "weighted" or "own", the gradients of parameters outside of ``shared``, as
+      in :func:`~maxgnr_jax.maxgnr`.
+    rescale: "mean" makes the update as long as the mean of the gradients, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: as long as the weights make it.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
@@ -75,6 +84,9 @@ def cagrad(
     lambda gramian, active: cagrad_weights(gramian, c, active),
     num_tasks=num_tasks,
     shared=shared,
+    smoothing=smoothing,
+    unshared=unshared,
+    rescale=rescale,
     groups=groups,
     sketch=sketch,
   )

@@ -19,10 +19,17 @@ from maxgnr_jax.aggregators._base import (
   Step,
   aggregator,
 )
+from maxgnr_jax.aggregators._reuse import reuses_steps
 
 
+@reuses_steps
 def equal_weights(
-  *, num_tasks: int | None = None, shared: Shared = None
+  *,
+  num_tasks: int | None = None,
+  shared: Shared = None,
+  smoothing: jax.typing.ArrayLike | None = None,
+  unshared: str = "weighted",
+  rescale: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Takes the mean of the gradients of the active tasks.
 
@@ -31,6 +38,12 @@ def equal_weights(
       changes the shapes of the state at the first step.
     shared: Accepted so that methods can be exchanged by their name. The weights depend
       on no gradient, so that they are the same whatever it selects.
+    smoothing: Decay rate, in [0, 1), of an average of the weights over the steps, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: no average.
+    unshared: "weighted" or "own", the gradients of parameters outside of ``shared``, as
+      in :func:`~maxgnr_jax.maxgnr`.
+    rescale: "mean" makes the update as long as the mean of the gradients, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: as long as the weights make it.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
@@ -57,6 +70,9 @@ def equal_weights(
     Method(_last_weights, choose, measures="nothing", skips_zero=False),
     num_tasks=num_tasks,
     shared=shared,
+    smoothing=smoothing,
+    unshared=unshared,
+    rescale=rescale,
   )
 
 
@@ -65,6 +81,9 @@ def constant_weights(
   *,
   num_tasks: int | None = None,
   shared: Shared = None,
+  smoothing: jax.typing.ArrayLike | None = None,
+  unshared: str = "weighted",
+  rescale: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Sums the gradients with weights that the user gives.
 
@@ -77,6 +96,12 @@ def constant_weights(
       ``weights``, so that it need not be given.
     shared: Accepted so that methods can be exchanged by their name. The weights depend
       on no gradient, so that they are the same whatever it selects.
+    smoothing: Decay rate, in [0, 1), of an average of the weights over the steps, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: no average.
+    unshared: "weighted" or "own", the gradients of parameters outside of ``shared``, as
+      in :func:`~maxgnr_jax.maxgnr`.
+    rescale: "mean" makes the update as long as the mean of the gradients, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: as long as the weights make it.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
@@ -112,6 +137,9 @@ def constant_weights(
     Method(_last_weights, choose, measures="nothing", skips_zero=False),
     num_tasks=values.size,
     shared=shared,
+    smoothing=smoothing,
+    unshared=unshared,
+    rescale=rescale,
   )
 
 

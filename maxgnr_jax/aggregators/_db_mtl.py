@@ -30,6 +30,7 @@ def db_mtl(
   *,
   num_tasks: int | None = None,
   shared: Shared = None,
+  unshared: str = "weighted",
 ) -> optax.GradientTransformationExtraArgs:
   """Sums running averages of the gradients of log-losses, scaled to equal length.
 
@@ -48,6 +49,8 @@ def db_mtl(
       parameters (or a prefix of it), or a function from the parameters to one. The
       other parameters get the sum of the gradients of the log-losses, as in the paper.
       Default: all parameters.
+    unshared: "weighted" or "own", the gradients of parameters outside of ``shared``, as
+      in :func:`~maxgnr_jax.maxgnr`.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`,
@@ -120,4 +123,4 @@ def db_mtl(
     )
 
   method = Method(measure, choose, init, values=("losses",), weighted=False)
-  return aggregator(method, num_tasks=num_tasks, shared=shared)
+  return aggregator(method, num_tasks=num_tasks, shared=shared, unshared=unshared)

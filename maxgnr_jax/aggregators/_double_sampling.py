@@ -37,7 +37,7 @@ from maxgnr_jax.aggregators._base import (
   Step,
   aggregator,
 )
-from maxgnr_jax.aggregators._by_passes import Update
+from maxgnr_jax.aggregators._by_passes import STACKED, Update
 from maxgnr_jax.aggregators._gramian import (
   finite_in,
   in_each_group,
@@ -62,6 +62,9 @@ def modo(
   groups: Labels = None,
   sketch: int | bool | None = None,
   zero_gradients: str = "inactive",
+  smoothing: jax.typing.ArrayLike | None = None,
+  unshared: str = "weighted",
+  rescale: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Moves the weights one step at a time towards those of MGDA, using two batches.
 
@@ -89,6 +92,12 @@ def modo(
     zero_gradients: "inactive" or "active": whether a task whose gradient is exactly
       zero is left out of the step, as if ``task_mask`` were False for it, or takes part
       as the method defines it: it draws all weight, and the update vanishes.
+    smoothing: Decay rate, in [0, 1), of an average of the weights over the steps, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: no average.
+    unshared: "weighted" or "own", the gradients of parameters outside of ``shared``, as
+      in :func:`~maxgnr_jax.maxgnr`.
+    rescale: "mean" makes the update as long as the mean of the gradients, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: as long as the weights make it.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`,
@@ -124,7 +133,17 @@ def modo(
     w = _project(active, w - jnp.asarray(gamma, w.dtype) * slope)
     return w, w
 
-  return _two_batches(move, num_tasks, shared, groups, sketch, zero_gradients)
+  return _two_batches(
+    move,
+    zero_gradients,
+    num_tasks=num_tasks,
+    shared=shared,
+    groups=groups,
+    sketch=sketch,
+    smoothing=smoothing,
+    unshared=unshared,
+    rescale=rescale,
+  )
 
 
 @reuses_steps
@@ -139,6 +158,9 @@ def sdmgrad(
   groups: Labels = None,
   sketch: int | bool | None = None,
   zero_gradients: str = "inactive",
+  smoothing: jax.typing.ArrayLike | None = None,
+  unshared: str = "weighted",
+  rescale: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Draws the weights of MGDA towards uniform ones, using two batches.
 
@@ -171,6 +193,12 @@ def sdmgrad(
     zero_gradients: "inactive" or "active": whether a task whose gradient is exactly
       zero is left out of the step, as if ``task_mask`` were False for it, or takes part
       as the method defines it: it draws all weight, and the update vanishes.
+    smoothing: Decay rate, in [0, 1), of an average of the weights over the steps, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: no average.
+    unshared: "weighted" or "own", the gradients of parameters outside of ``shared``, as
+      in :func:`~maxgnr_jax.maxgnr`.
+    rescale: "mean" makes the update as long as the mean of the gradients, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: as long as the weights make it.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`,
@@ -224,7 +252,17 @@ def sdmgrad(
     w, _ = jax.lax.fori_loop(0, num_steps, descend, start)
     return (w + lam * mean) / (1.0 + lam), w
 
-  return _two_batches(move, num_tasks, shared, groups, sketch, zero_gradients)
+  return _two_batches(
+    move,
+    zero_gradients,
+    num_tasks=num_tasks,
+    shared=shared,
+    groups=groups,
+    sketch=sketch,
+    smoothing=smoothing,
+    unshared=unshared,
+    rescale=rescale,
+  )
 
 
 def _project(active: jax.Array, vector: jax.Array) -> jax.Array:
@@ -234,22 +272,16 @@ def _project(active: jax.Array, vector: jax.Array) -> jax.Array:
 
 def _two_batches(
   move: Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]],
-  num_tasks: int | None,
-  shared: Shared,
-  groups: Labels,
-  sketch: int | bool | None,
   zero_gradients: str,
+  **frame: Any,
 ) -> optax.GradientTransformationExtraArgs:
   """Makes an aggregator that takes ``independent_grads``.
 
   Args:
     move: From ``⟨g_i, g'_j⟩`` [K, K], the last simplex weights [K] and the active tasks
       [K] to the weights of the update [K] and the next simplex weights [K].
-    num_tasks: See :func:`modo`.
-    shared: See :func:`modo`.
-    groups: See :func:`modo`.
-    sketch: See :func:`modo`.
     zero_gradients: See :func:`modo`.
+    **frame: Arguments of :func:`aggregator`.
   """
   skips_zero = skips_zero_gradients(zero_gradients)
 
@@ -283,9 +315,7 @@ def _two_batches(
     measures="gramian",
     skips_zero=skips_zero,
   )
-  inner = aggregator(
-    method, num_tasks=num_tasks, shared=shared, groups=groups, sketch=sketch
-  )
+  inner = aggregator(method, **frame)
 
   def update(grads, state, params=None, *, independent_grads=None, **extra_args):
     if independent_grads is None:
@@ -296,8 +326,9 @@ def _two_batches(
     return inner.update(mean, state, params, **extra_args, **batches)
 
   def way(state, params, extra_args, side_by_side):
+    served = inner.update.way(state, params, extra_args, side_by_side)
     if extra_args.get("independent_grads") is not None:
-      return None
-    return inner.update.way(state, params, extra_args, side_by_side)
+      return served._replace(measures=STACKED)
+    return served
 
   return optax.GradientTransformationExtraArgs(inner.init, Update(update, way))

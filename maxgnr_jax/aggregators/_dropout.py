@@ -36,6 +36,7 @@ def graddrop(
   num_tasks: int | None = None,
   shared: Shared = None,
   key: int | jax.Array = 0,
+  unshared: str = "weighted",
 ) -> optax.GradientTransformationExtraArgs:
   """Sums the gradients, keeping only values of one sign in every coordinate.
 
@@ -52,6 +53,8 @@ def graddrop(
       parameters (or a prefix of it), or a function from the parameters to one. The
       other parameters get the sum of the gradients. Default: all parameters.
     key: An integer or a PRNG key, from which the signs are drawn.
+    unshared: "weighted" or "own", the gradients of parameters outside of ``shared``, as
+      in :func:`~maxgnr_jax.maxgnr`.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`,
@@ -114,7 +117,7 @@ def graddrop(
     )
 
   method = Method(measure, choose, key_memory(key), weighted=False)
-  return aggregator(method, num_tasks=num_tasks, shared=shared)
+  return aggregator(method, num_tasks=num_tasks, shared=shared, unshared=unshared)
 
 
 @reuses_steps
@@ -125,6 +128,7 @@ def gradient_dropout(
   num_tasks: int | None = None,
   shared: Shared = None,
   key: int | jax.Array = 0,
+  unshared: str = "weighted",
 ) -> optax.GradientTransformationExtraArgs:
   """Averages the gradients after multiplying every coordinate by random noise.
 
@@ -142,6 +146,8 @@ def gradient_dropout(
       parameters (or a prefix of it), or a function from the parameters to one. The
       other parameters get the mean of the gradients. Default: all parameters.
     key: An integer or a PRNG key, from which the noise is drawn.
+    unshared: "weighted" or "own", the gradients of parameters outside of ``shared``, as
+      in :func:`~maxgnr_jax.maxgnr`.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`,
@@ -197,4 +203,4 @@ def gradient_dropout(
     )
 
   method = Method(measure, choose, key_memory(key), weighted=False)
-  return aggregator(method, num_tasks=num_tasks, shared=shared)
+  return aggregator(method, num_tasks=num_tasks, shared=shared, unshared=unshared)

@@ -28,6 +28,9 @@ def dtp(
   *,
   num_tasks: int | None = None,
   shared: Shared = None,
+  smoothing: jax.typing.ArrayLike | None = None,
+  unshared: str = "weighted",
+  rescale: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Gives more weight to tasks that perform badly on a metric of the user's choice.
 
@@ -43,6 +46,12 @@ def dtp(
       changes the shapes of the state at the first step.
     shared: Accepted so that methods can be exchanged by their name. The weights depend
       on no gradient, so that they are the same whatever it selects.
+    smoothing: Decay rate, in [0, 1), of an average of the weights over the steps, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: no average.
+    unshared: "weighted" or "own", the gradients of parameters outside of ``shared``, as
+      in :func:`~maxgnr_jax.maxgnr`.
+    rescale: "mean" makes the update as long as the mean of the gradients, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: as long as the weights make it.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`,
@@ -90,4 +99,11 @@ def dtp(
     return Choice(weights, {"kpi": mean})
 
   method = Method(measure, choose, init, values=("kpis",), measures="nothing")
-  return aggregator(method, num_tasks=num_tasks, shared=shared)
+  return aggregator(
+    method,
+    num_tasks=num_tasks,
+    shared=shared,
+    smoothing=smoothing,
+    unshared=unshared,
+    rescale=rescale,
+  )

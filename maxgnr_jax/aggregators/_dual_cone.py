@@ -14,14 +14,19 @@ from maxgnr_jax._linalg import (
 from maxgnr_jax._stacked import Labels
 from maxgnr_jax.aggregators._base import Shared
 from maxgnr_jax.aggregators._gramian import gramian_rule
+from maxgnr_jax.aggregators._reuse import reuses_steps
 
 
+@reuses_steps
 def upgrad(
   *,
   num_tasks: int | None = None,
   shared: Shared = None,
   groups: Labels = None,
   sketch: int | bool | None = None,
+  smoothing: jax.typing.ArrayLike | None = None,
+  unshared: str = "weighted",
+  rescale: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Projects each gradient so that it conflicts with no other, then takes their mean.
 
@@ -39,6 +44,12 @@ def upgrad(
       parameters to one. Default: the same weights for all.
     sketch: Measures sketches of the gradients, as :func:`gramian_method` explains:
       True, or an odd number of buckets from 3 to 65,535. Default: exact measurement.
+    smoothing: Decay rate, in [0, 1), of an average of the weights over the steps, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: no average.
+    unshared: "weighted" or "own", the gradients of parameters outside of ``shared``, as
+      in :func:`~maxgnr_jax.maxgnr`.
+    rescale: "mean" makes the update as long as the mean of the gradients, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: as long as the weights make it.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
@@ -59,7 +70,14 @@ def upgrad(
     Quinton and Rey, Jacobian Descent for Multi-Objective Optimization, 2024, UPGrad.
   """
   return gramian_rule(
-    upgrad_weights, num_tasks=num_tasks, shared=shared, groups=groups, sketch=sketch
+    upgrad_weights,
+    num_tasks=num_tasks,
+    shared=shared,
+    smoothing=smoothing,
+    unshared=unshared,
+    rescale=rescale,
+    groups=groups,
+    sketch=sketch,
   )
 
 
@@ -80,12 +98,16 @@ def upgrad_weights(gramian: jax.Array, active: jax.Array | bool = True) -> jax.A
   return jnp.sum(_project(preferences, gramian), axis=0)
 
 
+@reuses_steps
 def dualproj(
   *,
   num_tasks: int | None = None,
   shared: Shared = None,
   groups: Labels = None,
   sketch: int | bool | None = None,
+  smoothing: jax.typing.ArrayLike | None = None,
+  unshared: str = "weighted",
+  rescale: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Projects the mean of the gradients so that it conflicts with no task's gradient.
 
@@ -103,6 +125,12 @@ def dualproj(
       parameters to one. Default: the same weights for all.
     sketch: Measures sketches of the gradients, as :func:`gramian_method` explains:
       True, or an odd number of buckets from 3 to 65,535. Default: exact measurement.
+    smoothing: Decay rate, in [0, 1), of an average of the weights over the steps, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: no average.
+    unshared: "weighted" or "own", the gradients of parameters outside of ``shared``, as
+      in :func:`~maxgnr_jax.maxgnr`.
+    rescale: "mean" makes the update as long as the mean of the gradients, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: as long as the weights make it.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
@@ -124,7 +152,14 @@ def dualproj(
     2017, Eq. 11.
   """
   return gramian_rule(
-    dualproj_weights, num_tasks=num_tasks, shared=shared, groups=groups, sketch=sketch
+    dualproj_weights,
+    num_tasks=num_tasks,
+    shared=shared,
+    smoothing=smoothing,
+    unshared=unshared,
+    rescale=rescale,
+    groups=groups,
+    sketch=sketch,
   )
 
 

@@ -28,6 +28,9 @@ def dwa(
   *,
   num_tasks: int | None = None,
   shared: Shared = None,
+  smoothing: jax.typing.ArrayLike | None = None,
+  unshared: str = "weighted",
+  rescale: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Gives more weight to tasks with losses that fell less over the last two epochs.
 
@@ -44,6 +47,12 @@ def dwa(
       changes the shapes of the state at the first step.
     shared: Accepted so that methods can be exchanged by their name. The weights depend
       on no gradient, so that they are the same whatever it selects.
+    smoothing: Decay rate, in [0, 1), of an average of the weights over the steps, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: no average.
+    unshared: "weighted" or "own", the gradients of parameters outside of ``shared``, as
+      in :func:`~maxgnr_jax.maxgnr`.
+    rescale: "mean" makes the update as long as the mean of the gradients, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: as long as the weights make it.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`,
@@ -105,4 +114,11 @@ def dwa(
     return Choice(weights, remember(active, new, memory))
 
   method = Method(measure, choose, init, values=("losses",), measures="nothing")
-  return aggregator(method, num_tasks=num_tasks, shared=shared)
+  return aggregator(
+    method,
+    num_tasks=num_tasks,
+    shared=shared,
+    smoothing=smoothing,
+    unshared=unshared,
+    rescale=rescale,
+  )

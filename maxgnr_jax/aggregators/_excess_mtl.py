@@ -27,6 +27,9 @@ def excess_mtl(
   *,
   num_tasks: int | None = None,
   shared: Shared = None,
+  smoothing: jax.typing.ArrayLike | None = None,
+  unshared: str = "weighted",
+  rescale: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Gives more weight to tasks that are farther from their optimum.
 
@@ -44,6 +47,12 @@ def excess_mtl(
     shared: Selects the trunk, where gradients are measured: a pytree of bools like the
       parameters (or a prefix of it), or a function from the parameters to one. Default:
       all parameters.
+    smoothing: Decay rate, in [0, 1), of an average of the weights over the steps, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: no average.
+    unshared: "weighted" or "own", the gradients of parameters outside of ``shared``, as
+      in :func:`~maxgnr_jax.maxgnr`.
+    rescale: "mean" makes the update as long as the mean of the gradients, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: as long as the weights make it.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`,
@@ -108,7 +117,14 @@ def excess_mtl(
     return Choice(weights, remember(active, new, memory))
 
   method = Method(measure, choose, init)
-  return aggregator(method, num_tasks=num_tasks, shared=shared)
+  return aggregator(
+    method,
+    num_tasks=num_tasks,
+    shared=shared,
+    smoothing=smoothing,
+    unshared=unshared,
+    rescale=rescale,
+  )
 
 
 def _adagrad_risks(squares: Any, grads: Any, dtype: Any) -> tuple[Any, jax.Array]:

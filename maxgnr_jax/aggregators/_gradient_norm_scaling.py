@@ -8,14 +8,19 @@ from maxgnr_jax._linalg import inverse_norms, only_active, square_root
 from maxgnr_jax._stacked import Labels
 from maxgnr_jax.aggregators._base import Shared
 from maxgnr_jax.aggregators._gramian import gramian_rule
+from maxgnr_jax.aggregators._reuse import reuses_steps
 
 
+@reuses_steps
 def gradient_norm_scaling(
   *,
   num_tasks: int | None = None,
   shared: Shared = None,
   groups: Labels = None,
   sketch: int | bool | None = None,
+  smoothing: jax.typing.ArrayLike | None = None,
+  unshared: str = "weighted",
+  rescale: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Sums the gradients after scaling each to the length of their sum.
 
@@ -36,6 +41,12 @@ def gradient_norm_scaling(
       True, or an odd number of buckets from 3 to 65,535. Each weight has an error of
       about ``sqrt(1 / (2 sketch))``, 0.6 %, which matters more where the weighted
       gradients nearly cancel. Default: exact measurement.
+    smoothing: Decay rate, in [0, 1), of an average of the weights over the steps, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: no average.
+    unshared: "weighted" or "own", the gradients of parameters outside of ``shared``, as
+      in :func:`~maxgnr_jax.maxgnr`.
+    rescale: "mean" makes the update as long as the mean of the gradients, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: as long as the weights make it.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
@@ -61,6 +72,9 @@ def gradient_norm_scaling(
     gradient_norm_scaling_weights,
     num_tasks=num_tasks,
     shared=shared,
+    smoothing=smoothing,
+    unshared=unshared,
+    rescale=rescale,
     groups=groups,
     sketch=sketch,
   )

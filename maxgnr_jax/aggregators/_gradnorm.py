@@ -33,6 +33,9 @@ def gradnorm(
   shared: Shared = None,
   groups: Labels = None,
   sketch: int | bool | None = None,
+  smoothing: jax.typing.ArrayLike | None = None,
+  unshared: str = "weighted",
+  rescale: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Learns weights that give larger gradients to tasks that train more slowly.
 
@@ -59,6 +62,12 @@ def gradnorm(
       True, or an odd number of buckets from 3 to 65,535. Weights learn from signs of
       differences between norms, which errors change only where norms are close.
       Default: exact measurement.
+    smoothing: Decay rate, in [0, 1), of an average of the weights over the steps, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: no average.
+    unshared: "weighted" or "own", the gradients of parameters outside of ``shared``, as
+      in :func:`~maxgnr_jax.maxgnr`.
+    rescale: "mean" makes the update as long as the mean of the gradients, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: as long as the weights make it.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`,
@@ -150,5 +159,12 @@ def gradnorm(
 
   method = Method(measure, choose, init, values=("losses",), measures="gramian")
   return aggregator(
-    method, num_tasks=num_tasks, shared=shared, groups=groups, sketch=sketch
+    method,
+    num_tasks=num_tasks,
+    shared=shared,
+    smoothing=smoothing,
+    unshared=unshared,
+    rescale=rescale,
+    groups=groups,
+    sketch=sketch,
   )

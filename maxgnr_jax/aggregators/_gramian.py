@@ -18,8 +18,10 @@ from maxgnr_jax.aggregators._base import (
   Step,
   aggregator,
 )
+from maxgnr_jax.aggregators._reuse import reuses_steps
 
 
+@reuses_steps
 def gramian_method(
   weighting: Callable[[jax.Array], jax.Array],
   *,
@@ -28,6 +30,9 @@ def gramian_method(
   groups: Labels = None,
   sketch: int | bool | None = None,
   zero_gradients: str = "inactive",
+  smoothing: jax.typing.ArrayLike | None = None,
+  unshared: str = "weighted",
+  rescale: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Makes an aggregator of a function from the Gramian to task weights.
 
@@ -62,6 +67,12 @@ def gramian_method(
       zero is left out of the step, as if ``task_mask`` were False for it, or takes part
       in it. With groups a task is also left out of a group of which its gradient is
       zero.
+    smoothing: Decay rate, in [0, 1), of an average of the weights over the steps, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: no average.
+    unshared: "weighted" or "own", the gradients of parameters outside of ``shared``, as
+      in :func:`~maxgnr_jax.maxgnr`.
+    rescale: "mean" makes the update as long as the mean of the gradients, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: as long as the weights make it.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`. Its
@@ -94,6 +105,9 @@ def gramian_method(
     rule,
     num_tasks=num_tasks,
     shared=shared,
+    smoothing=smoothing,
+    unshared=unshared,
+    rescale=rescale,
     groups=groups,
     sketch=sketch,
     zero_gradients=zero_gradients,
@@ -103,11 +117,8 @@ def gramian_method(
 def gramian_rule(
   rule: Callable[[jax.Array, jax.Array], jax.Array],
   *,
-  num_tasks: int | None = None,
-  shared: Shared = None,
-  groups: Labels = None,
-  sketch: int | bool | None = None,
   zero_gradients: str = "inactive",
+  **frame: Any,
 ) -> optax.GradientTransformationExtraArgs:
   """Makes an aggregator of a rule that knows which tasks are active.
 
@@ -115,11 +126,8 @@ def gramian_rule(
     rule: From the Gramian [K, K], with zeros for inactive tasks, and the active tasks,
       [K] bool, to weights [K]. Those of the active tasks must be as if there were no
       others; those of inactive tasks may be anything.
-    num_tasks: See :func:`gramian_method`.
-    shared: See :func:`gramian_method`.
-    groups: See :func:`gramian_method`.
-    sketch: See :func:`gramian_method`.
     zero_gradients: See :func:`gramian_method`.
+    **frame: Arguments of :func:`aggregator`.
   """
   skips_zero = skips_zero_gradients(zero_gradients)
 
@@ -134,9 +142,7 @@ def gramian_rule(
     return Choice(in_each_group(weigh, gramian))
 
   method = Method(measure_gramian, choose, measures="gramian", skips_zero=skips_zero)
-  return aggregator(
-    method, num_tasks=num_tasks, shared=shared, groups=groups, sketch=sketch
-  )
+  return aggregator(method, **frame)
 
 
 def skips_zero_gradients(zero_gradients: str) -> bool:

@@ -14,14 +14,19 @@ from maxgnr_jax._linalg import (
 from maxgnr_jax._stacked import Labels
 from maxgnr_jax.aggregators._base import Shared
 from maxgnr_jax.aggregators._gramian import gramian_rule
+from maxgnr_jax.aggregators._reuse import reuses_steps
 
 
+@reuses_steps
 def imtl_g(
   *,
   num_tasks: int | None = None,
   shared: Shared = None,
   groups: Labels = None,
   sketch: int | bool | None = None,
+  smoothing: jax.typing.ArrayLike | None = None,
+  unshared: str = "weighted",
+  rescale: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Combines the gradients so that the update has the same projection on each of them.
 
@@ -39,6 +44,12 @@ def imtl_g(
       parameters to one. Default: the same weights for all.
     sketch: Measures sketches of the gradients, as :func:`gramian_method` explains:
       True, or an odd number of buckets from 3 to 65,535. Default: exact measurement.
+    smoothing: Decay rate, in [0, 1), of an average of the weights over the steps, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: no average.
+    unshared: "weighted" or "own", the gradients of parameters outside of ``shared``, as
+      in :func:`~maxgnr_jax.maxgnr`.
+    rescale: "mean" makes the update as long as the mean of the gradients, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: as long as the weights make it.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
@@ -59,7 +70,14 @@ def imtl_g(
     Liu et al., Towards Impartial Multi-task Learning, ICLR 2021, Section 3.1.
   """
   return gramian_rule(
-    imtl_g_weights, num_tasks=num_tasks, shared=shared, groups=groups, sketch=sketch
+    imtl_g_weights,
+    num_tasks=num_tasks,
+    shared=shared,
+    smoothing=smoothing,
+    unshared=unshared,
+    rescale=rescale,
+    groups=groups,
+    sketch=sketch,
   )
 
 

@@ -9,8 +9,10 @@ from maxgnr_jax._linalg import only_active, uniform_weights, unit_products
 from maxgnr_jax._stacked import Labels
 from maxgnr_jax.aggregators._base import Shared
 from maxgnr_jax.aggregators._gramian import gramian_rule
+from maxgnr_jax.aggregators._reuse import reuses_steps
 
 
+@reuses_steps
 def krum(
   num_byzantine: int = 0,
   num_selected: int = 1,
@@ -20,6 +22,9 @@ def krum(
   groups: Labels = None,
   sketch: int | bool | None = None,
   zero_gradients: str = "inactive",
+  smoothing: jax.typing.ArrayLike | None = None,
+  unshared: str = "weighted",
+  rescale: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Averages the gradients that lie closest to other gradients.
 
@@ -52,6 +57,12 @@ def krum(
     zero_gradients: "inactive" or "active": whether a task whose gradient is exactly
       zero is left out of the step, as if ``task_mask`` were False for it, or takes part
       as the method defines it: it may be selected.
+    smoothing: Decay rate, in [0, 1), of an average of the weights over the steps, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: no average.
+    unshared: "weighted" or "own", the gradients of parameters outside of ``shared``, as
+      in :func:`~maxgnr_jax.maxgnr`.
+    rescale: "mean" makes the update as long as the mean of the gradients, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: as long as the weights make it.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
@@ -83,6 +94,9 @@ def krum(
     lambda gramian, active: krum_weights(gramian, num_byzantine, num_selected, active),
     num_tasks=num_tasks,
     shared=shared,
+    smoothing=smoothing,
+    unshared=unshared,
+    rescale=rescale,
     groups=groups,
     sketch=sketch,
     zero_gradients=zero_gradients,

@@ -17,13 +17,18 @@ from maxgnr_jax.aggregators._base import (
   aggregator,
 )
 from maxgnr_jax.aggregators._remembered import learn
+from maxgnr_jax.aggregators._reuse import reuses_steps
 
 
+@reuses_steps
 def uncertainty(
   optimizer: optax.GradientTransformation = optax.adam(0.025),
   *,
   num_tasks: int | None = None,
   shared: Shared = None,
+  smoothing: jax.typing.ArrayLike | None = None,
+  unshared: str = "weighted",
+  rescale: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Weights each task by its homoscedastic uncertainty, learned with the model.
 
@@ -38,6 +43,12 @@ def uncertainty(
       changes the shapes of the state at the first step.
     shared: Accepted so that methods can be exchanged by their name. The weights depend
       on no gradient, so that they are the same whatever it selects.
+    smoothing: Decay rate, in [0, 1), of an average of the weights over the steps, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: no average.
+    unshared: "weighted" or "own", the gradients of parameters outside of ``shared``, as
+      in :func:`~maxgnr_jax.maxgnr`.
+    rescale: "mean" makes the update as long as the mean of the gradients, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: as long as the weights make it.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`,
@@ -74,14 +85,28 @@ def uncertainty(
   def weights(s):
     return 0.5 * jnp.exp(-s)
 
-  return _learned_scale("log_variance", gradient, weights, optimizer, num_tasks, shared)
+  return _learned_scale(
+    "log_variance",
+    gradient,
+    weights,
+    optimizer,
+    num_tasks=num_tasks,
+    shared=shared,
+    smoothing=smoothing,
+    unshared=unshared,
+    rescale=rescale,
+  )
 
 
+@reuses_steps
 def imtl_l(
   optimizer: optax.GradientTransformation = optax.adam(0.025),
   *,
   num_tasks: int | None = None,
   shared: Shared = None,
+  smoothing: jax.typing.ArrayLike | None = None,
+  unshared: str = "weighted",
+  rescale: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Learns weights that bring every weighted loss to 1.
 
@@ -95,6 +120,12 @@ def imtl_l(
       changes the shapes of the state at the first step.
     shared: Accepted so that methods can be exchanged by their name. The weights depend
       on no gradient, so that they are the same whatever it selects.
+    smoothing: Decay rate, in [0, 1), of an average of the weights over the steps, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: no average.
+    unshared: "weighted" or "own", the gradients of parameters outside of ``shared``, as
+      in :func:`~maxgnr_jax.maxgnr`.
+    rescale: "mean" makes the update as long as the mean of the gradients, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: as long as the weights make it.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`,
@@ -125,7 +156,17 @@ def imtl_l(
   def gradient(s, losses):
     return jnp.exp(s) * losses - 1.0
 
-  return _learned_scale("log_scale", gradient, jnp.exp, optimizer, num_tasks, shared)
+  return _learned_scale(
+    "log_scale",
+    gradient,
+    jnp.exp,
+    optimizer,
+    num_tasks=num_tasks,
+    shared=shared,
+    smoothing=smoothing,
+    unshared=unshared,
+    rescale=rescale,
+  )
 
 
 def _learned_scale(
@@ -133,8 +174,7 @@ def _learned_scale(
   gradient: Callable[[jax.Array, jax.Array], jax.Array],
   weights: Callable[[jax.Array], jax.Array],
   optimizer: optax.GradientTransformation,
-  num_tasks: int | None,
-  shared: Shared,
+  **frame: Any,
 ) -> optax.GradientTransformationExtraArgs:
   """Makes an aggregator that learns a number s per task, starting at 0.
 
@@ -143,8 +183,7 @@ def _learned_scale(
     gradient: From s [K] and the losses [K] to the gradient with respect to s, [K].
     weights: From s [K] to the task weights [K].
     optimizer: Optimiser of s.
-    num_tasks: See :func:`uncertainty`.
-    shared: See :func:`uncertainty`.
+    **frame: Arguments of :func:`aggregator`.
   """
   check_optimizer(optimizer)
 
@@ -164,4 +203,4 @@ def _learned_scale(
     return Choice(weights(s), {name: moved, "optimizer": after})
 
   method = Method(measure, choose, init, values=("losses",), measures="nothing")
-  return aggregator(method, num_tasks=num_tasks, shared=shared)
+  return aggregator(method, **frame)

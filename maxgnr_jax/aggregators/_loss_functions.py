@@ -25,8 +25,14 @@ from maxgnr_jax.aggregators._base import (
 from maxgnr_jax.aggregators._reuse import reuses_steps
 
 
+@reuses_steps
 def gls(
-  *, num_tasks: int | None = None, shared: Shared = None
+  *,
+  num_tasks: int | None = None,
+  shared: Shared = None,
+  smoothing: jax.typing.ArrayLike | None = None,
+  unshared: str = "weighted",
+  rescale: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Takes the gradient of the geometric mean of the losses (geometric loss strategy).
 
@@ -40,6 +46,12 @@ def gls(
       changes the shapes of the state at the first step.
     shared: Accepted so that methods can be exchanged by their name. The weights depend
       on no gradient, so that they are the same whatever it selects.
+    smoothing: Decay rate, in [0, 1), of an average of the weights over the steps, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: no average.
+    unshared: "weighted" or "own", the gradients of parameters outside of ``shared``, as
+      in :func:`~maxgnr_jax.maxgnr`.
+    rescale: "mean" makes the update as long as the mean of the gradients, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: as long as the weights make it.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
@@ -61,7 +73,14 @@ def gls(
     Chennupati et al., MultiNet++: Multi-Stream Feature Aggregation and Geometric Loss
     Strategy for Multi-Task Learning, CVPR Workshops 2019, Eq. 2.
   """
-  return _losses_rule(gls_weights, num_tasks, shared)
+  return _losses_rule(
+    gls_weights,
+    num_tasks=num_tasks,
+    shared=shared,
+    smoothing=smoothing,
+    unshared=unshared,
+    rescale=rescale,
+  )
 
 
 def gls_weights(losses: jax.Array) -> jax.Array:
@@ -89,6 +108,9 @@ def stch(
   ideal: Sequence[float] | None = None,
   num_tasks: int | None = None,
   shared: Shared = None,
+  smoothing: jax.typing.ArrayLike | None = None,
+  unshared: str = "weighted",
+  rescale: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Takes the gradient of a smooth maximum of the losses (smooth Tchebycheff).
 
@@ -104,6 +126,12 @@ def stch(
       changes the shapes of the state at the first step.
     shared: Accepted so that methods can be exchanged by their name. The weights depend
       on no gradient, so that they are the same whatever it selects.
+    smoothing: Decay rate, in [0, 1), of an average of the weights over the steps, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: no average.
+    unshared: "weighted" or "own", the gradients of parameters outside of ``shared``, as
+      in :func:`~maxgnr_jax.maxgnr`.
+    rescale: "mean" makes the update as long as the mean of the gradients, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: as long as the weights make it.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
@@ -145,7 +173,14 @@ def stch(
     best = jnp.asarray(vectors.get("ideal", 0.0), losses.dtype)
     return stch_weights(losses - best, mu, preferred)
 
-  return _losses_rule(weighting, num_tasks, shared)
+  return _losses_rule(
+    weighting,
+    num_tasks=num_tasks,
+    shared=shared,
+    smoothing=smoothing,
+    unshared=unshared,
+    rescale=rescale,
+  )
 
 
 def stch_weights(
@@ -173,6 +208,9 @@ def bmtl(
   *,
   num_tasks: int | None = None,
   shared: Shared = None,
+  smoothing: jax.typing.ArrayLike | None = None,
+  unshared: str = "weighted",
+  rescale: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Weights tasks by ``exp(L_k / T)``, which favours those with larger losses.
 
@@ -188,6 +226,12 @@ def bmtl(
       changes the shapes of the state at the first step.
     shared: Accepted so that methods can be exchanged by their name. The weights depend
       on no gradient, so that they are the same whatever it selects.
+    smoothing: Decay rate, in [0, 1), of an average of the weights over the steps, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: no average.
+    unshared: "weighted" or "own", the gradients of parameters outside of ``shared``, as
+      in :func:`~maxgnr_jax.maxgnr`.
+    rescale: "mean" makes the update as long as the mean of the gradients, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: as long as the weights make it.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
@@ -212,7 +256,12 @@ def bmtl(
   """
   check_positive("temperature", temperature)
   return _losses_rule(
-    lambda losses: bmtl_weights(losses, temperature), num_tasks, shared
+    lambda losses: bmtl_weights(losses, temperature),
+    num_tasks=num_tasks,
+    shared=shared,
+    smoothing=smoothing,
+    unshared=unshared,
+    rescale=rescale,
   )
 
 
@@ -238,14 +287,13 @@ def _finite(losses: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _losses_rule(
-  weighting: Callable[[jax.Array], jax.Array], num_tasks: int | None, shared: Shared
+  weighting: Callable[[jax.Array], jax.Array], **frame: Any
 ) -> optax.GradientTransformationExtraArgs:
   """Makes an aggregator of a function from the losses to the weights.
 
   Args:
     weighting: From the losses [K], infinite for inactive tasks, to weights [K].
-    num_tasks: See :func:`gls`.
-    shared: See :func:`gls`.
+    **frame: Arguments of :func:`aggregator`.
   """
 
   def measure(step: Step, memory: Memory) -> tuple[Any, None]:
@@ -257,4 +305,4 @@ def _losses_rule(
     return Choice(weighting(jnp.where(active, losses, jnp.inf)))
 
   method = Method(measure, choose, values=("losses",), measures="nothing")
-  return aggregator(method, num_tasks=num_tasks, shared=shared)
+  return aggregator(method, **frame)

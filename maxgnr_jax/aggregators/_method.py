@@ -43,6 +43,8 @@ class AggregatorState(NamedTuple):
       when the state was made. :class:`optax.MaskedNode` stands for the others.
     groups: Pytree like the parameters, without arrays: says which group each belongs
       to. None without groups.
+    smoothed: Array like ``weights``, the average of the weights' logarithms, up to a
+      constant that all tasks share. None without ``smoothing``.
   """
 
   count: jax.Array  # type: ignore[assignment]
@@ -53,6 +55,7 @@ class AggregatorState(NamedTuple):
   zero_count: jax.Array
   trunk: Any = None
   groups: Any = None
+  smoothed: jax.Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,10 +137,18 @@ class Step:
       grads: Stacked pytree, g. Default: the gradients of the trunk.
       other: Stacked pytree like it: then ``⟨g_i, other_j⟩``.
     """
-    known = None if self.measured is None else self.measured.gramian
-    if grads is None and known is not None:
-      return known
+    if grads is None and other is None:
+      return self._own_gramian
+    return self._measure_gramian(grads, other)
 
+  @functools.cached_property
+  def _own_gramian(self) -> jax.Array:
+    known = None if self.measured is None else self.measured.gramian
+    return self._measure_gramian(None, None) if known is None else known
+
+  def _measure_gramian(
+    self, grads: optax.Updates | None, other: optax.Updates | None
+  ) -> jax.Array:
     def measure(g: optax.Updates, other: optax.Updates | None = None) -> jax.Array:
       return _stacked.gramian(g, self.dtype, other, self.mask)
 

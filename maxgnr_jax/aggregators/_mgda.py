@@ -14,8 +14,10 @@ from maxgnr_jax._linalg import (
 from maxgnr_jax._stacked import Labels
 from maxgnr_jax.aggregators._base import Shared
 from maxgnr_jax.aggregators._gramian import gramian_rule
+from maxgnr_jax.aggregators._reuse import reuses_steps
 
 
+@reuses_steps
 def mgda(
   *,
   num_tasks: int | None = None,
@@ -23,6 +25,9 @@ def mgda(
   groups: Labels = None,
   sketch: int | bool | None = None,
   zero_gradients: str = "inactive",
+  smoothing: jax.typing.ArrayLike | None = None,
+  unshared: str = "weighted",
+  rescale: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Takes the shortest vector in the convex hull of the tasks' gradients.
 
@@ -43,6 +48,12 @@ def mgda(
     zero_gradients: "inactive" or "active": whether a task whose gradient is exactly
       zero is left out of the step, as if ``task_mask`` were False for it, or takes part
       as the method defines it: it is the shortest vector, and the update is zero.
+    smoothing: Decay rate, in [0, 1), of an average of the weights over the steps, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: no average.
+    unshared: "weighted" or "own", the gradients of parameters outside of ``shared``, as
+      in :func:`~maxgnr_jax.maxgnr`.
+    rescale: "mean" makes the update as long as the mean of the gradients, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: as long as the weights make it.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
@@ -69,6 +80,9 @@ def mgda(
     mgda_weights,
     num_tasks=num_tasks,
     shared=shared,
+    smoothing=smoothing,
+    unshared=unshared,
+    rescale=rescale,
     groups=groups,
     sketch=sketch,
     zero_gradients=zero_gradients,

@@ -31,6 +31,7 @@ def moco(
   rho: jax.typing.ArrayLike = 0.0,
   num_tasks: int | None = None,
   shared: Shared = None,
+  unshared: str = "weighted",
 ) -> optax.GradientTransformationExtraArgs:
   """Moves the weights one step at a time towards those of MGDA on averaged gradients.
 
@@ -53,6 +54,8 @@ def moco(
       bools like the parameters (or a prefix of it), or a function from the parameters
       to one. The other parameters get the weighted gradient of this step. Default: all
       parameters.
+    unshared: "weighted" or "own", the gradients of parameters outside of ``shared``, as
+      in :func:`~maxgnr_jax.maxgnr`.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`,
@@ -122,4 +125,4 @@ def moco(
     )
 
   method = Method(measure, choose, init, weighted=False)
-  return aggregator(method, num_tasks=num_tasks, shared=shared)
+  return aggregator(method, num_tasks=num_tasks, shared=shared, unshared=unshared)

@@ -22,6 +22,9 @@ def ngdiff(
   shared: Shared = None,
   groups: Labels = None,
   sketch: int | bool | None = None,
+  smoothing: jax.typing.ArrayLike | None = None,
+  unshared: str = "weighted",
+  rescale: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Learns some tasks and unlearns others by the difference of their unit gradients.
 
@@ -44,6 +47,12 @@ def ngdiff(
       True, or an odd number of buckets from 3 to 65,535. Each weight has an error of
       about ``sqrt(1 / (2 sketch))``, 0.6 %, which matters more where the weighted
       gradients nearly cancel. Default: exact measurement.
+    smoothing: Decay rate, in [0, 1), of an average of the weights over the steps, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: no average.
+    unshared: "weighted" or "own", the gradients of parameters outside of ``shared``, as
+      in :func:`~maxgnr_jax.maxgnr`.
+    rescale: "mean" makes the update as long as the mean of the gradients, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: as long as the weights make it.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
@@ -80,5 +89,12 @@ def ngdiff(
     return jnp.asarray(values, gramian.dtype) * inverse_norms(gramian)
 
   return gramian_rule(
-    rule, num_tasks=values.size, shared=shared, groups=groups, sketch=sketch
+    rule,
+    num_tasks=values.size,
+    shared=shared,
+    smoothing=smoothing,
+    unshared=unshared,
+    rescale=rescale,
+    groups=groups,
+    sketch=sketch,
   )

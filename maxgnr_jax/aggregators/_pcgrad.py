@@ -17,8 +17,10 @@ from maxgnr_jax._stacked import Labels
 from maxgnr_jax.aggregators._base import Choice, Memory, Method, Shared, aggregator
 from maxgnr_jax.aggregators._gramian import in_each_group, measure_gramian
 from maxgnr_jax.aggregators._random import key_memory, next_key
+from maxgnr_jax.aggregators._reuse import reuses_steps
 
 
+@reuses_steps
 def pcgrad(
   *,
   num_tasks: int | None = None,
@@ -26,6 +28,9 @@ def pcgrad(
   groups: Labels = None,
   sketch: int | bool | None = None,
   key: int | jax.Array = 0,
+  smoothing: jax.typing.ArrayLike | None = None,
+  unshared: str = "weighted",
+  rescale: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Sums the gradients after removing from each what conflicts with the others.
 
@@ -44,6 +49,12 @@ def pcgrad(
     sketch: Measures sketches of the gradients, as :func:`gramian_method` explains:
       True, or an odd number of buckets from 3 to 65,535. Default: exact measurement.
     key: An integer or a PRNG key, from which the orders are drawn.
+    smoothing: Decay rate, in [0, 1), of an average of the weights over the steps, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: no average.
+    unshared: "weighted" or "own", the gradients of parameters outside of ``shared``, as
+      in :func:`~maxgnr_jax.maxgnr`.
+    rescale: "mean" makes the update as long as the mean of the gradients, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: as long as the weights make it.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`,
@@ -76,6 +87,9 @@ def pcgrad(
     Method(measure_gramian, choose, key_memory(key), measures="gramian"),
     num_tasks=num_tasks,
     shared=shared,
+    smoothing=smoothing,
+    unshared=unshared,
+    rescale=rescale,
     groups=groups,
     sketch=sketch,
   )

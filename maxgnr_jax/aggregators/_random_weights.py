@@ -15,10 +15,18 @@ from maxgnr_jax.aggregators._base import (
   aggregator,
 )
 from maxgnr_jax.aggregators._random import key_memory, next_key
+from maxgnr_jax.aggregators._reuse import reuses_steps
 
 
+@reuses_steps
 def random_weights(
-  *, num_tasks: int | None = None, shared: Shared = None, key: int | jax.Array = 0
+  *,
+  num_tasks: int | None = None,
+  shared: Shared = None,
+  key: int | jax.Array = 0,
+  smoothing: jax.typing.ArrayLike | None = None,
+  unshared: str = "weighted",
+  rescale: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Draws new weights in every step, the softmax of standard normal numbers.
 
@@ -30,6 +38,12 @@ def random_weights(
     shared: Accepted so that methods can be exchanged by their name. The weights depend
       on no gradient, so that they are the same whatever it selects.
     key: An integer or a PRNG key, from which the weights are drawn.
+    smoothing: Decay rate, in [0, 1), of an average of the weights over the steps, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: no average.
+    unshared: "weighted" or "own", the gradients of parameters outside of ``shared``, as
+      in :func:`~maxgnr_jax.maxgnr`.
+    rescale: "mean" makes the update as long as the mean of the gradients, as in
+      :func:`~maxgnr_jax.maxgnr`. Default: as long as the weights make it.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`,
@@ -66,4 +80,11 @@ def random_weights(
   method = Method(
     measure, choose, key_memory(key), measures="nothing", skips_zero=False
   )
-  return aggregator(method, num_tasks=num_tasks, shared=shared)
+  return aggregator(
+    method,
+    num_tasks=num_tasks,
+    shared=shared,
+    smoothing=smoothing,
+    unshared=unshared,
+    rescale=rescale,
+  )

@@ -26,6 +26,7 @@ def trimmed_mean(
   num_tasks: int | None = None,
   shared: Shared = None,
   zero_gradients: str = "inactive",
+  unshared: str = "weighted",
 ) -> optax.GradientTransformationExtraArgs:
   """Averages each coordinate over the tasks after dropping its extreme values.
 
@@ -45,6 +46,8 @@ def trimmed_mean(
     zero_gradients: "inactive" or "active": whether a task whose gradient is exactly
       zero is left out of the step, as if ``task_mask`` were False for it, or takes part
       as the method defines it: its zeros are ranked with the others' values.
+    unshared: "weighted" or "own", the gradients of parameters outside of ``shared``, as
+      in :func:`~maxgnr_jax.maxgnr`.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`. The
@@ -107,4 +110,4 @@ def trimmed_mean(
     )
 
   method = Method(measure, choose, weighted=False, skips_zero=skips_zero)
-  return aggregator(method, num_tasks=num_tasks, shared=shared)
+  return aggregator(method, num_tasks=num_tasks, shared=shared, unshared=unshared)

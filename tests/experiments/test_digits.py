@@ -208,6 +208,18 @@ def test_momentum_is_kept_where_the_method_measures(option, selection):
   assert sketched.momentum.shape == (len(TASKS), 7)
 
 
+def test_options_of_the_frame_are_parsed_from_a_name():
+  _, params = random_network()
+  setting = Setting(len(TASKS), mlp.trunk_only, 100)
+  for base in ("maxgnr-0.9-sketch-7", "mgda", "uncertainty", "random-weights"):
+    name = f"{base}-smoothed-0.9-own-heads-rescaled"
+    state = named(name).make(setting).init(params)
+    assert state.smoothed.shape == (len(TASKS),)
+    assert named(base).make(setting).init(params).smoothed is None
+  with pytest.raises(ValueError, match=r"\[0, 1\)"):
+    named("mgda-smoothed-1").make(setting)
+
+
 def test_weights_and_gnr_by_layer_are_averaged_over_layers():
   params = jnp.ones(3)
   state = (
