@@ -16,7 +16,7 @@ from maxgnr_jax._linalg._active import along
 from maxgnr_jax._linalg._root import square_root
 from maxgnr_jax._stacked._sharding import Reduce, over_parameters
 from maxgnr_jax._stacked._sums import sums_of_products, sums_of_squares
-from maxgnr_jax._stacked._tree import add, compute_dtype
+from maxgnr_jax._stacked._tree import compute_dtype
 
 # A gradient's magnitude is estimated from this many elements of each parameter, and
 # from this many parameters.
