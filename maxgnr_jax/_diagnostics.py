@@ -1,5 +1,6 @@
 """Diagnostics of an aggregator's state, in a form that any logger accepts."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from maxgnr_jax._interference import interference
 from maxgnr_jax._maxgnr_state import MaxGNRState
 from maxgnr_jax._state import aggregator_state
 from maxgnr_jax._task_names import check_has_no_names
@@ -42,10 +44,12 @@ def diagnostics(
   Returns:
     A dict of scalars. For :func:`maxgnr` it holds ``weights/NAME``, ``gnr/NAME``,
     ``single_task_gnr/NAME``, ``gradient_norm/NAME``, ``noise_norm/NAME``,
-    ``task_count/NAME``, ``notfinite_count/NAME`` and ``zero_count/NAME`` for each task,
-    and ``noise_cosine/NAME,NAME`` for each pair of tasks, negative where their noises
-    oppose each other. For other aggregators it holds ``weights/NAME`` (if the state has
-    weights), the three counts, and every number per task in the memory, by its name.
+    ``task_count/NAME``, ``notfinite_count/NAME`` and ``zero_count/NAME`` for each task;
+    ``noise_cosine/NAME,NAME`` for each pair of tasks, negative where their noises
+    oppose each other; and ``interference/NAME,NAME``, how much the noise of the second
+    task disturbs the first (see :func:`interference`). For other aggregators it holds
+    ``weights/NAME`` (if the state has weights), the three counts, and every number per
+    task in the memory, by its name.
     With groups the keys are ``weights/GROUP/NAME`` and so on; all groups share the
     counts.
 
@@ -79,6 +83,11 @@ def diagnostics(
       for i, first in enumerate(names):
         for j, second in enumerate(names[:i]):
           result[f"noise_cosine/{prefix}{second},{first}"] = cosine[j, i]
+    measure = jax.vmap(interference) if grouped else interference
+    ratios = measure(state.stats, state.weights)
+    for prefix, ratio in _by_group(groups, ratios, grouped).items():
+      for (i, first), (j, second) in itertools.permutations(enumerate(names), 2):
+        result[f"interference/{prefix}{first},{second}"] = ratio[i, j]
   return result
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from maxgnr_jax import aggregators, diagnostics, maxgnr, task_names
+from maxgnr_jax import aggregators, diagnostics, interference, maxgnr, task_names
 from tests.helpers.examples import example_params, follow, grads_sequence
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -46,6 +46,17 @@ def test_diagnostics_hold_every_tasks_numbers_under_its_name():
     assert logged[f"notfinite_count/{name}"] == state.notfinite_count[task]
 
 
+def test_diagnostics_hold_who_disturbs_whom():
+  state = state_after_steps()
+  logged, ratio = diagnostics(state, NAMES), interference(state.stats, state.weights)
+  for i, disturbed in enumerate(NAMES):
+    for j, by in enumerate(NAMES):
+      if i != j:
+        np.testing.assert_array_equal(
+          logged[f"interference/{disturbed},{by}"], ratio[i, j]
+        )
+
+
 def test_diagnostics_hold_the_noise_cosine_of_every_pair_once():
   state = state_after_steps()
   pairs = {
@@ -63,7 +74,7 @@ def test_diagnostics_hold_the_noise_cosine_of_every_pair_once():
 
 def test_diagnostics_hold_only_the_documented_scalars():
   logged = diagnostics(state_after_steps(), NAMES)
-  assert len(logged) == len(FIELDS) * 3 + 3
+  assert len(logged) == len(FIELDS) * 3 + 3 + 6
   chex.assert_shape([*logged.values()], ())
 
 
