@@ -69,8 +69,7 @@ def plot_interference(
     ax = Figure(figsize=(side + 1, side), layout="constrained").add_subplot()
   shown: Any = np.ma.masked_where((ratio <= 0) | ~np.isfinite(ratio), ratio)
   # The colours are centred on 1, where the noise is as long as the gradient.
-  reach = float(np.exp(np.abs(np.log(shown)).max())) if shown.count() else 1.0
-  reach = max(reach, 1.1)
+  reach = max([1.1, *shown.compressed(), *(1.0 / shown.compressed())])
   image = ax.imshow(shown, cmap="RdBu_r", norm=LogNorm(1 / reach, reach))
   ax.set(xlabel="noise of", ylabel="gradient of", title="squared noise to gradient")
   ax.set_xticks(range(number), labels, rotation=45, ha="right")
