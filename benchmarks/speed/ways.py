@@ -84,14 +84,20 @@ def ways(problem: Problem, last_bias: str) -> dict[str, Run]:
     "sketch": maxgnr(num_tasks=tasks, sketch=True),
     "gramian": aggregators.mgda(num_tasks=tasks),
   }
-  at_once = {"stacked": None, "vmap": tasks, "sequential": 1}
-  exact = maxgnr(num_tasks=tasks)
   return {
     "single": Run(single, problem.own_params(), problem.batch),
     "forward": Run(forward, problem.own_params(), problem.batch),
     **{name: _combined(problem, method) for name, method in methods.items()},
-    **{name: _stacked(problem, exact, n) for name, n in at_once.items()},
+    **stacked_ways(problem),
   }
+
+
+def stacked_ways(problem: Problem) -> dict[str, Run]:
+  """Makes a run for each way to stacked gradients."""
+  tasks = problem.num_tasks()
+  at_once = {"stacked": None, "vmap": tasks, "sequential": 1}
+  exact = maxgnr(num_tasks=tasks)
+  return {name: _stacked(problem, exact, number) for name, number in at_once.items()}
 
 
 def _combined(problem: Problem, aggregator: optax.GradientTransformation) -> Run:

@@ -14,6 +14,7 @@ from maxgnr_jax import (
   value_and_combined_grad,
   value_and_task_grads,
 )
+from maxgnr_jax.aggregators._by_passes import STACKED as BY_STACKING
 from tests.helpers import methods
 from tests.helpers.trees import assert_trees_close
 
@@ -152,10 +153,10 @@ def test_injected_hyperparameters_keep_the_cheap_way(factory):
 
 
 def way(aggregator, side_by_side=True, **extra_args):
-  """What an aggregator measures by passes; None if it needs stacked gradients."""
+  """What an aggregator measures by passes; ``BY_STACKING`` if it needs all gradients."""
   state = aggregator.init(PARAMS)
   found = aggregator.update.way(state, PARAMS, extra_args, side_by_side=side_by_side)
-  return found and found.measures
+  return found.measures
 
 
 STACKED = {"maxgnr", "maxgnr-paper", "excess_mtl", *COORDINATES}
@@ -169,19 +170,21 @@ def test_each_method_is_served_by_the_cheapest_way():
   for name, row in methods.METHODS.items():
     if name == "flat_regions":  # it takes two sets of gradients
       continue
-    expected = None if name in STACKED else "nothing" if name in NOTHING else "gramian"
+    expected = (
+      BY_STACKING if name in STACKED else "nothing" if name in NOTHING else "gramian"
+    )
     expected = "sketches" if name.endswith("sketch") else expected
     assert way(row.make(num_tasks=TASKS)) == expected, name
 
 
 def test_the_way_depends_on_what_is_measured():
   assert way(maxgnr(sketch=31)) == "sketches"
-  assert way(maxgnr(sketch=31, groups="layer")) is None
+  assert way(maxgnr(sketch=31, groups="layer")) == BY_STACKING
   assert way(aggregators.mgda(sketch=31)) == "sketches"
-  assert way(aggregators.mgda(), side_by_side=False) is None
+  assert way(aggregators.mgda(), side_by_side=False) == BY_STACKING
   for factory in (maxgnr, aggregators.mgda, aggregators.excess_mtl):
     assert way(factory(shared=last_bias)) == "gradients"
-  assert way(aggregators.modo(), independent_grads=PARAMS) is None
+  assert way(aggregators.modo(), independent_grads=PARAMS) == BY_STACKING
 
 
 def test_a_transformation_around_the_aggregator_gets_stacked_gradients():
