@@ -74,7 +74,10 @@ def value_and_combined_grad(
   - a Gramian (:func:`aggregators.mgda`, ...): K passes side by side, whose inner
     products are taken layer by layer;
   - anything else (:func:`maxgnr` without ``sketch``, groups, methods whose update is no
-    weighted sum): the gradients are stacked and combined, without a further pass.
+    weighted sum, methods of losses with ``rescale=``): the gradients are stacked and
+    combined, without a further pass.
+
+  With ``unshared="own"`` another pass goes through what ``shared`` leaves out.
 
   The result is that of :func:`value_and_task_grads` and the aggregator's ``update``, up
   to rounding. If a loss or a gradient is not finite, further passes take the tasks one

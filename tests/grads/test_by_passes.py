@@ -153,7 +153,7 @@ def test_injected_hyperparameters_keep_the_cheap_way(factory):
 
 
 def way(aggregator, side_by_side=True, **extra_args):
-  """What an aggregator measures by passes; ``BY_STACKING`` if it needs all gradients."""
+  """What an aggregator measures by passes, or ``BY_STACKING``."""
   state = aggregator.init(PARAMS)
   found = aggregator.update.way(state, PARAMS, extra_args, side_by_side=side_by_side)
   return found.measures
