@@ -19,7 +19,7 @@ from maxgnr_jax._checks import (
   check_state,
 )
 from maxgnr_jax._gnr import GradientStats, NoiseAverage, no_noise, single_task_gnr
-from maxgnr_jax._linalg import redistribute, zero_inactive
+from maxgnr_jax._linalg import corrected_decay, redistribute, zero_inactive
 from maxgnr_jax._maxgnr_state import MaxGNRState, frame_state, own_state
 from maxgnr_jax._measure import measure as measure_stats
 from maxgnr_jax._solvers import Solver, projected_gradient
@@ -264,11 +264,8 @@ def _of_active(active: jax.Array, stats: GradientStats) -> GradientStats:
 def _kept(noise_decay: Any, step: Step, active: jax.Array) -> jax.Array:
   """Returns how much of each task's average noise stays, [K].
 
-  This is ρ, corrected for an average that begins at 0: with ρ (1 - ρⁿ) / (1 - ρⁿ⁺¹)
-  after n samples it has no bias (Kingma and Ba, Adam, ICLR 2015). A task's first step
-  is no sample of its noise.
+  A task's first step is no sample of its noise.
   """
-  rho = jnp.asarray(noise_decay, step.dtype)
   samples = jnp.maximum(step.task_count - 1, 0).astype(step.dtype)
-  keep = rho * (1.0 - rho**samples) / (1.0 - rho ** (samples + 1.0))
+  keep = corrected_decay(jnp.asarray(noise_decay, step.dtype), samples)
   return jnp.where(active & (step.task_count > 0), keep, 1.0)

@@ -204,8 +204,9 @@ def value_and_combined_grad(
       """Returns the value, and what ``take`` makes of the passes."""
 
       def backward(tangents, inputs, losses):
+        never = state.count < 0
         return take(
-          Passes(tangents, inputs[0], losses, tasks_at_once, state.count < 0, anew)
+          Passes(tangents, inputs[0], losses, tasks_at_once, never, after_forward)
         )
 
       return differentiated(
@@ -217,7 +218,8 @@ def value_and_combined_grad(
         batch_argnums=batch_argnums,
       )(*args)
 
-    def anew(take: Callable[[Passes], Any]) -> Any:
+    def after_forward(take: Callable[[Passes], Any]) -> Any:
+      """Computes the losses again, and returns what ``take`` makes of their passes."""
       return sweep(take)[1]
 
     def combine(passes: Any) -> tuple[Any, Any]:
@@ -235,7 +237,7 @@ def value_and_combined_grad(
         return value, *inner.update(grads, state.aggregator, params, **known)
       # Weights depend on the whole batch: its parts are gone through several times.
       value, _ = sweep(lambda passes: ())
-      passes = MicrobatchPasses(anew, params, losses_of(value))
+      passes = MicrobatchPasses(after_forward, params, losses_of(value))
       return value, *combine(passes)
 
     def reused():

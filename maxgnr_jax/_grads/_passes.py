@@ -33,8 +33,8 @@ class Passes:
     losses: The K losses.
     tasks_at_once: As in :func:`value_and_task_grads`.
     never: [], bool. False, but unknown to the compiler.
-    anew: From a function of :class:`Passes` to what it makes of passes that follow a
-      forward pass of their own.
+    after_forward: Takes a function of :class:`Passes`. Computes the losses once more,
+      and returns the function's result for the backward passes through those.
   """
 
   def __init__(
@@ -44,10 +44,14 @@ class Passes:
     losses: Any,
     tasks_at_once: int | None,
     never: jax.Array,
-    anew: Callable[[Callable[["Passes"], Any]], Any],
+    after_forward: Callable[[Callable[["Passes"], Any]], Any],
   ):
     self.tangents, self.params, self.losses = tangents, params, losses
-    self.tasks_at_once, self.never, self.anew = tasks_at_once, never, anew
+    self.tasks_at_once, self.never, self.after_forward = (
+      tasks_at_once,
+      never,
+      after_forward,
+    )
     self.num_tasks = count_losses(losses)
     written_out = tasks_at_once is None and self.num_tasks <= MOST_WRITTEN_OUT
     self.written_out = written_out
@@ -158,7 +162,7 @@ class Passes:
     def turn(index, carry):
       return jax.lax.cond(
         index < 1,
-        lambda carry: self.anew(lambda passes: fun(passes, carry)),
+        lambda carry: self.after_forward(lambda passes: fun(passes, carry)),
         lambda carry: carry,
         carry,
       )

@@ -1,6 +1,7 @@
 """Algebra of K-sized arrays: Gramians, task weights and masks of active tasks."""
 
 from maxgnr_jax._linalg._active import active_softmax as active_softmax
+from maxgnr_jax._linalg._active import corrected_decay as corrected_decay
 from maxgnr_jax._linalg._active import count_where as count_where
 from maxgnr_jax._linalg._active import num_active as num_active
 from maxgnr_jax._linalg._active import redistribute as redistribute

@@ -95,3 +95,17 @@ def remember(active: jax.Array, new: Any, old: Any) -> Any:
 def count_where(condition: jax.Array, count: jax.Array) -> jax.Array:
   """Adds 1 to ``count`` [K], int32, where ``condition`` [K] holds."""
   return jnp.where(condition, optax.safe_increment(count), count)
+
+
+def corrected_decay(decay: jax.Array, samples: jax.Array) -> jax.Array:
+  """Returns how much of an average stays when it takes in one more sample.
+
+  This is the decay rate ρ, corrected for an average that begins at 0: with
+  ρ (1 - ρⁿ) / (1 - ρⁿ⁺¹) after n samples it has no bias (Kingma and Ba, Adam, ICLR
+  2015).
+
+  Args:
+    decay: [], ρ, in [0, 1).
+    samples: [K], n, in the dtype of the decay rate.
+  """
+  return decay * (1.0 - decay**samples) / (1.0 - decay ** (samples + 1.0))

@@ -3,7 +3,12 @@
 import jax
 import jax.numpy as jnp
 
-from maxgnr_jax._linalg import active_softmax, num_active, zero_inactive
+from maxgnr_jax._linalg import (
+  active_softmax,
+  corrected_decay,
+  num_active,
+  zero_inactive,
+)
 
 # A weight counts as at least this share of the task's average so far.
 LEAST_SHARE = 1e-3
@@ -50,9 +55,7 @@ def smooth(
   least = share + jnp.where(known, average, mean)
   bounded = positive & (~known | (logs > least))
   logs = jnp.where(bounded, logs, least)
-  # Corrected for an average that begins at 0 (Kingma and Ba, Adam, ICLR 2015).
-  steps = count.astype(dtype)
-  keep = decay * (1.0 - decay**steps) / (1.0 - decay ** (steps + 1.0))
+  keep = corrected_decay(decay, count.astype(dtype))
   after = keep * average + (1.0 - keep) * logs
   top = jnp.max(jnp.where(active, after, -jnp.inf))
   after = jnp.maximum(after, top - MOST_SPREAD)
