@@ -1,5 +1,6 @@
 """Multi-task training in JAX by the gradient-to-noise ratio."""
 
+from maxgnr_jax._certificate import certificate as certificate
 from maxgnr_jax._diagnostics import diagnostics as diagnostics
 from maxgnr_jax._gnr import GradientStats as GradientStats
 from maxgnr_jax._gnr import NoiseAverage as NoiseAverage
@@ -21,6 +22,7 @@ from maxgnr_jax._maxgnr import maxgnr as maxgnr
 from maxgnr_jax._maxgnr_state import MaxGNRState as MaxGNRState
 from maxgnr_jax._solvers import Solver as Solver
 from maxgnr_jax._solvers import projected_gradient as projected_gradient
+from maxgnr_jax._solvers import projected_newton as projected_newton
 from maxgnr_jax._solvers import steepest_descent as steepest_descent
 from maxgnr_jax._stacked._groups import group_names as group_names
 from maxgnr_jax._state import aggregator_state as aggregator_state

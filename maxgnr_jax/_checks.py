@@ -134,11 +134,22 @@ def check_momentum_dtype(dtype: Any) -> None:
     )
 
 
+def one_per_task(name: str, value: jax.typing.ArrayLike, like: jax.Array) -> jax.Array:
+  """Returns ``value`` [K] in the dtype of ``like`` [K]; raises for other shapes."""
+  value = jnp.asarray(value, like.dtype)
+  if value.shape != like.shape:
+    raise ValueError(
+      f"`{name}` must hold one number per task, shape {like.shape}, got shape "
+      f"{value.shape}."
+    )
+  return value
+
+
 def check_solver(solver: Any) -> None:
   """Raises unless ``solver`` has a method to solve Eq. 17 with."""
   if not callable(getattr(solver, "solve", None)):
     raise TypeError(
-      f"`solver` must be a `Solver`, such as `projected_gradient()`, got {solver!r}. "
+      f"`solver` must be a `Solver`, such as `projected_newton()`, got {solver!r}. "
       "Call a function that makes one; wrap a rule of your own in `Solver(rule)`."
     )
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from maxgnr_jax import _certificate
 from maxgnr_jax._interference import interference
 from maxgnr_jax._maxgnr_state import MaxGNRState
 from maxgnr_jax._state import aggregator_state
@@ -29,6 +30,8 @@ def diagnostics(
   opt_state: optax.OptState,
   names: Sequence[str] | None = None,
   groups: Sequence[str] | None = None,
+  *,
+  certificate: bool = False,
 ) -> dict[str, jax.Array]:
   """Returns the weights, GNRs and norms of the last step as a flat dict of scalars.
 
@@ -40,6 +43,9 @@ def diagnostics(
       :func:`task_names`). Default: "0", "1" and so on.
     groups: Names of the groups of parameters (see :func:`group_names`), if the
       aggregator was given ``groups``. Default: "0", "1" and so on.
+    certificate: Adds ``certificate`` (``certificate/GROUP``) for :func:`maxgnr`: a
+      share of the optimum that the weights are certain to reach, by some linear algebra
+      of K numbers (see :func:`certificate`).
 
   Returns:
     A dict of scalars. For :func:`maxgnr` it holds ``weights/NAME``, ``gnr/NAME``,
@@ -88,6 +94,12 @@ def diagnostics(
     for prefix, ratio in _by_group(groups, ratios, grouped).items():
       for (i, first), (j, second) in itertools.permutations(enumerate(names), 2):
         result[f"interference/{prefix}{first},{second}"] = ratio[i, j]
+    if certificate:
+      certify = _certificate.certificate
+      certify = jax.vmap(certify) if grouped else certify
+      shares = certify(state.stats, state.weights)
+      for prefix, share in _by_group(groups, shares[..., None], grouped).items():
+        result[f"certificate/{prefix}".rstrip("/")] = share[0]
   return result
 
 

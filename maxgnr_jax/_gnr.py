@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from maxgnr_jax._checks import one_per_task
 from maxgnr_jax._linalg._matrix import quadratic_form
 from maxgnr_jax._linalg._root import square_root
 
@@ -131,12 +132,7 @@ def task_gnr(weights: jax.typing.ArrayLike, stats: GradientStats) -> jax.Array:
     >>> [f"{gnr:.2f}" for gnr in task_gnr(jnp.array([1 / 3, 2 / 3]), stats)]
     ['0.24', '0.24']
   """
-  weights = jnp.asarray(weights, stats.noise_norm.dtype)
-  if weights.shape != stats.noise_norm.shape:
-    raise ValueError(
-      "`weights` must hold one number per task, shape "
-      f"{stats.noise_norm.shape}, got shape {weights.shape}."
-    )
+  weights = one_per_task("weights", weights, stats.noise_norm)
   noise = weights * stats.noise_norm
   scale = jax.lax.stop_gradient(jnp.max(jnp.abs(noise), initial=0.0))
   noise = noise / jnp.where(scale > 0, scale, 1.0)

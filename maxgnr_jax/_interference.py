@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from maxgnr_jax._checks import one_per_task
 from maxgnr_jax._gnr import GradientStats
 from maxgnr_jax._linalg import (
   minimise_above_exactly,
@@ -52,13 +53,8 @@ def interference(
     for Multi-Task Learning, Eqs. 6 and 9.
   """
   gradient, noise = stats.gradient_norm, stats.noise_norm
-  weights = jnp.ones_like(noise) if weights is None else jnp.asarray(weights)
-  if weights.shape != noise.shape:
-    raise ValueError(
-      f"`weights` must hold one number per task, shape {noise.shape}, got shape "
-      f"{weights.shape}."
-    )
-  weights = jnp.abs(weights).astype(noise.dtype)
+  weights = jnp.ones_like(noise) if weights is None else weights
+  weights = jnp.abs(one_per_task("weights", weights, noise))
   signal = (weights * gradient)[:, None]
   noise = (weights * noise)[None, :]
   ratio = noise / jnp.where(signal > 0, signal, 1.0)

@@ -22,7 +22,7 @@ from maxgnr_jax._gnr import GradientStats, NoiseAverage, no_noise, single_task_g
 from maxgnr_jax._linalg import corrected_decay, redistribute, zero_inactive
 from maxgnr_jax._maxgnr_state import MaxGNRState, frame_state, own_state
 from maxgnr_jax._measure import measure as measure_stats
-from maxgnr_jax._solvers import Solver, projected_gradient
+from maxgnr_jax._solvers import Solver, projected_newton
 from maxgnr_jax.aggregators._base import Choice, Memory, Method, Step, aggregator
 from maxgnr_jax.aggregators._by_passes import Update, Way
 from maxgnr_jax.aggregators._reuse import reuses_steps
@@ -34,7 +34,7 @@ def maxgnr(
   *,
   num_tasks: int | None = None,
   shared: Any | Callable[[optax.Params], Any] | None = None,
-  solver: Solver = projected_gradient(),
+  solver: Solver = projected_newton(),
   momentum_dtype: jax.typing.DTypeLike | None = None,
   momentum_rounding: str = "nearest",
   noise_decay: jax.typing.ArrayLike | None = None,
@@ -66,7 +66,8 @@ def maxgnr(
       to one. As in :func:`optax.masked`, a pytree that can be called, such as an
       Equinox module, is read unless all its leaves can be called. Momentum is kept for
       the trunk only. Default: all parameters.
-    solver: Solver of Eq. 17: :func:`projected_gradient`, the optimum, or
+    solver: Solver of Eq. 17: :func:`projected_newton`, the optimum,
+      :func:`projected_gradient`, the same without factorising a matrix, or
       :func:`steepest_descent`, the paper's approximation.
     momentum_dtype: Dtype of the momentum; by default each parameter's, which is also
       its gradient's. A bfloat16 momentum stands still where it should move by less

@@ -14,7 +14,13 @@ import optax
 
 from maxgnr_jax._checks import check_at_least_one, check_positive
 from maxgnr_jax._gnr import GradientStats
-from maxgnr_jax._linalg import minimise_above, quadratic_form, unit_largest
+from maxgnr_jax._linalg import (
+  minimise_above,
+  minimise_above_by_newton,
+  quadratic_form,
+  unit_largest,
+  zero_inactive,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +39,8 @@ class Solver:
   solve: Callable[[GradientStats], jax.Array]
 
 
-def projected_gradient(num_steps: int = 300) -> Solver:
-  """Finds the global optimum of Eq. 17 by accelerated projected gradient descent.
+def projected_newton(num_steps: int = 12) -> Solver:
+  """Finds the global optimum of Eq. 17 by projected Newton steps.
 
   The ratio in Eq. 17 does not change when all weights are scaled. Instead of fixing
   their sum, the problem can therefore require ``w_k ‖m_k‖ ≥ 1`` of every task and
@@ -43,13 +49,56 @@ def projected_gradient(num_steps: int = 300) -> Solver:
 
       minimise ``vᵀ C v``  subject to  ``v_k ≥ ‖n_k‖ / ‖m_k‖``.
 
-  It is solved by Nesterov's method with adaptive restart and a step size of about
-  1/λ_max(C). Rescaling the loss of a task changes neither C nor the bounds.
+  Each step projects a gradient on the bounds, after multiplying it by the inverse of C
+  among the entries that may move (a two-metric projection). A multiple of the identity
+  is added to C, which falls from 1 to the size of rounding over the steps. Rescaling
+  the loss of a task changes neither C nor the bounds.
+
+  Args:
+    num_steps: Number of steps, at least 1. The default 12 reaches 0.999 of the optimum
+      for up to 128 tasks if C has a condition number of at most 1,000, and for up to 16
+      tasks if it has 100,000. Beyond that float32 does not tell C from a singular
+      matrix: noises cancel all but exactly, and some of the optimum is lost.
+
+  Returns:
+    A :class:`Solver`.
+
+  Raises:
+    ValueError: if ``num_steps`` is not an integer of at least 1.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from maxgnr_jax import GradientStats, projected_newton
+    >>> stats = GradientStats(
+    ...     jnp.array([1.0, 3.0]), jnp.array([1.0, 1.0]), jnp.eye(2)
+    ... )
+    >>> weights = projected_newton().solve(stats)  # uncorrelated: w ∝ 1 / ‖m‖
+    >>> [f"{weight:.2f}" for weight in weights]
+    ['0.75', '0.25']
+
+  References:
+    Fan et al., MaxGNR: A Dynamic Weight Strategy via Maximizing Gradient-to-Noise Ratio
+    for Multi-Task Learning, Eq. 17. Bertsekas, Projected Newton Methods for
+    Optimization Problems with Simple Constraints, SIAM Journal on Control and
+    Optimization 1982.
+  """
+  check_at_least_one("num_steps", num_steps)
+  return Solver(
+    functools.partial(_optimum, minimise=minimise_above_by_newton, num_steps=num_steps)
+  )
+
+
+def projected_gradient(num_steps: int = 300) -> Solver:
+  """Finds the global optimum of Eq. 17 by accelerated projected gradient descent.
+
+  Solves the quadratic programme of :func:`projected_newton` by Nesterov's method with
+  adaptive restart and a step size of about 1/λ_max(C). It factorises no matrix, which
+  some accelerators cannot do, but needs more steps, one after another.
 
   Args:
     num_steps: Number of steps, at least 1. The default 300 reaches more than 0.999 of
-      the optimum for up to 128 tasks if the matrix C has a condition number of at most
-      1,000. Noises that cancel almost exactly need more steps.
+      the optimum for up to 128 tasks for most matrices C with a condition number of at
+      most 1,000. Noises that cancel almost exactly need more steps.
 
   Returns:
     A :class:`Solver`.
@@ -73,27 +122,34 @@ def projected_gradient(num_steps: int = 300) -> Solver:
     Accelerated Gradient Schemes, Foundations of Computational Mathematics 2015.
   """
   check_at_least_one("num_steps", num_steps)
-  return Solver(functools.partial(_projected_gradient, num_steps=num_steps))
+  return Solver(
+    functools.partial(_optimum, minimise=minimise_above, num_steps=num_steps)
+  )
 
 
-@functools.partial(jax.jit, static_argnames="num_steps")
-def _projected_gradient(stats: GradientStats, *, num_steps: int) -> jax.Array:
-  """Returns the weights [K] of :func:`projected_gradient`."""
-  has_gradient = stats.gradient_norm > 0
-  bound = jnp.where(
-    has_gradient,
-    stats.noise_norm / jnp.where(has_gradient, stats.gradient_norm, 1.0),
-    0.0,
-  )
-  bound = unit_largest(bound)
-  cosine = jnp.where(
-    has_gradient[:, None] & has_gradient[None, :], stats.noise_cosine, 0.0
-  )
-  v = minimise_above(cosine, bound, num_steps=num_steps)
+@functools.partial(jax.jit, static_argnames=("minimise", "num_steps"))
+def _optimum(
+  stats: GradientStats, *, minimise: Callable[..., jax.Array], num_steps: int
+) -> jax.Array:
+  """Returns the weights [K] that ``minimise`` finds to be optimal."""
+  cosine, bound = quadratic_programme(stats)
+  v = minimise(cosine, bound, num_steps=num_steps)
   # u is w ‖m‖ up to a factor. More weight for a task without noise cannot cancel the
   # noise of others, so that its lower bound u = 1 is optimal.
   u = jnp.where(bound > 0, v / jnp.where(bound > 0, bound, 1.0), 1.0)
   return _normalise(u, stats.gradient_norm)
+
+
+def quadratic_programme(stats: GradientStats) -> tuple[jax.Array, jax.Array]:
+  """Returns the matrix C [K, K] and the bounds [K] of Eq. 17 as a quadratic programme.
+
+  The bounds ``‖n_k‖ / ‖m_k‖`` are divided by the largest. Rows, columns and bounds of
+  tasks without gradient are 0.
+  """
+  has_gradient = stats.gradient_norm > 0
+  divisor = jnp.where(has_gradient, stats.gradient_norm, 1.0)
+  bound = unit_largest(jnp.where(has_gradient, stats.noise_norm / divisor, 0.0))
+  return zero_inactive(has_gradient, stats.noise_cosine, axes=2), bound
 
 
 def _normalise(u: jax.Array, gradient_norm: jax.Array) -> jax.Array:
@@ -114,7 +170,7 @@ def _normalise(u: jax.Array, gradient_norm: jax.Array) -> jax.Array:
 def steepest_descent(learning_rate: float = 1e-3, num_steps: int = 100) -> Solver:
   """Approximates the optimum of Eq. 17 by the paper's own solver (Section 5.1).
 
-  Use it to reproduce the paper, and :func:`projected_gradient` to train: with the
+  Use it to reproduce the paper, and :func:`projected_newton` to train: with the
   paper's settings and gradients of ordinary size, the weights hardly change from
   uniform ones.
 
@@ -206,5 +262,5 @@ def _steepest_descent_jvp(num_steps, primals, tangents):
   raise TypeError(
     "`maxgnr(solver=steepest_descent())` cannot be differentiated: its steps go to and "
     "fro between tasks, so that derivatives of its weights grow without bound. Use the "
-    "default `projected_gradient()`, or `jax.lax.stop_gradient` around the update."
+    "default `projected_newton()`, or `jax.lax.stop_gradient` around the update."
   )

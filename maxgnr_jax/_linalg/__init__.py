@@ -24,6 +24,9 @@ from maxgnr_jax._linalg._line_search import search_line as search_line
 from maxgnr_jax._linalg._matrix import matvec as matvec
 from maxgnr_jax._linalg._matrix import quadratic_form as quadratic_form
 from maxgnr_jax._linalg._newton import minimise_on_simplex as minimise_on_simplex
+from maxgnr_jax._linalg._projected_newton import (
+  minimise_above_by_newton as minimise_above_by_newton,
+)
 from maxgnr_jax._linalg._quadratic import minimise_above as minimise_above
 from maxgnr_jax._linalg._root import square_root as square_root
 from maxgnr_jax._linalg._simplex import project_on_simplex as project_on_simplex

@@ -103,16 +103,25 @@ def _non_negative_jvp(
   matrix_dot = 0.5 * (matrix_dot + matrix_dot.T)
 
   def differentiate(x, right_dot):
-    free = x > 0
-    both = free[:, None] & free[None, :]
-    # The pseudo-inverse leaves out directions in which the minimum is not unique.
-    rtol = len(x) * rounding(x.dtype)
-    inverse = jnp.linalg.pinv(jnp.where(both, matrix, 0.0), rtol=rtol, hermitian=True)
-    change = right_dot - matvec(matrix_dot, x)
-    return matvec(inverse, jnp.where(free, change, 0.0))
+    return change_of_free(matrix, x > 0, right_dot - matvec(matrix_dot, x))
 
   x = _non_negative(matrix, right, terms)
   return x, jax.vmap(differentiate)(x, right_dot)
+
+
+def change_of_free(matrix: jax.Array, free: jax.Array, change: jax.Array) -> jax.Array:
+  """Returns the change of the free entries of x, [K], where ``A x = r`` among them.
+
+  Args:
+    matrix: [K, K], A.
+    free: [K], bools.
+    change: [K], the change of r, of which that of A times x is taken off.
+  """
+  both = free[:, None] & free[None, :]
+  # The pseudo-inverse leaves out directions in which the minimum is not unique.
+  rtol = len(free) * rounding(matrix.dtype)
+  inverse = jnp.linalg.pinv(jnp.where(both, matrix, 0.0), rtol=rtol, hermitian=True)
+  return matvec(inverse, jnp.where(free, change, 0.0))
 
 
 def _solve_free(matrix: jax.Array, right: jax.Array, free: jax.Array) -> jax.Array:
