@@ -24,6 +24,8 @@ class Settings:
   """Parts into which a batch is divided to save memory."""
   epochs: int = 100
   """Passes over the training set; each ends with an evaluation."""
+  optimizer: Literal["adam", "sgd"] = "adam"
+  """What follows the method: Adam, or gradient descent with a momentum of 0.9."""
   schedule: Literal["constant", "cosine"] = "constant"
   """The learning rate over a run: constant, or a linear warm-up over 5 % of the steps
   and a cosine decay to 0. With a constant one the result is the mean over the last
@@ -75,7 +77,7 @@ class Run(Settings):
   task: str | None = None
   """Train this task alone, with its own loss only."""
   learning_rate: float = 1e-4
-  """Adam's learning rate."""
+  """The optimiser's learning rate."""
   seed: int = 0
   """Determines the initial parameters and the order of the data."""
   resume: bool = False

@@ -1,6 +1,7 @@
 """Takes train steps of one method, compiled once for all seeds and learning rates."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,12 @@ from benchmarks.experiments.problem import Batch
 from benchmarks.methods import EQUAL_WEIGHTS, Setting, named
 
 _WARMUP = 0.05  # share of a run's steps
+
+# Each takes a learning rate, and its updates are proportional to it.
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+  "adam": optax.adam,
+  "sgd": functools.partial(optax.sgd, momentum=0.9),
+}
 
 
 class EpochSums(NamedTuple):
@@ -81,7 +88,7 @@ class RunState(NamedTuple):
     params: The model's parameters.
     rest: Batch statistics, which the forward pass changes.
     combination: The method's state.
-    adam: Adam's state, with the learning rate.
+    optimizer: The optimiser's state, with the learning rate.
     epoch: Sums over the current epoch.
   """
 
@@ -89,7 +96,7 @@ class RunState(NamedTuple):
   params: nnx.State
   rest: nnx.State
   combination: Any
-  adam: optax.OptState
+  optimizer: optax.OptState
   epoch: EpochSums
 
 
@@ -115,6 +122,7 @@ class Trainer:
     steps_per_call: Steps that :meth:`steps` takes.
     decay_epochs: Epochs over which the learning rate warms up and falls to 0; None for
       a constant one.
+    optimizer: A key of ``OPTIMIZERS``.
 
   Raises:
     ValueError: if the devices cannot share a batch evenly, there are fewer examples
@@ -130,6 +138,7 @@ class Trainer:
     microbatches: int = 1,
     steps_per_call: int = 1,
     decay_epochs: int | None = None,
+    optimizer: str = "adam",
   ):
     problem, devices = model.problem, model.mesh.size
     if task is not None and task not in problem.tasks:
@@ -160,7 +169,8 @@ class Trainer:
       if decay_epochs is None
       else warmup_cosine(self.steps_per_epoch * decay_epochs)
     )
-    self._adam = optax.inject_hyperparams(optax.adam)(learning_rate=0.0)
+    make_optimizer = optax.inject_hyperparams(OPTIMIZERS[optimizer])
+    self._optimizer = make_optimizer(learning_rate=0.0)
     chosen = named(method) if task is None else EQUAL_WEIGHTS
     parts = microbatches if microbatches > 1 else None
     self._combination = combination(
@@ -216,14 +226,14 @@ class Trainer:
   def _init(self, key: jax.Array, learning_rate: jax.Array) -> RunState:
     model = self.problem.make_model(nnx.Rngs(key))
     params = nnx.state(model, nnx.Param)
-    adam = self._adam.init(params)
-    hyperparams = adam.hyperparams | {"learning_rate": learning_rate}
+    optimizer = self._optimizer.init(params)
+    hyperparams = optimizer.hyperparams | {"learning_rate": learning_rate}
     return RunState(
       step=jnp.zeros((), jnp.int32),
       params=params,
       rest=nnx.state(model, nnx.Not(nnx.Param)),
       combination=self._combination.init(params),
-      adam=adam._replace(hyperparams=hyperparams),
+      optimizer=optimizer._replace(hyperparams=hyperparams),
       epoch=EpochSums.zeros(len(self.tasks)),
     )
 
@@ -245,8 +255,8 @@ class Trainer:
     return self._descend(state, found["losses"], rest, grad, method_state)
 
   def _descend(self, state: RunState, losses, rest, grad, method_state):
-    updates, adam = self._adam.update(grad, state.adam, state.params)
-    if self._factor is not None:  # Adam's updates are proportional to its rate
+    updates, optimizer = self._optimizer.update(grad, state.optimizer, state.params)
+    if self._factor is not None:
       updates = optax.tree.scale(self._factor(state.step), updates)
     weights, gnr = weights_and_gnr(method_state, len(self.tasks))
     losses = jnp.stack([losses[task] for task in self.tasks])
@@ -255,7 +265,7 @@ class Trainer:
       params=optax.apply_updates(state.params, updates),
       rest=rest,
       combination=method_state,
-      adam=adam,
+      optimizer=optimizer,
       epoch=state.epoch.add(losses, weights, gnr),
     )
     return state, (losses, weights)

@@ -41,7 +41,7 @@ class Sweep(Settings):
   methods: tuple[str, ...] = PAPER_METHODS
   """Rows of the table: names of benchmarks/methods.py, or ``all`` of these."""
   learning_rates: tuple[float, ...] = (1e-4,)
-  """Adam's; validation data choose one of several for each method."""
+  """The optimiser's; validation data choose one of several for each method."""
   seeds: int = 3
   """Runs per method."""
   tuning_seeds: int = 1

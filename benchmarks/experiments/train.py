@@ -39,6 +39,7 @@ def make_trainer(model: Model, run: Run) -> Trainer:
     run.microbatches,
     run.steps_per_call,
     run.epochs if run.schedule == "cosine" else None,
+    run.optimizer,
   )
 
 

@@ -402,8 +402,9 @@ def test_result_holds_the_best_epoch_and_the_mean_of_the_last_ones(
   def step_too_far_after_six_epochs(state, batch):
     if state.step == 6 * STEPS_PER_EPOCH:
       rate = trainer.model.replicate(jnp.float32(100))
-      hyperparams = state.adam.hyperparams | {"learning_rate": rate}
-      state = state._replace(adam=state.adam._replace(hyperparams=hyperparams))
+      hyperparams = state.optimizer.hyperparams | {"learning_rate": rate}
+      optimizer = state.optimizer._replace(hyperparams=hyperparams)
+      state = state._replace(optimizer=optimizer)
     return step(state, batch)
 
   monkeypatch.setattr(trainer, "step", step_too_far_after_six_epochs)
