@@ -7,6 +7,7 @@ import numpy as np
 
 from benchmarks.experiments.metric import Metric, delta_m, mean_ranks
 from benchmarks.experiments.problem import Problem
+from benchmarks.experiments.tuning import is_at_edge
 from benchmarks.machine import describe_machine
 
 # The models of a run that are judged.
@@ -49,6 +50,7 @@ def summarise(
     "single-task": {
       "learning_rates": {task: f.learning_rate for task, f in single.items()},
       "validation": {task: _keys(f.scores) for task, f in single.items()},
+      "at_edge": any(is_at_edge(f.scores, f.learning_rate) for f in single.values()),
       "test": _on_test(metrics, single),
     }
   }
@@ -56,6 +58,7 @@ def summarise(
     rows[method] = {
       "learning_rate": f.learning_rate,
       "validation": _keys(f.scores),
+      "at_edge": is_at_edge(f.scores, f.learning_rate),
       "test": _on_test(metrics, dict.fromkeys(problem.tasks, f)),
     }
   for judged in JUDGED:

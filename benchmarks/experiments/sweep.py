@@ -6,20 +6,24 @@ import os
 import shlex
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from benchmarks.experiments import summary
 from benchmarks.experiments.config import Run, Settings
-from benchmarks.experiments.metric import Metric, delta_m
 from benchmarks.experiments.model import Model
-from benchmarks.experiments.problem import Problem
 from benchmarks.experiments.train import make_trainer, train
+from benchmarks.experiments.tuning import (
+  Row,
+  Scores,
+  best_rate,
+  next_rate,
+  score_rates,
+)
 from benchmarks.methods import METHODS, named
 
 PAPER_METHODS = (
@@ -42,6 +46,9 @@ class Sweep(Settings):
   """Rows of the table: names of benchmarks/methods.py, or ``all`` of these."""
   learning_rates: tuple[float, ...] = (1e-4,)
   """The optimiser's; validation data choose one of several for each method."""
+  most_extensions: int = 4
+  """Rates that are tried besides with a row whose best one is at an edge of several,
+  one after another, until it is inside. 0: none."""
   seeds: int = 3
   """Runs per method."""
   tuning_seeds: int = 1
@@ -60,6 +67,10 @@ class Sweep(Settings):
     for name in ("seeds", "tuning_seeds", "jobs"):
       if getattr(self, name) < 1:
         raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+    if self.most_extensions < 0:
+      raise ValueError(
+        f"most_extensions must be at least 0, got {self.most_extensions}"
+      )
     if self.tuning_seeds > self.seeds and not self.tuning_seeds_apart:
       raise ValueError(
         f"tuning_seeds must be at most seeds, got {self.tuning_seeds} of {self.seeds}"
@@ -85,14 +96,12 @@ def reported_seeds(
 _OF_THE_WHOLE = (
   "methods",
   "learning_rates",
+  "most_extensions",
   "seeds",
   "tuning_seeds",
   "tuning_seeds_apart",
   "jobs",
 )
-
-# A row of a table: a method, and the task if it is a single-task model.
-Row = tuple[str, str | None]
 
 
 def sweep(model: Model, settings: Sweep, make_run: Callable[..., Run]) -> dict:
@@ -108,13 +117,31 @@ def sweep(model: Model, settings: Sweep, make_run: Callable[..., Run]) -> dict:
     ``settings.out/results.json``.
   """
   problem = model.problem
+  rows: list[Row] = [("single-task", task) for task in problem.tasks]
+  rows += [(method, None) for method in dict.fromkeys(settings.methods)]
+  found = run_rows(model, settings, make_run, rows)
+  whole = summary.summarise(problem, found, _described(settings))
+  text = json.dumps(whole, indent=1) + "\n"
+  (settings.out / "results.json").write_text(text)
+  return whole
+
+
+def run_rows(
+  model: Model, settings: Sweep, make_run: Callable[..., Run], rows: Sequence[Row]
+) -> dict[Row, summary.Found]:
+  """Runs what is missing of some rows: first to choose rates, then at the chosen ones.
+
+  Args:
+    model: What is trained.
+    settings: The sweep's settings; their methods are not read.
+    make_run: Makes a :class:`Run` from its fields.
+    rows: What is trained, single-task models first.
+  """
   shared = {
     field.name: getattr(settings, field.name)
     for field in dataclasses.fields(settings)
     if field.name not in _OF_THE_WHOLE
   }
-  rows: list[Row] = [("single-task", task) for task in problem.tasks]
-  rows += [(method, None) for method in dict.fromkeys(settings.methods)]
 
   def run_of(row: Row, rate: float, seed: int) -> Run:
     method, task = row
@@ -168,74 +195,46 @@ def sweep(model: Model, settings: Sweep, make_run: Callable[..., Run]) -> dict:
     bar.set_postfix_str("/".join(run.out.parts[-3:]))
     return result
 
+  def do_all(jobs: list[tuple[Row, float, int]]) -> dict[Any, dict[str, Any]]:
+    return dict(zip(jobs, pool.map(do, jobs), strict=True))
+
+  scores: dict[Row, Scores] = {row: {} for row in rows}
+  chosen = dict.fromkeys(rows, rates[0])
   with bar, ThreadPoolExecutor(settings.jobs) as pool:
     try:
       # Rows vary fastest, so that several methods compile at the same time.
       jobs = [(row, rate, seed) for rate in rates for seed in tuning for row in rows]
-      results = dict(zip(jobs, pool.map(do, jobs), strict=True))
-      scores = _scores(problem, rows, rates, tuning, results)
-      chosen = {row: max(scores[row], key=_finite(scores[row])) for row in rows}
-      jobs = [(row, chosen[row], seed) for seed in rest for row in rows]
-      results |= dict(zip(jobs, pool.map(do, jobs), strict=True))
+      results = do_all(jobs)
+      if len(rates) > 1:
+        grids = dict.fromkeys(rows, rates)
+        scores = score_rates(model.problem, grids, tuning, results)
+        while new := _extensions(scores, len(rates) + settings.most_extensions):
+          grids |= {row: (*grids[row], rate) for row, rate in new.items()}
+          jobs = [(row, rate, seed) for seed in tuning for row, rate in new.items()]
+          bar.total += settings.epochs * len(jobs)
+          results |= do_all(jobs)
+          scores = score_rates(model.problem, grids, tuning, results)
+        chosen = {row: best_rate(scores[row]) for row in rows}
+      results |= do_all([(row, chosen[row], seed) for seed in rest for row in rows])
     except BaseException:  # Ctrl-C too: without this it would wait for all of them
       stopped.set()
       pool.shutdown(cancel_futures=True)
       raise
-  found = {
+  return {
     row: summary.Found(
-      chosen[row],
-      scores[row] if len(rates) > 1 else {},
-      [results[row, chosen[row], seed] for seed in reported],
+      chosen[row], scores[row], [results[row, chosen[row], seed] for seed in reported]
     )
     for row in rows
   }
-  whole = summary.summarise(problem, found, _described(settings))
-  text = json.dumps(whole, indent=1) + "\n"
-  (settings.out / "results.json").write_text(text)
-  return whole
 
 
-def _scores(
-  problem: Problem,
-  rows: Sequence[Row],
-  rates: Sequence[float],
-  seeds: Sequence[int],
-  results: dict[Any, dict[str, Any]],
-) -> dict[Row, dict[float, float]]:
-  """Computes each rate's Δm on the validation data, mean over seeds.
-
-  A single-task model is compared with the mean over its rates, a method with the
-  single-task models at their best rates.
-  """
-  if len(rates) == 1:
-    return {row: {rates[0]: 0.0} for row in rows}
-
-  def mean(row: Row, rate: float) -> dict[str, float]:
-    runs = [results[row, rate, seed]["last"]["validation"] for seed in seeds]
-    return {name: float(np.mean([run[name] for run in runs])) for name in runs[0]}
-
-  def score(row: Row, base: dict[str, float], metrics: Sequence[Metric]):
-    return {rate: delta_m(mean(row, rate), base, metrics) for rate in rates}
-
-  scores: dict[Row, dict[float, float]] = {}
-  base: dict[str, float] = {}
-  for row in rows:
-    _, task = row
-    if task is not None:
-      metrics = problem.metrics_of(task)
-      values = [mean(row, rate) for rate in rates]
-      own = {m.name: float(np.nanmean([v[m.name] for v in values])) for m in metrics}
-      scores[row] = score(row, own, metrics)
-      best = mean(row, max(scores[row], key=_finite(scores[row])))
-      base |= {metric.name: best[metric.name] for metric in metrics}
-    else:
-      scores[row] = score(row, base, problem.metrics)
-  return scores
-
-
-def _finite(scores: dict[float, float]) -> Callable[[float], float]:
-  """Makes a key for `max` that ranks rates whose runs diverged last."""
-  return lambda rate: np.nan_to_num(scores[rate], nan=-np.inf)
+def _extensions(scores: Mapping[Row, Scores], most_rates: int) -> dict[Row, float]:
+  """Lists the next rate of each row whose best one is at an edge of its grid."""
+  return {
+    row: rate
+    for row, of_row in scores.items()
+    if len(of_row) < most_rates and (rate := next_rate(of_row)) is not None
+  }
 
 
 def _described(settings: Sweep) -> dict[str, Any]:

@@ -140,6 +140,7 @@ def test_tuning_seeds_are_reported_only_if_they_are_not_apart(
     validation=0.25,
     methods=("slaw",),
     learning_rates=(0.5, 0.25),
+    most_extensions=0,
     seeds=seeds,
     tuning_seeds=3,
     tuning_seeds_apart=apart,

@@ -74,6 +74,7 @@ def data(tmp_path_factory):
 
 def make_settings(data, out, **options):
   chosen = {"methods": METHODS, "learning_rates": RATES, "seeds": 2, "jobs": 2}
+  chosen |= {"most_extensions": 0}
   return tiny_sweep(data, out, validation=0.25, **chosen | options)
 
 

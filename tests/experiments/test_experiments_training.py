@@ -250,6 +250,7 @@ def test_invalid_settings_of_a_run_are_rejected(settings, message, data):
     ({"methods": ("dwa", "none-such")}, "no method 'none-such'"),
     ({"seeds": 0}, "seeds must be at least 1"),
     ({"jobs": 0}, "jobs must be at least 1"),
+    ({"most_extensions": -1}, "most_extensions must be at least 0, got -1"),
     ({"seeds": 2, "tuning_seeds": 3}, "tuning_seeds must be at most seeds, got 3 of 2"),
   ],
 )
