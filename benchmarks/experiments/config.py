@@ -74,8 +74,8 @@ class Run(Settings):
   """How MaxGNR solves Eq. 17: exactly, or by the paper's 100 steepest-descent steps."""
   measure: Literal["trunk", "all"] = "trunk"
   """Which parameters' gradients MaxGNR measures: the shared ones, or all."""
-  task: str | None = None
-  """Train this task alone, with its own loss only."""
+  tasks: tuple[str, ...] = ()
+  """Train these tasks only; none named: all. One alone is trained by its own loss."""
   learning_rate: float = 1e-4
   """The optimiser's learning rate."""
   seed: int = 0
@@ -89,6 +89,8 @@ class Run(Settings):
     if not self.learning_rate > 0:
       raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
     named(self.method_name)
+    # In the order of a problem's tasks, so that a run has one identity.
+    object.__setattr__(self, "tasks", tuple(sorted(set(self.tasks))))
 
   @property
   def method_name(self) -> str:
@@ -105,7 +107,7 @@ class Run(Settings):
       for name, value in dataclasses.asdict(self).items()
       if name not in (*_OPERATION, "method", "gamma", "solver", "measure")
     }
-    method = "single-task" if self.task else self.method_name
+    method = "single-task" if len(self.tasks) == 1 else self.method_name
     whole = {"problem": title, "method": method, **fields}
     return json.loads(json.dumps(whole))  # tuples are lists there
 

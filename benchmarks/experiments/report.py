@@ -227,9 +227,7 @@ def _measured(
   rate = summary["rows"][method]["learning_rate"]
   folder = _folder(out, method, rate, seed)
   settings = summary["settings"]
-  trainer = Trainer(
-    model, method, None, settings["batch_size"], settings["microbatches"]
-  )
+  trainer = Trainer(model, method, (), settings["batch_size"], settings["microbatches"])
   state = trainer.init(0, 1.0)
   like = Best(np.array(0.0), np.array(0), state.params, state.rest)
   best = load_model(folder / "model", like)

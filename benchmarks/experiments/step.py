@@ -1,7 +1,7 @@
 """Takes train steps of one method, compiled once for all seeds and learning rates."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -116,7 +116,7 @@ class Trainer:
   Args:
     model: What is trained.
     method: Name of a method, see :func:`benchmarks.methods.named`.
-    task: The only task to train, if not all.
+    tasks: The tasks to train; none named: all. One alone is trained by its own loss.
     batch_size: Examples per step.
     microbatches: Parts into which a batch is divided.
     steps_per_call: Steps that :meth:`steps` takes.
@@ -133,7 +133,7 @@ class Trainer:
     self,
     model: Model,
     method: str,
-    task: str | None,
+    tasks: Sequence[str],
     batch_size: int,
     microbatches: int = 1,
     steps_per_call: int = 1,
@@ -141,8 +141,11 @@ class Trainer:
     optimizer: str = "adam",
   ):
     problem, devices = model.problem, model.mesh.size
-    if task is not None and task not in problem.tasks:
-      raise ValueError(f"task must be one of {', '.join(problem.tasks)}, got {task!r}")
+    for task in tasks:
+      if task not in problem.tasks:
+        raise ValueError(
+          f"tasks must be among {', '.join(problem.tasks)}, got {task!r}"
+        )
     if not 0 < batch_size <= problem.num_train:
       raise ValueError(
         f"a batch must have at most the {problem.num_train} examples that there are to "
@@ -156,7 +159,7 @@ class Trainer:
     self.model = model
     self.problem = problem
     self.batch_size = batch_size
-    self.tasks = problem.tasks if task is None else (task,)
+    self.tasks = tuple(t for t in problem.tasks if not tasks or t in tasks)
     self.steps_per_epoch = problem.num_train // batch_size
     self.steps_per_call = steps_per_call
     if self.steps_per_epoch % steps_per_call:
@@ -171,7 +174,7 @@ class Trainer:
     )
     make_optimizer = optax.inject_hyperparams(OPTIMIZERS[optimizer])
     self._optimizer = make_optimizer(learning_rate=0.0)
-    chosen = named(method) if task is None else EQUAL_WEIGHTS
+    chosen = EQUAL_WEIGHTS if len(tasks) == 1 else named(method)
     parts = microbatches if microbatches > 1 else None
     self._combination = combination(
       chosen,

@@ -7,7 +7,7 @@ import numpy as np
 
 from benchmarks.experiments.metric import Metric, delta_m, mean_ranks
 from benchmarks.experiments.problem import Problem
-from benchmarks.experiments.tuning import is_at_edge
+from benchmarks.experiments.tuning import Row, is_at_edge
 from benchmarks.machine import describe_machine
 
 # The models of a run that are judged.
@@ -39,13 +39,13 @@ class Found(NamedTuple):
 
 def summarise(
   problem: Problem,
-  found: Mapping[tuple[str, str | None], Found],
+  found: Mapping[Row, Found],
   described: Mapping[str, Any],
 ) -> dict[str, Any]:
   """Collects every published number, per seed, and how to reproduce it."""
   metrics = problem.metrics
-  single = {task: f for (_, task), f in found.items() if task is not None}
-  joint = {method: f for (method, task), f in found.items() if task is None}
+  single = {tasks[0]: f for (_, tasks), f in found.items() if tasks}
+  joint = {method: f for (method, tasks), f in found.items() if not tasks}
   rows: dict[str, Any] = {
     "single-task": {
       "learning_rates": {task: f.learning_rate for task, f in single.items()},

@@ -117,8 +117,8 @@ def sweep(model: Model, settings: Sweep, make_run: Callable[..., Run]) -> dict:
     ``settings.out/results.json``.
   """
   problem = model.problem
-  rows: list[Row] = [("single-task", task) for task in problem.tasks]
-  rows += [(method, None) for method in dict.fromkeys(settings.methods)]
+  rows: list[Row] = [("single-task", (task,)) for task in problem.tasks]
+  rows += [(method, ()) for method in dict.fromkeys(settings.methods)]
   found = run_rows(model, settings, make_run, rows)
   whole = summary.summarise(problem, found, _described(settings))
   text = json.dumps(whole, indent=1) + "\n"
@@ -144,14 +144,15 @@ def run_rows(
   }
 
   def run_of(row: Row, rate: float, seed: int) -> Run:
-    method, task = row
-    name = method if task is None else f"{method}-{task}"
+    method, tasks = row
+    is_single = method == "single-task"
+    name = "-".join([method, *([] if is_single or not tasks else ["on"]), *tasks])
     return make_run(
       **shared
       | {
         "out": settings.out / "runs" / name / f"lr-{rate:g}" / f"seed-{seed}",
-        "method": "equal-weights" if task else method,
-        "task": task,
+        "method": "equal-weights" if is_single else method,
+        "tasks": tasks,
         "learning_rate": rate,
         "seed": seed,
         "resume": True,

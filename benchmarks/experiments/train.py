@@ -34,7 +34,7 @@ def make_trainer(model: Model, run: Run) -> Trainer:
   return Trainer(
     model,
     run.method_name,
-    run.task,
+    run.tasks,
     run.batch_size,
     run.microbatches,
     run.steps_per_call,

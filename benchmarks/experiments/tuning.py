@@ -8,8 +8,9 @@ import numpy as np
 from benchmarks.experiments.metric import Metric, delta_m
 from benchmarks.experiments.problem import Problem
 
-# A row of a table: a method, and the task if it is a single-task model.
-Row = tuple[str, str | None]
+# A row of a table: a method, and the tasks that it trains; none named: all. A
+# single-task model is a row "single-task" with one task.
+Row = tuple[str, tuple[str, ...]]
 
 # Learning rate -> Δm % on the validation data; not finite where runs diverged.
 Scores = dict[float, float]
@@ -24,7 +25,8 @@ def score_rates(
   """Computes the Δm of each row and rate on the validation data, mean over seeds.
 
   A single-task model is compared with the median over its rates, which one that
-  diverges does not move; a method with the single-task models at their best rates.
+  diverges does not move; a method with the single-task models of its tasks at their
+  best rates.
 
   Args:
     problem: What is trained.
@@ -43,16 +45,16 @@ def score_rates(
   scores: dict[Row, Scores] = {}
   base: dict[str, float] = {}
   for row, rates in grids.items():
-    _, task = row
-    if task is not None:
-      metrics = problem.metrics_of(task)
+    method, tasks = row
+    metrics = [m for m in problem.metrics if not tasks or m.task in tasks]
+    if method == "single-task":
       values = [mean(row, rate) for rate in rates]
       own = {m.name: _median([v[m.name] for v in values]) for m in metrics}
       scores[row] = score(row, own, metrics)
       best = mean(row, best_rate(scores[row]))
       base |= {metric.name: best[metric.name] for metric in metrics}
     else:
-      scores[row] = score(row, base, problem.metrics)
+      scores[row] = score(row, base, metrics)
   return scores
 
 

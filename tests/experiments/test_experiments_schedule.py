@@ -125,7 +125,7 @@ def test_tuning_seeds_are_reported_only_if_they_are_not_apart(
   done = []
 
   def pretend(trainer, run, progress=None):
-    if run.task is None:
+    if not run.tasks:
       done.append((run.learning_rate, run.seed))
     # On the reported seeds the other rate is better.
     error = run.learning_rate if run.seed < 3 else 1 / run.learning_rate

@@ -81,7 +81,7 @@ def pretended(problem, monkeypatch, tmp_path):
     done, bars = collections.Counter(), []
 
     def pretend(trainer, run, progress=None):
-      row = run.task or run.method
+      row = run.tasks[0] if run.tasks else run.method
       done[row, run.learning_rate, run.seed] += 1
       error = 1 + (np.log(run.learning_rate / best[row])) ** 2 + 0.1 * run.seed
       errors = {m.name: error if m.sign < 0 else -error for m in problem.metrics}
