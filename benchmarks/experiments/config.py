@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
@@ -39,6 +40,8 @@ class Settings:
   for a small model; a run that is killed goes on after the last whole call."""
   tensorboard: bool = False
   """Log for TensorBoard besides the CSV file."""
+  record_stats: bool = False
+  """Keep MaxGNR's gradient statistics at the end of each epoch in ``result.json``."""
 
   def __post_init__(self) -> None:
     """Checks the settings before anything is loaded."""
@@ -60,6 +63,46 @@ class FileSettings(Settings):
 
   data: Path
   """The data: a folder or file."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ManyRuns(Settings):
+  """Settings by which all rows of a table are tuned and repeated alike."""
+
+  learning_rates: tuple[float, ...] = (1e-4,)
+  """The optimiser's; validation data choose one of several for each row."""
+  most_extensions: int = 4
+  """Rates that are tried besides with a row whose best one is at an edge of several,
+  one after another, until it is inside. 0: none."""
+  seeds: int = 3
+  """Runs per row."""
+  tuning_seeds: int = 1
+  """Runs by which the learning rate is chosen, at most ``seeds``."""
+  tuning_seeds_apart: bool = False
+  """Report other seeds than those by which the learning rate is chosen: the
+  ``seeds`` that follow them, so that there may be fewer."""
+  jobs: int = os.cpu_count() or 1
+  """Runs at the same time."""
+
+  def __post_init__(self) -> None:
+    """Checks the settings before anything is loaded."""
+    super().__post_init__()
+    for name in ("seeds", "tuning_seeds", "jobs"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+    if self.most_extensions < 0:
+      raise ValueError(
+        f"most_extensions must be at least 0, got {self.most_extensions}"
+      )
+    if self.tuning_seeds > self.seeds and not self.tuning_seeds_apart:
+      raise ValueError(
+        f"tuning_seeds must be at most seeds, got {self.tuning_seeds} of {self.seeds}"
+      )
+    if len(set(self.learning_rates)) > 1 and not self.validation:
+      raise ValueError(
+        "learning rates are chosen on validation data, never on the test set: give "
+        "--validation 0.1, or a single learning rate"
+      )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -88,7 +88,7 @@ def over_training(
       values = [[row[quantity][task] for row in rows] for rows in seeds]
       # Lines may coincide: each is thinner than the one before.
       width = max(1.0, 4.0 - index) if len(tasks) <= _MANY else 1.0
-      style = {"color": _colour(index), "lw": width, "label": task}
+      style = {"color": task_colour(index), "lw": width, "label": task}
       _line(ax, seeds[0], np.array(values, float), style)
     ax.set_title(method, fontsize="small")
     ax.grid(alpha=0.3)
@@ -197,7 +197,7 @@ def norms_and_gnr(
   figure.savefig(path, dpi=100)
 
 
-def _colour(task: int):
+def task_colour(task: int):
   """Returns a task's colour: the ten strong colours first, then the ten pale ones."""
   return COLOURS[2 * task % 20 + (2 * task) // 20]
 
@@ -207,7 +207,7 @@ def _norms(ax, noise: GradientNoise, tasks: Sequence[str]) -> None:
   norms = np.maximum(noise.norms, 1e-12)
   edges = np.geomspace(norms.min(), norms.max() * 1.0001, 40)
   for index, task in enumerate(tasks):
-    colour = _colour(index)
+    colour = task_colour(index)
     ax.hist(
       norms[:, index], edges, histtype="stepfilled", alpha=0.5, color=colour, label=task
     )

@@ -2,11 +2,10 @@
 
 import dataclasses
 import json
-import os
 import shlex
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmarks.experiments import summary
-from benchmarks.experiments.config import Run, Settings
+from benchmarks.experiments.config import ManyRuns, Run
 from benchmarks.experiments.model import Model
 from benchmarks.experiments.train import make_trainer, train
 from benchmarks.experiments.tuning import (
@@ -39,47 +38,17 @@ PAPER_METHODS = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sweep(Settings):
+class Sweep(ManyRuns):
   """Train several methods and single-task models, each with the same budget."""
 
   methods: tuple[str, ...] = PAPER_METHODS
   """Rows of the table: names of benchmarks/methods.py, or ``all`` of these."""
-  learning_rates: tuple[float, ...] = (1e-4,)
-  """The optimiser's; validation data choose one of several for each method."""
-  most_extensions: int = 4
-  """Rates that are tried besides with a row whose best one is at an edge of several,
-  one after another, until it is inside. 0: none."""
-  seeds: int = 3
-  """Runs per method."""
-  tuning_seeds: int = 1
-  """Runs by which the learning rate is chosen, at most ``seeds``."""
-  tuning_seeds_apart: bool = False
-  """Report other seeds than those by which the learning rate is chosen: the
-  ``seeds`` that follow them, so that there may be fewer."""
-  jobs: int = os.cpu_count() or 1
-  """Runs at the same time."""
 
   def __post_init__(self) -> None:
     """Checks the settings before anything is loaded."""
     super().__post_init__()
     if "all" in self.methods:
       object.__setattr__(self, "methods", tuple(METHODS))
-    for name in ("seeds", "tuning_seeds", "jobs"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-    if self.most_extensions < 0:
-      raise ValueError(
-        f"most_extensions must be at least 0, got {self.most_extensions}"
-      )
-    if self.tuning_seeds > self.seeds and not self.tuning_seeds_apart:
-      raise ValueError(
-        f"tuning_seeds must be at most seeds, got {self.tuning_seeds} of {self.seeds}"
-      )
-    if len(set(self.learning_rates)) > 1 and not self.validation:
-      raise ValueError(
-        "learning rates are chosen on validation data, never on the test set: give "
-        "--validation 0.1, or a single learning rate"
-      )
     for method in self.methods:
       named(method)
 
@@ -92,25 +61,13 @@ def reported_seeds(
   return range(first, first + seeds)
 
 
-# Settings that the sweep has and a single run has not.
-_OF_THE_WHOLE = (
-  "methods",
-  "learning_rates",
-  "most_extensions",
-  "seeds",
-  "tuning_seeds",
-  "tuning_seeds_apart",
-  "jobs",
-)
-
-
-def sweep(model: Model, settings: Sweep, make_run: Callable[..., Run]) -> dict:
+def sweep(model: Model, settings: Sweep, kind: type[Run]) -> dict:
   """Runs what is missing in ``settings.out/runs``, and summarises all runs.
 
   Args:
     model: What is trained.
     settings: The sweep's settings.
-    make_run: Makes a :class:`Run` from its fields.
+    kind: The settings of one run, which have those of the problem.
 
   Returns:
     What :func:`benchmarks.experiments.summary.summarise` makes, also written to
@@ -119,35 +76,36 @@ def sweep(model: Model, settings: Sweep, make_run: Callable[..., Run]) -> dict:
   problem = model.problem
   rows: list[Row] = [("single-task", (task,)) for task in problem.tasks]
   rows += [(method, ()) for method in dict.fromkeys(settings.methods)]
-  found = run_rows(model, settings, make_run, rows)
-  whole = summary.summarise(problem, found, _described(settings))
+  found = run_rows(model, settings, kind, rows)
+  whole = summary.summarise(problem, found, described(settings))
   text = json.dumps(whole, indent=1) + "\n"
   (settings.out / "results.json").write_text(text)
   return whole
 
 
 def run_rows(
-  model: Model, settings: Sweep, make_run: Callable[..., Run], rows: Sequence[Row]
+  model: Model, settings: ManyRuns, kind: type[Run], rows: Sequence[Row]
 ) -> dict[Row, summary.Found]:
   """Runs what is missing of some rows: first to choose rates, then at the chosen ones.
 
   Args:
     model: What is trained.
-    settings: The sweep's settings; their methods are not read.
-    make_run: Makes a :class:`Run` from its fields.
+    settings: How they are tuned and repeated.
+    kind: The settings of one run, which have those of the problem.
     rows: What is trained, single-task models first.
   """
-  shared = {
+  of_run = {field.name for field in dataclasses.fields(kind)}
+  shared: dict[str, Any] = {
     field.name: getattr(settings, field.name)
     for field in dataclasses.fields(settings)
-    if field.name not in _OF_THE_WHOLE
+    if field.name in of_run
   }
 
   def run_of(row: Row, rate: float, seed: int) -> Run:
     method, tasks = row
     is_single = method == "single-task"
     name = "-".join([method, *([] if is_single or not tasks else ["on"]), *tasks])
-    return make_run(
+    return kind(
       **shared
       | {
         "out": settings.out / "runs" / name / f"lr-{rate:g}" / f"seed-{seed}",
@@ -238,7 +196,7 @@ def _extensions(scores: Mapping[Row, Scores], most_rates: int) -> dict[Row, floa
   }
 
 
-def _described(settings: Sweep) -> dict[str, Any]:
+def described(settings: ManyRuns) -> dict[str, Any]:
   """Records the command and the settings that reproduce the results."""
   fields = dataclasses.asdict(settings)
   for name in ("data", "out", "jobs", "checkpoint_seconds", "tensorboard", "methods"):
