@@ -23,7 +23,7 @@ from benchmarks.experiments.metric import delta_m
 from benchmarks.experiments.model import Model
 from benchmarks.experiments.problem import Problem
 from benchmarks.experiments.summary import Found
-from benchmarks.experiments.sweep import described, run_rows
+from benchmarks.experiments.sweep import baseline_rows, described, run_rows
 from benchmarks.experiments.tuning import Row, is_at_edge
 from benchmarks.machine import describe_machine
 from benchmarks.methods import named
@@ -91,8 +91,13 @@ def grouping(model: Model, settings: Grouping, kind: type[Run]) -> str:
     kind: The settings of one run, which have those of the problem.
   """
   problem = model.problem
+  if problem.baseline != "single-task":
+    raise ValueError(
+      f"{problem.title}: no task can be trained alone, so that nothing tells whether "
+      "groups help; choose another problem"
+    )
   settings = dataclasses.replace(settings, record_stats=True)
-  alone: list[Row] = [("single-task", (task,)) for task in problem.tasks]
+  alone = baseline_rows(problem)
   of_all: Row = (settings.measured_by, ())
   found = run_rows(model, settings, kind, [*alone, of_all])
   stats = recorded(found[of_all].results)

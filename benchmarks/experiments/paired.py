@@ -15,7 +15,7 @@ import tyro
 from tabulate import tabulate
 
 from benchmarks.experiments.metric import mean_and_error
-from benchmarks.experiments.summary import caption
+from benchmarks.experiments.summary import baseline_of, caption
 from benchmarks.experiments.tables import EDGE, rates
 from benchmarks.experiments.tuning import is_at_edge
 
@@ -50,7 +50,7 @@ def interval(differences: np.ndarray) -> tuple[float, float]:
 
 
 def compare(summary: dict[str, Any], against: str) -> dict[str, dict[str, Any]]:
-  """Compares the Δm of every row with that of ``against`` and of single-task models.
+  """Compares the Δm of every row with that of ``against`` and of the baseline.
 
   Args:
     summary: What :func:`benchmarks.experiments.summary.summarise` makes.
@@ -71,12 +71,13 @@ def compare(summary: dict[str, Any], against: str) -> dict[str, dict[str, Any]]:
       f"there is no row {against!r}: it must be one of {', '.join(rows)}"
     )
   values = {name: np.array(row["delta_m"]["last"]) for name, row in rows.items()}
+  baseline = values[baseline_of(summary)[0]]
   found = {}
   for name, row in rows.items():
     difference = values[name] - values[against]
     found[name] = {
       "delta_m": float(values[name].mean()),
-      "delta_m_interval": interval(values[name] - values["single-task"]),
+      "delta_m_interval": interval(values[name] - baseline),
       "difference": float(difference.mean()),
       "difference_interval": interval(difference),
       "seeds_above": int((difference > 0).sum()),
@@ -101,6 +102,7 @@ def _is_at_edge(row: dict[str, Any]) -> bool:
 def markdown(summary: dict[str, Any], against: str) -> str:
   """Formats what :func:`compare` finds, the highest Δm first."""
   found = compare(summary, against)
+  baseline, baseline_text = baseline_of(summary)
   seeds = len(summary["rows"][against]["delta_m"]["last"])
   lines = []
   for name, row in sorted(found.items(), key=lambda item: -item[1]["delta_m"]):
@@ -112,7 +114,7 @@ def markdown(summary: dict[str, Any], against: str) -> str:
         f"{row['seeds_above']} of {seeds}",
       ]
     delta_m = mean_and_error(summary["rows"][name]["delta_m"]["last"], 1)
-    alone = "" if name == "single-task" else _text(row["delta_m_interval"])
+    alone = "" if name == baseline else _text(row["delta_m_interval"])
     rate = row["learning_rate"] + (EDGE if row["at_edge"] else "")
     lines.append([name, delta_m, alone, *compared, rate])
   header = [
@@ -128,7 +130,7 @@ def markdown(summary: dict[str, Any], against: str) -> str:
   judged = caption("last", summary["settings"])
   return (
     f"{summary['problem']}; test set, {judged}; {seeds} seeds, intervals by the paired "
-    f"bootstrap, that of Δm against single-task models:\n\n{table}\n"
+    f"bootstrap, that of Δm against {baseline_text}:\n\n{table}\n"
   )
 
 

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from benchmarks.experiments import summary
 from benchmarks.experiments.config import ManyRuns, Run
 from benchmarks.experiments.model import Model
+from benchmarks.experiments.problem import Problem
 from benchmarks.experiments.train import make_trainer, train
 from benchmarks.experiments.tuning import (
   Row,
@@ -74,13 +75,20 @@ def sweep(model: Model, settings: Sweep, kind: type[Run]) -> dict:
     ``settings.out/results.json``.
   """
   problem = model.problem
-  rows: list[Row] = [("single-task", (task,)) for task in problem.tasks]
-  rows += [(method, ()) for method in dict.fromkeys(settings.methods)]
-  found = run_rows(model, settings, kind, rows)
+  rows = baseline_rows(problem)
+  rows += [(method, ()) for method in settings.methods]
+  found = run_rows(model, settings, kind, list(dict.fromkeys(rows)))
   whole = summary.summarise(problem, found, described(settings))
   text = json.dumps(whole, indent=1) + "\n"
   (settings.out / "results.json").write_text(text)
   return whole
+
+
+def baseline_rows(problem: Problem) -> list[Row]:
+  """Lists the rows that others are compared with."""
+  if problem.baseline == "single-task":
+    return [("single-task", (task,)) for task in problem.tasks]
+  return [(problem.baseline, ())]
 
 
 def run_rows(
@@ -92,7 +100,7 @@ def run_rows(
     model: What is trained.
     settings: How they are tuned and repeated.
     kind: The settings of one run, which have those of the problem.
-    rows: What is trained, single-task models first.
+    rows: What is trained, those of :func:`baseline_rows` first.
   """
   of_run = {field.name for field in dataclasses.fields(kind)}
   shared: dict[str, Any] = {

@@ -24,13 +24,12 @@ def score_rates(
 ) -> dict[Row, Scores]:
   """Computes the Δm of each row and rate on the validation data, mean over seeds.
 
-  A single-task model is compared with the median over its rates, which one that
-  diverges does not move; a method with the single-task models of its tasks at their
-  best rates.
+  A row of the baseline is compared with the median over its rates, which one that
+  diverges does not move; another row with the baseline of its tasks at its best rates.
 
   Args:
     problem: What is trained.
-    grids: The rates that were tried with each row, single-task models first.
+    grids: The rates that were tried with each row, those of the baseline first.
     seeds: The seeds that were run with each of these rates.
     results: Results of :func:`benchmarks.experiments.train.train`.
   """
@@ -47,7 +46,7 @@ def score_rates(
   for row, rates in grids.items():
     method, tasks = row
     metrics = [m for m in problem.metrics if not tasks or m.task in tasks]
-    if method == "single-task":
+    if method == problem.baseline:
       values = [mean(row, rate) for rate in rates]
       own = {m.name: _median([v[m.name] for v in values]) for m in metrics}
       scores[row] = score(row, own, metrics)

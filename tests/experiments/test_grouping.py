@@ -41,6 +41,7 @@ def pretended(monkeypatch, tmp_path):
     metrics = tuple(Metric(t, t, t, (-1) ** at, 2) for at, t in enumerate(tasks))
     problem = types.SimpleNamespace(
       title="made up",
+      baseline="single-task",
       tasks=tasks,
       metrics=metrics,
       metrics_of=lambda task: tuple(m for m in metrics if m.task == task),
