@@ -13,7 +13,7 @@ DIGITS = $(BIN)/python -m benchmarks.experiments digits
 
 demo: .venv/demo  ## train on handwritten digits; table, figures and JSON in $(OUT)
 	$(DIGITS) sweep --out $(OUT) --methods $(METHODS) --learning-rates $(RATES) \
-	  --seeds $(SEEDS) --tuning-seeds $(SEEDS)
+	  --most-extensions 0 --seeds $(SEEDS) --tuning-seeds $(SEEDS)
 	$(DIGITS) report --out $(OUT)
 
 paper: .venv/demo  ## the paper's tables and figures, small, on rendered scenes; in out/paper

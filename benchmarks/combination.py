@@ -9,6 +9,7 @@ import optax
 
 from benchmarks.methods import Method, Setting
 from maxgnr_jax import (
+  GradientStats,
   MaxGNRState,
   aggregator_state,
   aggregators,
@@ -151,10 +152,21 @@ def weights_and_gnr(state: Any, num_tasks: int) -> tuple[jax.Array, jax.Array]:
   the GNRs the geometric mean. What a state does not hold is NaN.
   """
   unknown = jnp.full(num_tasks, jnp.nan)
-  # `flat_regions` aggregates twice; the first is of the gradients of the losses.
-  flat_regions = isinstance(state, aggregators.FlatRegionsState)
-  found = aggregator_state(state.plain if flat_regions else state)
+  found = _of_losses(state)
   weights = unknown if found.weights is None else found.weights
   gnr = found.gnr if isinstance(found, MaxGNRState) else unknown
   by_group = weights.reshape(-1, num_tasks), gnr.reshape(-1, num_tasks)
   return by_group[0].mean(0), jnp.exp(jnp.log(by_group[1]).mean(0))
+
+
+def gradient_stats(state: Any) -> GradientStats | None:
+  """Reads what MaxGNR measured of the gradients; None for a method of another kind."""
+  found = _of_losses(state)
+  return found.stats if isinstance(found, MaxGNRState) else None
+
+
+def _of_losses(state: Any) -> Any:
+  """Finds the state of the aggregator that combines the gradients of the losses."""
+  # `flat_regions` aggregates twice; the second is of the gradients of flat regions.
+  flat_regions = isinstance(state, aggregators.FlatRegionsState)
+  return aggregator_state(state.plain if flat_regions else state)

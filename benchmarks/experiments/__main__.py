@@ -1,4 +1,4 @@
-"""Command line: ``python -m benchmarks.experiments PROBLEM {train,sweep,report}``."""
+"""Command line: ``python -m benchmarks.experiments PROBLEM COMMAND``."""
 
 import argparse
 from collections.abc import Sequence
@@ -21,7 +21,9 @@ def main(argv: Sequence[str] | None = None) -> None:
   )
   parser.add_argument("problem", choices=PROBLEMS, metavar="PROBLEM", help="see below")
   parser.add_argument(
-    "command", nargs=argparse.REMAINDER, help="train, sweep or report, and its options"
+    "command",
+    nargs=argparse.REMAINDER,
+    help="train, sweep, grouping or report, and its options",
   )
   chosen = parser.parse_args(argv)
   module = load(chosen.problem)

@@ -1,4 +1,4 @@
-"""The commands ``train``, ``sweep`` and ``report`` of every experiment."""
+"""The commands of every experiment: ``train``, ``sweep``, ``grouping``, ``report``."""
 
 import dataclasses
 import sys
@@ -10,6 +10,7 @@ import tyro
 
 from benchmarks.experiments import tables
 from benchmarks.experiments.config import Run, Settings, read_file
+from benchmarks.experiments.grouping import Grouping, grouping
 from benchmarks.experiments.model import Model
 from benchmarks.experiments.problem import Problem
 from benchmarks.experiments.report import Report, report, settings_of
@@ -19,9 +20,9 @@ from benchmarks.experiments.train import make_trainer, train_with_bar
 
 
 def commands(settings: type[Settings]) -> dict[str, Any]:
-  """Makes the settings classes of ``train``, ``sweep`` and ``report`` for a problem."""
+  """Makes the settings classes of all commands for a problem."""
   found: dict[str, Any] = {"report": Report}
-  for name, kind in {"sweep": Sweep, "train": Run}.items():
+  for name, kind in {"grouping": Grouping, "sweep": Sweep, "train": Run}.items():
     bases = (settings, kind)
     made = dataclasses.make_dataclass(name, [], bases=bases, frozen=True, kw_only=True)
     made.__doc__ = kind.__doc__
@@ -63,6 +64,8 @@ def main(
     elif isinstance(config, Sweep):
       sweep(Model(make_problem(config)), config, of_settings["train"])
       print(f"Results are in {config.out}; `report` makes tables and figures of them.")
+    elif isinstance(config, Grouping):
+      print(grouping(Model(make_problem(config)), config, of_settings["train"]))
     else:
       problem = make_problem(config)
       result = train_with_bar(make_trainer(Model(problem), config), config)

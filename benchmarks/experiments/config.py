@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +25,8 @@ class Settings:
   """Parts into which a batch is divided to save memory."""
   epochs: int = 100
   """Passes over the training set; each ends with an evaluation."""
+  optimizer: Literal["adam", "sgd"] = "adam"
+  """What follows the method: Adam, or gradient descent with a momentum of 0.9."""
   schedule: Literal["constant", "cosine"] = "constant"
   """The learning rate over a run: constant, or a linear warm-up over 5 % of the steps
   and a cosine decay to 0. With a constant one the result is the mean over the last
@@ -37,6 +40,8 @@ class Settings:
   for a small model; a run that is killed goes on after the last whole call."""
   tensorboard: bool = False
   """Log for TensorBoard besides the CSV file."""
+  record_stats: bool = False
+  """Keep MaxGNR's gradient statistics at the end of each epoch in ``result.json``."""
 
   def __post_init__(self) -> None:
     """Checks the settings before anything is loaded."""
@@ -61,6 +66,46 @@ class FileSettings(Settings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ManyRuns(Settings):
+  """Settings by which all rows of a table are tuned and repeated alike."""
+
+  learning_rates: tuple[float, ...] = (1e-4,)
+  """The optimiser's; validation data choose one of several for each row."""
+  most_extensions: int = 4
+  """Rates that are tried besides with a row whose best one is at an edge of several,
+  one after another, until it is inside. 0: none."""
+  seeds: int = 3
+  """Runs per row."""
+  tuning_seeds: int = 1
+  """Runs by which the learning rate is chosen, at most ``seeds``."""
+  tuning_seeds_apart: bool = False
+  """Report other seeds than those by which the learning rate is chosen: the
+  ``seeds`` that follow them, so that there may be fewer."""
+  jobs: int = os.cpu_count() or 1
+  """Runs at the same time."""
+
+  def __post_init__(self) -> None:
+    """Checks the settings before anything is loaded."""
+    super().__post_init__()
+    for name in ("seeds", "tuning_seeds", "jobs"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+    if self.most_extensions < 0:
+      raise ValueError(
+        f"most_extensions must be at least 0, got {self.most_extensions}"
+      )
+    if self.tuning_seeds > self.seeds and not self.tuning_seeds_apart:
+      raise ValueError(
+        f"tuning_seeds must be at most seeds, got {self.tuning_seeds} of {self.seeds}"
+      )
+    if len(set(self.learning_rates)) > 1 and not self.validation:
+      raise ValueError(
+        "learning rates are chosen on validation data, never on the test set: give "
+        "--validation 0.1, or a single learning rate"
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Run(Settings):
   """One training run."""
 
@@ -72,10 +117,10 @@ class Run(Settings):
   """How MaxGNR solves Eq. 17: exactly, or by the paper's 100 steepest-descent steps."""
   measure: Literal["trunk", "all"] = "trunk"
   """Which parameters' gradients MaxGNR measures: the shared ones, or all."""
-  task: str | None = None
-  """Train this task alone, with its own loss only."""
+  tasks: tuple[str, ...] = ()
+  """Train these tasks only; none named: all. One alone is trained by its own loss."""
   learning_rate: float = 1e-4
-  """Adam's learning rate."""
+  """The optimiser's learning rate."""
   seed: int = 0
   """Determines the initial parameters and the order of the data."""
   resume: bool = False
@@ -87,6 +132,8 @@ class Run(Settings):
     if not self.learning_rate > 0:
       raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
     named(self.method_name)
+    # In the order of a problem's tasks, so that a run has one identity.
+    object.__setattr__(self, "tasks", tuple(sorted(set(self.tasks))))
 
   @property
   def method_name(self) -> str:
@@ -103,7 +150,7 @@ class Run(Settings):
       for name, value in dataclasses.asdict(self).items()
       if name not in (*_OPERATION, "method", "gamma", "solver", "measure")
     }
-    method = "single-task" if self.task else self.method_name
+    method = "single-task" if len(self.tasks) == 1 else self.method_name
     whole = {"problem": title, "method": method, **fields}
     return json.loads(json.dumps(whole))  # tuples are lists there
 

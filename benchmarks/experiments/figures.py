@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from benchmarks.experiments.metric import Metric
 from benchmarks.experiments.noise import GradientNoise
 from benchmarks.experiments.problem import SPLITS
-from benchmarks.experiments.summary import caption
+from benchmarks.experiments.summary import baseline_of, caption
 
 COLOURS = mpl.color_sequences["tab20"]
 _MANY = 6  # with more tasks a legend has no room
@@ -26,6 +26,7 @@ Histories = Mapping[str, Sequence[list[dict[str, Any]]]]
 
 def delta_m(summary: dict[str, Any], judged: str, path: Path) -> None:
   """Draws Δm, a row per method with every seed and the mean, the best on top."""
+  baseline, text = baseline_of(summary)
   values = {name: row["delta_m"][judged] for name, row in summary["rows"].items()}
   names = sorted(
     values, key=lambda name: np.nan_to_num(np.mean(values[name]), nan=-1e9)
@@ -34,7 +35,7 @@ def delta_m(summary: dict[str, Any], judged: str, path: Path) -> None:
   ax = figure.add_subplot()
   for row, name in enumerate(names):
     colour = "tab:red" if name.startswith("maxgnr") else "tab:blue"
-    colour = "black" if name == "single-task" else colour
+    colour = "black" if name == baseline else colour
     ax.plot(values[name], [row] * len(values[name]), ".", color=colour, alpha=0.5)
     ax.plot(np.mean(values[name]), row, "|", color=colour, ms=12, mew=2)
   ax.axvline(0, color="black", ls="--", lw=1)
@@ -42,7 +43,7 @@ def delta_m(summary: dict[str, Any], judged: str, path: Path) -> None:
     ax.set_xscale("symlog", linthresh=100)
     ax.set_xlim(right=max(10.0, 1.2 * max(map(max, values.values()))))
   ax.set(yticks=range(len(names)), yticklabels=names, ylim=(-1, len(names)))
-  ax.set_xlabel("Δm % against single-task models, test (dots: seeds; bar: mean)")
+  ax.set_xlabel(f"Δm % against {text}, test (dots: seeds; bar: mean)")
   ax.set_title(
     f"{summary['problem']}\n{caption(judged, summary['settings'])}", fontsize="medium"
   )
@@ -88,7 +89,7 @@ def over_training(
       values = [[row[quantity][task] for row in rows] for rows in seeds]
       # Lines may coincide: each is thinner than the one before.
       width = max(1.0, 4.0 - index) if len(tasks) <= _MANY else 1.0
-      style = {"color": _colour(index), "lw": width, "label": task}
+      style = {"color": task_colour(index), "lw": width, "label": task}
       _line(ax, seeds[0], np.array(values, float), style)
     ax.set_title(method, fontsize="small")
     ax.grid(alpha=0.3)
@@ -197,7 +198,7 @@ def norms_and_gnr(
   figure.savefig(path, dpi=100)
 
 
-def _colour(task: int):
+def task_colour(task: int):
   """Returns a task's colour: the ten strong colours first, then the ten pale ones."""
   return COLOURS[2 * task % 20 + (2 * task) // 20]
 
@@ -207,7 +208,7 @@ def _norms(ax, noise: GradientNoise, tasks: Sequence[str]) -> None:
   norms = np.maximum(noise.norms, 1e-12)
   edges = np.geomspace(norms.min(), norms.max() * 1.0001, 40)
   for index, task in enumerate(tasks):
-    colour = _colour(index)
+    colour = task_colour(index)
     ax.hist(
       norms[:, index], edges, histtype="stepfilled", alpha=0.5, color=colour, label=task
     )

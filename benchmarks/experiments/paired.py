@@ -15,8 +15,9 @@ import tyro
 from tabulate import tabulate
 
 from benchmarks.experiments.metric import mean_and_error
-from benchmarks.experiments.summary import caption
-from benchmarks.experiments.tables import rates
+from benchmarks.experiments.summary import baseline_of, caption
+from benchmarks.experiments.tables import EDGE, rates
+from benchmarks.experiments.tuning import is_at_edge
 
 _DRAWS = 10_000
 
@@ -49,7 +50,7 @@ def interval(differences: np.ndarray) -> tuple[float, float]:
 
 
 def compare(summary: dict[str, Any], against: str) -> dict[str, dict[str, Any]]:
-  """Compares the Δm of every row with that of ``against`` and of single-task models.
+  """Compares the Δm of every row with that of ``against`` and of the baseline.
 
   Args:
     summary: What :func:`benchmarks.experiments.summary.summarise` makes.
@@ -59,7 +60,7 @@ def compare(summary: dict[str, Any], against: str) -> dict[str, dict[str, Any]]:
     Row -> ``delta_m`` (mean over seeds, %), ``delta_m_interval``, ``difference`` (mean
     of this row's Δm minus that of ``against``), ``difference_interval``,
     ``seeds_above`` (seeds in which it is positive), ``learning_rate`` as tables show
-    it, and ``at_edge``: whether a chosen rate is the first or the last of the grid.
+    it, and ``at_edge``: whether a chosen rate is the first or the last of those tried.
 
   Raises:
     ValueError: if there is no such row.
@@ -70,26 +71,38 @@ def compare(summary: dict[str, Any], against: str) -> dict[str, dict[str, Any]]:
       f"there is no row {against!r}: it must be one of {', '.join(rows)}"
     )
   values = {name: np.array(row["delta_m"]["last"]) for name, row in rows.items()}
-  grid = summary["settings"]["learning_rates"]
+  baseline = values[baseline_of(summary)[0]]
   found = {}
   for name, row in rows.items():
     difference = values[name] - values[against]
-    chosen = row.get("learning_rates", {"all": row.get("learning_rate")}).values()
     found[name] = {
       "delta_m": float(values[name].mean()),
-      "delta_m_interval": interval(values[name] - values["single-task"]),
+      "delta_m_interval": interval(values[name] - baseline),
       "difference": float(difference.mean()),
       "difference_interval": interval(difference),
       "seeds_above": int((difference > 0).sum()),
       "learning_rate": rates(row),
-      "at_edge": any(rate in (min(grid), max(grid)) for rate in chosen),
+      "at_edge": _is_at_edge(row),
     }
   return found
+
+
+def _is_at_edge(row: dict[str, Any]) -> bool:
+  """Says so for a row, or for any of its single-task models; also of older results."""
+  models = [(row.get("learning_rate"), row["validation"])]
+  if "learning_rates" in row:
+    tasks = row["learning_rates"]
+    models = [(rate, row["validation"][task]) for task, rate in tasks.items()]
+  return any(
+    is_at_edge({float(key): x for key, x in scores.items()}, float(f"{rate:g}"))
+    for rate, scores in models
+  )
 
 
 def markdown(summary: dict[str, Any], against: str) -> str:
   """Formats what :func:`compare` finds, the highest Δm first."""
   found = compare(summary, against)
+  baseline, baseline_text = baseline_of(summary)
   seeds = len(summary["rows"][against]["delta_m"]["last"])
   lines = []
   for name, row in sorted(found.items(), key=lambda item: -item[1]["delta_m"]):
@@ -101,8 +114,8 @@ def markdown(summary: dict[str, Any], against: str) -> str:
         f"{row['seeds_above']} of {seeds}",
       ]
     delta_m = mean_and_error(summary["rows"][name]["delta_m"]["last"], 1)
-    alone = "" if name == "single-task" else _text(row["delta_m_interval"])
-    rate = row["learning_rate"] + (" (edge)" if row["at_edge"] else "")
+    alone = "" if name == baseline else _text(row["delta_m_interval"])
+    rate = row["learning_rate"] + (EDGE if row["at_edge"] else "")
     lines.append([name, delta_m, alone, *compared, rate])
   header = [
     "method",
@@ -117,7 +130,7 @@ def markdown(summary: dict[str, Any], against: str) -> str:
   judged = caption("last", summary["settings"])
   return (
     f"{summary['problem']}; test set, {judged}; {seeds} seeds, intervals by the paired "
-    f"bootstrap, that of Δm against single-task models:\n\n{table}\n"
+    f"bootstrap, that of Δm against {baseline_text}:\n\n{table}\n"
   )
 
 

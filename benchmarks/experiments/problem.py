@@ -41,6 +41,9 @@ class Problem:
       tasks share, for methods that measure gradients there. None if the problem does
       not say which it is.
     last_bias: The same for the bias of that layer alone.
+    baseline: The row that Δm is relative to: ``"single-task"``, models of one task
+      each, or a method if no task can be trained alone. All metrics then judge the
+      whole model.
   """
 
   title: str
@@ -59,6 +62,7 @@ class Problem:
   layers: Callable[[nnx.State], Any] | None = None
   last_layer: Callable[[nnx.State], Any] | None = None
   last_bias: Callable[[nnx.State], Any] | None = None
+  baseline: str = "single-task"
 
   def metrics_of(self, task: str) -> tuple[Metric, ...]:
     """Lists the metrics that judge one task."""

@@ -106,7 +106,9 @@ def report(
     for m in rows
     if m != "single-task"
   }
-  single_task = _single_task(problem, out, rows["single-task"], seeds)
+  single_task = {}
+  if "single-task" in rows:
+    single_task["single-task"] = _single_task(problem, out, rows["single-task"], seeds)
   _draw_training(problem, options, joint, single_task, to)
   summary["last_epochs"] = {
     method: _last_epochs(problem, histories) for method, histories in joint.items()
@@ -138,7 +140,7 @@ def _draw_training(
   problem: Problem,
   options: Report,
   joint: figures.Histories,
-  single_task: list[list[dict[str, Any]]],
+  single_task: figures.Histories,
   to: Path,
 ) -> None:
   """Draws the figures that have epochs on their horizontal axis."""
@@ -152,7 +154,7 @@ def _draw_training(
     figures.over_training(measured, "gnr", tasks, title, path)
   if len(joint) <= _MOST_CURVES:
     metrics = [metric for metric in problem.metrics if metric.shown]
-    every = {"single-task": single_task, **joint}
+    every = {**single_task, **joint}
     figures.curves(every, metrics, title, to / "curves.png")
 
 
@@ -227,9 +229,7 @@ def _measured(
   rate = summary["rows"][method]["learning_rate"]
   folder = _folder(out, method, rate, seed)
   settings = summary["settings"]
-  trainer = Trainer(
-    model, method, None, settings["batch_size"], settings["microbatches"]
-  )
+  trainer = Trainer(model, method, (), settings["batch_size"], settings["microbatches"])
   state = trainer.init(0, 1.0)
   like = Best(np.array(0.0), np.array(0), state.params, state.rest)
   best = load_model(folder / "model", like)

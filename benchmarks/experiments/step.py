@@ -1,6 +1,7 @@
 """Takes train steps of one method, compiled once for all seeds and learning rates."""
 
 import functools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,12 @@ from benchmarks.experiments.problem import Batch
 from benchmarks.methods import EQUAL_WEIGHTS, Setting, named
 
 _WARMUP = 0.05  # share of a run's steps
+
+# Each takes a learning rate, and its updates are proportional to it.
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+  "adam": optax.adam,
+  "sgd": functools.partial(optax.sgd, momentum=0.9),
+}
 
 
 class EpochSums(NamedTuple):
@@ -81,7 +88,7 @@ class RunState(NamedTuple):
     params: The model's parameters.
     rest: Batch statistics, which the forward pass changes.
     combination: The method's state.
-    adam: Adam's state, with the learning rate.
+    optimizer: The optimiser's state, with the learning rate.
     epoch: Sums over the current epoch.
   """
 
@@ -89,7 +96,7 @@ class RunState(NamedTuple):
   params: nnx.State
   rest: nnx.State
   combination: Any
-  adam: optax.OptState
+  optimizer: optax.OptState
   epoch: EpochSums
 
 
@@ -109,12 +116,13 @@ class Trainer:
   Args:
     model: What is trained.
     method: Name of a method, see :func:`benchmarks.methods.named`.
-    task: The only task to train, if not all.
+    tasks: The tasks to train; none named: all. One alone is trained by its own loss.
     batch_size: Examples per step.
     microbatches: Parts into which a batch is divided.
     steps_per_call: Steps that :meth:`steps` takes.
     decay_epochs: Epochs over which the learning rate warms up and falls to 0; None for
       a constant one.
+    optimizer: A key of ``OPTIMIZERS``.
 
   Raises:
     ValueError: if the devices cannot share a batch evenly, there are fewer examples
@@ -125,15 +133,19 @@ class Trainer:
     self,
     model: Model,
     method: str,
-    task: str | None,
+    tasks: Sequence[str],
     batch_size: int,
     microbatches: int = 1,
     steps_per_call: int = 1,
     decay_epochs: int | None = None,
+    optimizer: str = "adam",
   ):
     problem, devices = model.problem, model.mesh.size
-    if task is not None and task not in problem.tasks:
-      raise ValueError(f"task must be one of {', '.join(problem.tasks)}, got {task!r}")
+    for task in tasks:
+      if task not in problem.tasks:
+        raise ValueError(
+          f"tasks must be among {', '.join(problem.tasks)}, got {task!r}"
+        )
     if not 0 < batch_size <= problem.num_train:
       raise ValueError(
         f"a batch must have at most the {problem.num_train} examples that there are to "
@@ -147,7 +159,7 @@ class Trainer:
     self.model = model
     self.problem = problem
     self.batch_size = batch_size
-    self.tasks = problem.tasks if task is None else (task,)
+    self.tasks = tuple(t for t in problem.tasks if not tasks or t in tasks)
     self.steps_per_epoch = problem.num_train // batch_size
     self.steps_per_call = steps_per_call
     if self.steps_per_epoch % steps_per_call:
@@ -160,8 +172,9 @@ class Trainer:
       if decay_epochs is None
       else warmup_cosine(self.steps_per_epoch * decay_epochs)
     )
-    self._adam = optax.inject_hyperparams(optax.adam)(learning_rate=0.0)
-    chosen = named(method) if task is None else EQUAL_WEIGHTS
+    make_optimizer = optax.inject_hyperparams(OPTIMIZERS[optimizer])
+    self._optimizer = make_optimizer(learning_rate=0.0)
+    chosen = EQUAL_WEIGHTS if len(tasks) == 1 else named(method)
     parts = microbatches if microbatches > 1 else None
     self._combination = combination(
       chosen,
@@ -216,14 +229,14 @@ class Trainer:
   def _init(self, key: jax.Array, learning_rate: jax.Array) -> RunState:
     model = self.problem.make_model(nnx.Rngs(key))
     params = nnx.state(model, nnx.Param)
-    adam = self._adam.init(params)
-    hyperparams = adam.hyperparams | {"learning_rate": learning_rate}
+    optimizer = self._optimizer.init(params)
+    hyperparams = optimizer.hyperparams | {"learning_rate": learning_rate}
     return RunState(
       step=jnp.zeros((), jnp.int32),
       params=params,
       rest=nnx.state(model, nnx.Not(nnx.Param)),
       combination=self._combination.init(params),
-      adam=adam._replace(hyperparams=hyperparams),
+      optimizer=optimizer._replace(hyperparams=hyperparams),
       epoch=EpochSums.zeros(len(self.tasks)),
     )
 
@@ -245,8 +258,8 @@ class Trainer:
     return self._descend(state, found["losses"], rest, grad, method_state)
 
   def _descend(self, state: RunState, losses, rest, grad, method_state):
-    updates, adam = self._adam.update(grad, state.adam, state.params)
-    if self._factor is not None:  # Adam's updates are proportional to its rate
+    updates, optimizer = self._optimizer.update(grad, state.optimizer, state.params)
+    if self._factor is not None:
       updates = optax.tree.scale(self._factor(state.step), updates)
     weights, gnr = weights_and_gnr(method_state, len(self.tasks))
     losses = jnp.stack([losses[task] for task in self.tasks])
@@ -255,7 +268,7 @@ class Trainer:
       params=optax.apply_updates(state.params, updates),
       rest=rest,
       combination=method_state,
-      adam=adam,
+      optimizer=optimizer,
       epoch=state.epoch.add(losses, weights, gnr),
     )
     return state, (losses, weights)

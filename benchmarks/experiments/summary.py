@@ -7,6 +7,7 @@ import numpy as np
 
 from benchmarks.experiments.metric import Metric, delta_m, mean_ranks
 from benchmarks.experiments.problem import Problem
+from benchmarks.experiments.tuning import Row, is_at_edge
 from benchmarks.machine import describe_machine
 
 # The models of a run that are judged.
@@ -20,6 +21,12 @@ def caption(judged: str, settings: Mapping[str, Any]) -> str:
   if settings.get("schedule") == "cosine":  # older results do not have it
     return "the model at the end of training"
   return "mean over the last epochs, 10 at most"
+
+
+def baseline_of(summary: Mapping[str, Any]) -> tuple[str, str]:
+  """Returns the name of the row that Δm is relative to, and how a text calls it."""
+  name = summary.get("baseline", "single-task")  # older results have no other
+  return name, "single-task models" if name == "single-task" else name
 
 
 class Found(NamedTuple):
@@ -38,55 +45,56 @@ class Found(NamedTuple):
 
 def summarise(
   problem: Problem,
-  found: Mapping[tuple[str, str | None], Found],
+  found: Mapping[Row, Found],
   described: Mapping[str, Any],
 ) -> dict[str, Any]:
   """Collects every published number, per seed, and how to reproduce it."""
   metrics = problem.metrics
-  single = {task: f for (_, task), f in found.items() if task is not None}
-  joint = {method: f for (method, task), f in found.items() if task is None}
-  rows: dict[str, Any] = {
-    "single-task": {
+  single = {tasks[0]: f for (_, tasks), f in found.items() if tasks}
+  joint = {method: f for (method, tasks), f in found.items() if not tasks}
+  rows: dict[str, Any] = {}
+  if single:
+    rows["single-task"] = {
       "learning_rates": {task: f.learning_rate for task, f in single.items()},
       "validation": {task: _keys(f.scores) for task, f in single.items()},
-      "test": _on_test(metrics, single),
+      "at_edge": any(is_at_edge(f.scores, f.learning_rate) for f in single.values()),
+      "test": _on_test({metric.name: single[metric.task] for metric in metrics}),
     }
-  }
   for method, f in joint.items():
     rows[method] = {
       "learning_rate": f.learning_rate,
       "validation": _keys(f.scores),
-      "test": _on_test(metrics, dict.fromkeys(problem.tasks, f)),
+      "at_edge": is_at_edge(f.scores, f.learning_rate),
+      "test": _on_test({metric.name: f for metric in metrics}),
     }
   for judged in JUDGED:
-    _sum_up(rows, judged, [m for m in metrics if m.in_delta_m])
+    _sum_up(rows, judged, [m for m in metrics if m.in_delta_m], problem.baseline)
   return {
     **described,
     "problem": problem.title,
     "tasks": list(problem.tasks),
+    "baseline": problem.baseline,
     "metrics": [metric._asdict() for metric in metrics],
     "machine": describe_machine(),
     "rows": rows,
   }
 
 
-def _on_test(
-  metrics: Sequence[Metric], found: Mapping[str, Found]
-) -> dict[str, dict[str, list[float]]]:
-  """Collects test metrics: judged model -> metric -> value by seed."""
+def _on_test(found: Mapping[str, Found]) -> dict[str, dict[str, list[float]]]:
+  """Collects the metrics of the models that they judge: model -> metric -> values."""
   return {
     judged: {
-      metric.name: [
-        run[judged]["test"][metric.name] for run in found[metric.task].results
-      ]
-      for metric in metrics
+      name: [run[judged]["test"][name] for run in f.results]
+      for name, f in found.items()
     }
     for judged in JUDGED
   }
 
 
-def _sum_up(rows: dict[str, Any], judged: str, metrics) -> None:
-  """Adds Δm of each seed, and the mean rank among all rows with single-task models."""
+def _sum_up(
+  rows: dict[str, Any], judged: str, metrics: Sequence[Metric], baseline: str
+) -> None:
+  """Adds Δm of each seed, and the mean rank among all rows."""
   means = {
     name: {key: float(np.mean(v)) for key, v in row["test"][judged].items()}
     for name, row in rows.items()
@@ -98,7 +106,7 @@ def _sum_up(rows: dict[str, Any], judged: str, metrics) -> None:
     row.setdefault("delta_m", {})[judged] = [
       delta_m(
         {key: v[seed] for key, v in row["test"][judged].items()},
-        means["single-task"],
+        means[baseline],
         metrics,
       )
       for seed in range(seeds)

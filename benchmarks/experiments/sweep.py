@@ -2,24 +2,28 @@
 
 import dataclasses
 import json
-import os
 import shlex
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from benchmarks.experiments import summary
-from benchmarks.experiments.config import Run, Settings
-from benchmarks.experiments.metric import Metric, delta_m
+from benchmarks.experiments.config import ManyRuns, Run
 from benchmarks.experiments.model import Model
 from benchmarks.experiments.problem import Problem
 from benchmarks.experiments.train import make_trainer, train
+from benchmarks.experiments.tuning import (
+  Row,
+  Scores,
+  best_rate,
+  next_rate,
+  score_rates,
+)
 from benchmarks.methods import METHODS, named
 
 PAPER_METHODS = (
@@ -35,40 +39,17 @@ PAPER_METHODS = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sweep(Settings):
+class Sweep(ManyRuns):
   """Train several methods and single-task models, each with the same budget."""
 
   methods: tuple[str, ...] = PAPER_METHODS
   """Rows of the table: names of benchmarks/methods.py, or ``all`` of these."""
-  learning_rates: tuple[float, ...] = (1e-4,)
-  """Adam's; validation data choose one of several for each method."""
-  seeds: int = 3
-  """Runs per method."""
-  tuning_seeds: int = 1
-  """Runs by which the learning rate is chosen, at most ``seeds``."""
-  tuning_seeds_apart: bool = False
-  """Report other seeds than those by which the learning rate is chosen: the
-  ``seeds`` that follow them, so that there may be fewer."""
-  jobs: int = os.cpu_count() or 1
-  """Runs at the same time."""
 
   def __post_init__(self) -> None:
     """Checks the settings before anything is loaded."""
     super().__post_init__()
     if "all" in self.methods:
       object.__setattr__(self, "methods", tuple(METHODS))
-    for name in ("seeds", "tuning_seeds", "jobs"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-    if self.tuning_seeds > self.seeds and not self.tuning_seeds_apart:
-      raise ValueError(
-        f"tuning_seeds must be at most seeds, got {self.tuning_seeds} of {self.seeds}"
-      )
-    if len(set(self.learning_rates)) > 1 and not self.validation:
-      raise ValueError(
-        "learning rates are chosen on validation data, never on the test set: give "
-        "--validation 0.1, or a single learning rate"
-      )
     for method in self.methods:
       named(method)
 
@@ -81,50 +62,63 @@ def reported_seeds(
   return range(first, first + seeds)
 
 
-# Settings that the sweep has and a single run has not.
-_OF_THE_WHOLE = (
-  "methods",
-  "learning_rates",
-  "seeds",
-  "tuning_seeds",
-  "tuning_seeds_apart",
-  "jobs",
-)
-
-# A row of a table: a method, and the task if it is a single-task model.
-Row = tuple[str, str | None]
-
-
-def sweep(model: Model, settings: Sweep, make_run: Callable[..., Run]) -> dict:
+def sweep(model: Model, settings: Sweep, kind: type[Run]) -> dict:
   """Runs what is missing in ``settings.out/runs``, and summarises all runs.
 
   Args:
     model: What is trained.
     settings: The sweep's settings.
-    make_run: Makes a :class:`Run` from its fields.
+    kind: The settings of one run, which have those of the problem.
 
   Returns:
     What :func:`benchmarks.experiments.summary.summarise` makes, also written to
     ``settings.out/results.json``.
   """
   problem = model.problem
-  shared = {
+  rows = baseline_rows(problem)
+  rows += [(method, ()) for method in settings.methods]
+  found = run_rows(model, settings, kind, list(dict.fromkeys(rows)))
+  whole = summary.summarise(problem, found, described(settings))
+  text = json.dumps(whole, indent=1) + "\n"
+  (settings.out / "results.json").write_text(text)
+  return whole
+
+
+def baseline_rows(problem: Problem) -> list[Row]:
+  """Lists the rows that others are compared with."""
+  if problem.baseline == "single-task":
+    return [("single-task", (task,)) for task in problem.tasks]
+  return [(problem.baseline, ())]
+
+
+def run_rows(
+  model: Model, settings: ManyRuns, kind: type[Run], rows: Sequence[Row]
+) -> dict[Row, summary.Found]:
+  """Runs what is missing of some rows: first to choose rates, then at the chosen ones.
+
+  Args:
+    model: What is trained.
+    settings: How they are tuned and repeated.
+    kind: The settings of one run, which have those of the problem.
+    rows: What is trained, those of :func:`baseline_rows` first.
+  """
+  of_run = {field.name for field in dataclasses.fields(kind)}
+  shared: dict[str, Any] = {
     field.name: getattr(settings, field.name)
     for field in dataclasses.fields(settings)
-    if field.name not in _OF_THE_WHOLE
+    if field.name in of_run
   }
-  rows: list[Row] = [("single-task", task) for task in problem.tasks]
-  rows += [(method, None) for method in dict.fromkeys(settings.methods)]
 
   def run_of(row: Row, rate: float, seed: int) -> Run:
-    method, task = row
-    name = method if task is None else f"{method}-{task}"
-    return make_run(
+    method, tasks = row
+    is_single = method == "single-task"
+    name = "-".join([method, *([] if is_single or not tasks else ["on"]), *tasks])
+    return kind(
       **shared
       | {
         "out": settings.out / "runs" / name / f"lr-{rate:g}" / f"seed-{seed}",
-        "method": "equal-weights" if task else method,
-        "task": task,
+        "method": "equal-weights" if is_single else method,
+        "tasks": tasks,
         "learning_rate": rate,
         "seed": seed,
         "resume": True,
@@ -168,77 +162,49 @@ def sweep(model: Model, settings: Sweep, make_run: Callable[..., Run]) -> dict:
     bar.set_postfix_str("/".join(run.out.parts[-3:]))
     return result
 
+  def do_all(jobs: list[tuple[Row, float, int]]) -> dict[Any, dict[str, Any]]:
+    return dict(zip(jobs, pool.map(do, jobs), strict=True))
+
+  scores: dict[Row, Scores] = {row: {} for row in rows}
+  chosen = dict.fromkeys(rows, rates[0])
   with bar, ThreadPoolExecutor(settings.jobs) as pool:
     try:
       # Rows vary fastest, so that several methods compile at the same time.
       jobs = [(row, rate, seed) for rate in rates for seed in tuning for row in rows]
-      results = dict(zip(jobs, pool.map(do, jobs), strict=True))
-      scores = _scores(problem, rows, rates, tuning, results)
-      chosen = {row: max(scores[row], key=_finite(scores[row])) for row in rows}
-      jobs = [(row, chosen[row], seed) for seed in rest for row in rows]
-      results |= dict(zip(jobs, pool.map(do, jobs), strict=True))
+      results = do_all(jobs)
+      if len(rates) > 1:
+        grids = dict.fromkeys(rows, rates)
+        scores = score_rates(model.problem, grids, tuning, results)
+        while new := _extensions(scores, len(rates) + settings.most_extensions):
+          grids |= {row: (*grids[row], rate) for row, rate in new.items()}
+          jobs = [(row, rate, seed) for seed in tuning for row, rate in new.items()]
+          bar.total += settings.epochs * len(jobs)
+          results |= do_all(jobs)
+          scores = score_rates(model.problem, grids, tuning, results)
+        chosen = {row: best_rate(scores[row]) for row in rows}
+      results |= do_all([(row, chosen[row], seed) for seed in rest for row in rows])
     except BaseException:  # Ctrl-C too: without this it would wait for all of them
       stopped.set()
       pool.shutdown(cancel_futures=True)
       raise
-  found = {
+  return {
     row: summary.Found(
-      chosen[row],
-      scores[row] if len(rates) > 1 else {},
-      [results[row, chosen[row], seed] for seed in reported],
+      chosen[row], scores[row], [results[row, chosen[row], seed] for seed in reported]
     )
     for row in rows
   }
-  whole = summary.summarise(problem, found, _described(settings))
-  text = json.dumps(whole, indent=1) + "\n"
-  (settings.out / "results.json").write_text(text)
-  return whole
 
 
-def _scores(
-  problem: Problem,
-  rows: Sequence[Row],
-  rates: Sequence[float],
-  seeds: Sequence[int],
-  results: dict[Any, dict[str, Any]],
-) -> dict[Row, dict[float, float]]:
-  """Computes each rate's Δm on the validation data, mean over seeds.
-
-  A single-task model is compared with the mean over its rates, a method with the
-  single-task models at their best rates.
-  """
-  if len(rates) == 1:
-    return {row: {rates[0]: 0.0} for row in rows}
-
-  def mean(row: Row, rate: float) -> dict[str, float]:
-    runs = [results[row, rate, seed]["last"]["validation"] for seed in seeds]
-    return {name: float(np.mean([run[name] for run in runs])) for name in runs[0]}
-
-  def score(row: Row, base: dict[str, float], metrics: Sequence[Metric]):
-    return {rate: delta_m(mean(row, rate), base, metrics) for rate in rates}
-
-  scores: dict[Row, dict[float, float]] = {}
-  base: dict[str, float] = {}
-  for row in rows:
-    _, task = row
-    if task is not None:
-      metrics = problem.metrics_of(task)
-      values = [mean(row, rate) for rate in rates]
-      own = {m.name: float(np.nanmean([v[m.name] for v in values])) for m in metrics}
-      scores[row] = score(row, own, metrics)
-      best = mean(row, max(scores[row], key=_finite(scores[row])))
-      base |= {metric.name: best[metric.name] for metric in metrics}
-    else:
-      scores[row] = score(row, base, problem.metrics)
-  return scores
+def _extensions(scores: Mapping[Row, Scores], most_rates: int) -> dict[Row, float]:
+  """Lists the next rate of each row whose best one is at an edge of its grid."""
+  return {
+    row: rate
+    for row, of_row in scores.items()
+    if len(of_row) < most_rates and (rate := next_rate(of_row)) is not None
+  }
 
 
-def _finite(scores: dict[float, float]) -> Callable[[float], float]:
-  """Makes a key for `max` that ranks rates whose runs diverged last."""
-  return lambda rate: np.nan_to_num(scores[rate], nan=-np.inf)
-
-
-def _described(settings: Sweep) -> dict[str, Any]:
+def described(settings: ManyRuns) -> dict[str, Any]:
   """Records the command and the settings that reproduce the results."""
   fields = dataclasses.asdict(settings)
   for name in ("data", "out", "jobs", "checkpoint_seconds", "tensorboard", "methods"):

@@ -19,6 +19,7 @@ _LATEX = {
   "Δm": r"$\Delta_m$",
   "%": r"\%",
 }
+EDGE = " (edge)"  # after the rate of a row that is not tuned to the end
 _MANY = 8  # metrics of one kind are no longer listed, but summed up
 
 
@@ -77,7 +78,10 @@ def _table(summary, judged, reference, form, bold, escape) -> str:
     [[np.mean(v) if v else np.nan for v in row] for row in cells.values()]
   )
   best = [_best_two(c.sign, x) for c, x in zip(columns, means.T, strict=True)]
-  chosen = [rates(row) for row in summary["rows"].values()]
+  chosen = [
+    rates(row) + (EDGE if row.get("at_edge") else "")  # older results do not say it
+    for row in summary["rows"].values()
+  ]
   table = []
   for index, (name, values) in enumerate(cells.items()):
     texts = [

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks.combination import gradient_stats
 from benchmarks.experiments.checkpoint import Best, Checkpoints, Snapshot, save_model
 from benchmarks.experiments.config import Run
 from benchmarks.experiments.loading import stream
@@ -34,11 +35,12 @@ def make_trainer(model: Model, run: Run) -> Trainer:
   return Trainer(
     model,
     run.method_name,
-    run.task,
+    run.tasks,
     run.batch_size,
     run.microbatches,
     run.steps_per_call,
     run.epochs if run.schedule == "cosine" else None,
+    run.optimizer,
   )
 
 
@@ -102,7 +104,7 @@ def _loop(trainer, run, snapshot, checkpoints, writer, progress) -> Snapshot:
     if progress is not None:
       progress(per_call, line)
     if step % per_epoch == 0:
-      row = _row(trainer, step // per_epoch, state)
+      row = _row(trainer, run, step // per_epoch, state)
       history = [*history, row]
       best = _better(best, row, state)
       state = trainer.start_epoch(state)
@@ -130,9 +132,15 @@ def _better(best: Best, row: dict[str, Any], state: RunState) -> Best:
   return _model(score, row["epoch"], state) if score < best.score else best
 
 
-def _row(trainer: Trainer, epoch: int, state: RunState) -> dict[str, Any]:
+def _row(trainer: Trainer, run: Run, epoch: int, state: RunState) -> dict[str, Any]:
   """Makes an epoch's row of the history."""
   row = {"epoch": epoch, **state.epoch.means(trainer.tasks)}
+  if run.record_stats:
+    stats = gradient_stats(state.combination)
+    if stats is not None:
+      row["stats"] = {
+        name: np.asarray(x).tolist() for name, x in stats._asdict().items()
+      }
   for split in SPLITS:
     batches = trainer.problem.evaluation_batches(split)
     metrics = trainer.model.evaluate(state.params, state.rest, batches)
@@ -197,6 +205,8 @@ def _log(run: Run, history: list[dict[str, Any]], writer) -> None:
 
 def _flat(row: dict[str, Any]):
   for name, value in row.items():
+    if name == "stats":  # arrays, which a table has no room for
+      continue
     if isinstance(value, dict):
       yield from ((f"{name}/{key}", inner) for key, inner in value.items())
     else:

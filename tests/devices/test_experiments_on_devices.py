@@ -71,11 +71,11 @@ def test_each_device_gets_an_equal_part_of_a_batch(trainers):
 def test_batches_that_devices_cannot_share_evenly_are_rejected(trainers):
   model = trainers[0].model
   with pytest.raises(ValueError, match=r"8 devices must share .* got a batch of 12"):
-    Trainer(model, NAME, None, 12)
+    Trainer(model, NAME, (), 12)
   with pytest.raises(ValueError, match="each of 4 parts of a batch evenly"):
-    Trainer(model, NAME, None, 16, microbatches=4)
-  Trainer(model, NAME, None, 16, microbatches=2)
-  Trainer(trainers[1].model, NAME, None, 12)
+    Trainer(model, NAME, (), 16, microbatches=4)
+  Trainer(model, NAME, (), 16, microbatches=2)
+  Trainer(trainers[1].model, NAME, (), 12)
 
 
 def test_incomplete_last_batch_of_an_evaluation_is_replicated(trainers, run):

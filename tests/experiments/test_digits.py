@@ -86,7 +86,7 @@ def test_sweep_and_report_commands_write_table_figures_and_results(tmp_path):
   methods = ["equal-weights", "maxgnr-0.9", "flat-imtl-g", "maxgnr-0.9-by-layer"]
   out = ["--out", str(tmp_path)]
   options = ["--seeds", "2", "--epochs", "2", "--learning-rates", "1e-4", "1e-3"]
-  options += ["--schedule", "cosine", "--tuning-seeds-apart"]
+  options += ["--schedule", "cosine", "--tuning-seeds-apart", "--most-extensions", "1"]
   run_digits("sweep", *out, *options, "--methods", *methods)
   said = run_digits("report", *out)
   assert (tmp_path / "table.md").read_text() in said

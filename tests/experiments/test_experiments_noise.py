@@ -29,7 +29,7 @@ def problem(tmp_path_factory):
 
 @pytest.mark.usefixtures("quick_experiments")
 def test_gradient_norms_and_noise_agree_with_those_of_separate_batches(problem):
-  trainer = Trainer(Model(problem), "dwa", None, 8)
+  trainer = Trainer(Model(problem), "dwa", (), 8)
   state = trainer.init(0, 1.0)
   params, rest = state.params, state.rest
   found = gradient_noise(trainer, Best(np.array(0), np.array(1), params, rest), seed=3)

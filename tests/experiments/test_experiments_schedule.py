@@ -72,14 +72,37 @@ def test_cosine_trains_like_rates_that_are_set_before_each_step(
   for step, factor in enumerate(expected_factors(steps)):
     by_hand, scheduled = states
     rate = model.replicate(np.float32(RATE * factor))
-    hyperparams = by_hand.adam.hyperparams | {"learning_rate": rate}
-    by_hand = by_hand._replace(adam=by_hand.adam._replace(hyperparams=hyperparams))
+    hyperparams = by_hand.optimizer.hyperparams | {"learning_rate": rate}
+    optimizer = by_hand.optimizer._replace(hyperparams=hyperparams)
+    by_hand = by_hand._replace(optimizer=optimizer)
     states = [
       constant.step(by_hand, batches[step])[0],
       cosine.step(scheduled, batches[step])[0],
     ]
   leaves = [jax.tree.leaves(state.params) for state in states]
   chex.assert_trees_all_close(*leaves, rtol=1e-3, atol=1e-5)
+
+
+def test_sgd_has_momentum_and_takes_the_rate_of_each_run(model, data, tmp_path):
+  run = tiny_run(data, tmp_path, optimizer="sgd", method="equal-weights")
+  trainer = train.make_trainer(model, run)
+  batch = model.problem.train_batches(8, 0)[0]
+
+  def moved(rate, state):
+    before = jax.tree.map(np.array, state.params)
+    hyperparams = state.optimizer.hyperparams | {"learning_rate": np.float32(rate)}
+    optimizer = state.optimizer._replace(hyperparams=hyperparams)
+    replicated = model.replicate(state._replace(optimizer=optimizer))
+    state, _ = trainer.step(replicated, batch)
+    return jax.tree.map(lambda x, y: np.asarray(x) - y, state.params, before), state
+
+  (one, _), (nothing, state) = (moved(rate, trainer.init(0, 1.0)) for rate in (1, 0))
+  assert not any(np.any(x) for x in jax.tree.leaves(nothing))
+  again, _ = moved(0.5, state)  # the same gradient, after a momentum of itself
+  expected = jax.tree.map(lambda x: 0.5 * 1.9 * x, one)
+  leaves = map(jax.tree.leaves, (again, expected))
+  chex.assert_trees_all_close(*leaves, rtol=1e-3, atol=1e-5)
+  assert run.identity("title")["optimizer"] == "sgd"
 
 
 def test_result_is_that_of_the_last_model_if_the_rate_falls_to_0(
@@ -102,7 +125,7 @@ def test_tuning_seeds_are_reported_only_if_they_are_not_apart(
   done = []
 
   def pretend(trainer, run, progress=None):
-    if run.task is None:
+    if not run.tasks:
       done.append((run.learning_rate, run.seed))
     # On the reported seeds the other rate is better.
     error = run.learning_rate if run.seed < 3 else 1 / run.learning_rate
@@ -117,6 +140,7 @@ def test_tuning_seeds_are_reported_only_if_they_are_not_apart(
     validation=0.25,
     methods=("slaw",),
     learning_rates=(0.5, 0.25),
+    most_extensions=0,
     seeds=seeds,
     tuning_seeds=3,
     tuning_seeds_apart=apart,

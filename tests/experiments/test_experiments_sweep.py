@@ -74,6 +74,7 @@ def data(tmp_path_factory):
 
 def make_settings(data, out, **options):
   chosen = {"methods": METHODS, "learning_rates": RATES, "seeds": 2, "jobs": 2}
+  chosen |= {"most_extensions": 0}
   return tiny_sweep(data, out, validation=0.25, **chosen | options)
 
 
@@ -90,7 +91,7 @@ def trainers(model):
   make = sweeps.make_trainer
 
   def make_once(model, run):
-    key = run.method_name, run.task
+    key = run.method_name, run.tasks
     if key not in made:
       made[key] = make(model, run)
     return made[key]
@@ -179,7 +180,7 @@ def test_single_task_run_trains_only_the_head_of_its_task(done, trainers):
   for task, other in (TASKS, TASKS[::-1]):
     rate = summary["rows"]["single-task"]["learning_rates"][task]
     folder = settings.out / "runs" / f"single-task-{task}" / f"lr-{rate:g}"
-    initial = trainers["equal-weights", task].init(1, rate)
+    initial = trainers["equal-weights", (task,)].init(1, rate)
     like = Best(np.array(0.0), np.array(0), initial.params, initial.rest)
     heads = load_model(folder / "seed-1" / "model", like).params["heads"]
     # The other task's loss would have changed the other task's head.

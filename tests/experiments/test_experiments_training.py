@@ -212,7 +212,7 @@ def test_finished_run_is_not_trained_again(trainer, whole, monkeypatch):
       r"\(epochs: 3 there, 4 here; learning_rate: 0.01 there, 0.1 here\)",
     ),
     ({"resume": True, "method": "dwa"}, "'random-weights' there, 'dwa' here"),
-    ({"resume": True, "task": "ink"}, "task: None there, 'ink' here"),
+    ({"resume": True, "tasks": ("ink",)}, r"tasks: \[\] there, \['ink'\] here"),
     ({"resume": True, "validation": 0.5}, "validation: 0.0 there, 0.5 here"),
   ],
 )
@@ -250,6 +250,7 @@ def test_invalid_settings_of_a_run_are_rejected(settings, message, data):
     ({"methods": ("dwa", "none-such")}, "no method 'none-such'"),
     ({"seeds": 0}, "seeds must be at least 1"),
     ({"jobs": 0}, "jobs must be at least 1"),
+    ({"most_extensions": -1}, "most_extensions must be at least 0, got -1"),
     ({"seeds": 2, "tuning_seeds": 3}, "tuning_seeds must be at most seeds, got 3 of 2"),
   ],
 )
@@ -260,14 +261,33 @@ def test_invalid_settings_of_a_sweep_are_rejected(settings, message, data, tmp_p
 
 
 def test_trainer_rejects_unknown_tasks_and_unsuitable_batches(model):
-  with pytest.raises(ValueError, match="one of canvas, ink, left, right, got 'top'"):
-    Trainer(model, "dwa", "top", 8)
+  with pytest.raises(ValueError, match="among canvas, ink, left, right, got 'top'"):
+    Trainer(model, "dwa", ("top",), 8)
   with pytest.raises(ValueError, match=r"at most the 32 examples.*got 33"):
-    Trainer(model, "dwa", None, 33)
+    Trainer(model, "dwa", (), 33)
   with pytest.raises(ValueError, match="3 parts of a batch"):
-    Trainer(model, "dwa", None, 8, 3)
+    Trainer(model, "dwa", (), 8, 3)
   with pytest.raises(ValueError, match="divide the 4 steps of an epoch, got 3"):
-    Trainer(model, "dwa", None, 8, steps_per_call=3)
+    Trainer(model, "dwa", (), 8, steps_per_call=3)
+
+
+def test_some_tasks_are_trained_jointly_by_the_method(model, data):
+  run = make_run(data, method="slaw", tasks=("left", "ink", "left"))
+  assert run.tasks == ("ink", "left")
+  identity = run.identity("title")
+  assert (identity["method"], identity["tasks"]) == ("slaw", ["ink", "left"])
+  trainer = train.make_trainer(model, run)
+  assert trainer.tasks == ("ink", "left")
+  state = trainer.init(0, 0.1)
+  before = jax.tree.map(np.array, state.params)
+  state, (losses, weights) = trainer.step(state, model.problem.train_batches(8, 0)[0])
+  assert losses.shape == weights.shape == (2,)
+  after = jax.tree.map(np.array, state.params)
+  same = {
+    task: np.array_equal(head["kernel"][...], after["heads"][task]["kernel"][...])
+    for task, head in before["heads"].items()
+  }
+  assert same == {"canvas": True, "ink": False, "left": False, "right": True}
 
 
 @pytest.fixture(scope="module")
@@ -402,8 +422,9 @@ def test_result_holds_the_best_epoch_and_the_mean_of_the_last_ones(
   def step_too_far_after_six_epochs(state, batch):
     if state.step == 6 * STEPS_PER_EPOCH:
       rate = trainer.model.replicate(jnp.float32(100))
-      hyperparams = state.adam.hyperparams | {"learning_rate": rate}
-      state = state._replace(adam=state.adam._replace(hyperparams=hyperparams))
+      hyperparams = state.optimizer.hyperparams | {"learning_rate": rate}
+      optimizer = state.optimizer._replace(hyperparams=hyperparams)
+      state = state._replace(optimizer=optimizer)
     return step(state, batch)
 
   monkeypatch.setattr(trainer, "step", step_too_far_after_six_epochs)

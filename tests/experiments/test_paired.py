@@ -17,16 +17,21 @@ def made_up(rates, **rows):
     "rows": {
       name: {"delta_m": {"last": list(map(float, values))}}
       | (
-        {"learning_rates": rates[name]}
+        {"learning_rates": rates[name], "validation": dict.fromkeys(rates[name], TRIED)}
         if name == "single-task"
-        else {"learning_rate": rates.get(name, 0.1)}
+        else {
+          "learning_rate": rates.get(name, 0.1),
+          "validation": WIDER if name == "a" else TRIED,
+        }
       )
       for name, values in rows.items()
     },
   }
 
 
-RATES = {"single-task": {"one": 0.1, "two": 0.01}, "b": 1.0}
+RATES = {"single-task": {"one": 0.1, "two": 0.01}, "a": 1.0, "b": 1.0}
+TRIED = {"0.01": 0.0, "0.1": 0.0, "1": 0.0}
+WIDER = TRIED | {"3": 0.0}  # a row whose grid was extended
 ROWS = {
   "single-task": [1, -1, 0, 0],
   "maxgnr-0.9": [2, 4, 3, 3],
