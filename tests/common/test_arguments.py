@@ -8,15 +8,20 @@ import pytest
 from maxgnr_jax import aggregators
 
 NAN = float("nan")
+WRONG_PREFERENCES = ((), 1.0, (-1.0, 2.0), (0.0, 0.0), (1.0, NAN))
 # Method, argument, refused values, and the requirement in the error's message.
 OUT_OF_RANGE = [
+  ("aligned_mtl", "preferences", WRONG_PREFERENCES, "a vector of one number per task"),
+  ("aligned_mtl", "scale_mode", ("mean", None, 1), '"min" or "median" or "rmse"'),
   ("bmtl", "temperature", (0, -1.0, NAN, "1", None), "positive"),
   ("cagrad", "c", (-0.1, 1, NAN, "0.5", None), r"in \[0, 1\)"),
+  ("config", "preferences", WRONG_PREFERENCES, "a vector of one number per task"),
   ("conicgrad", "c", (0, 1, NAN, None), r"in \(0, 1\)"),
   ("db_mtl", "beta", (-0.1, 1, NAN), r"in \[0, 1\)"),
   ("db_mtl", "beta_decay", (-0.1, NAN), "at least 0"),
   ("dtp", "gamma", (-0.1, NAN), "at least 0"),
   ("dtp", "alpha", (0, 1.1, NAN), r"in \(0, 1\]"),
+  ("dualproj", "preferences", WRONG_PREFERENCES, "a vector of one number per task"),
   ("dwa", "temperature", (0, -1.0, NAN), "positive"),
   ("dwa", "steps_per_epoch", (0, -1, NAN), "positive|at least 1"),
   ("excess_mtl", "step_size", (0, -1.0, NAN), "positive"),
@@ -43,6 +48,7 @@ OUT_OF_RANGE = [
   ("slaw", "beta", (-0.1, 1, NAN), r"in \[0, 1\)"),
   ("stch", "mu", (0, -1.0, NAN), "positive"),
   ("trimmed_mean", "trim", (-1, 0.5), "an integer of at least 0"),
+  ("upgrad", "preferences", WRONG_PREFERENCES, "a vector of one number per task"),
 ]
 NEEDED = {"dwa": {"steps_per_epoch": 1}}
 METHODS = sorted({name for name, *_ in OUT_OF_RANGE} - {"ngdiff"})
