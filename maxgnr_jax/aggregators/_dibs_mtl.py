@@ -78,7 +78,7 @@ def dibs_mtl(
     >>> from maxgnr_jax.aggregators import dibs_mtl_weights
     >>> gramian = jnp.array([[4.0, 0.0, 0.0], [0.0, 1.0, 1.0], [0.0, 1.0, 1.0]])
     >>> weights = dibs_mtl_weights(gramian, step_size=0.25, num_steps=2)
-    >>> [f"{weight:.2f}" for weight in weights]  # the lonely task pulls harder
+    >>> [f"{weight:.2f}" for weight in weights]  # the two agree
     ['0.24', '0.39', '0.39']
 
   References:

@@ -28,9 +28,9 @@ def ntkmtl(
 
   The neural tangent kernel of a task tells how fast its outputs change in training.
   For the gradient of a whole batch it is a single number, ``‖g_k‖²``, and the weights
-  are ``w_k = (Σ_j ‖g_j‖² / ‖g_k‖²)^q``. With the default q all weighted gradients have
-  the same length, that of all gradients put together, so that the update has the
-  direction of :func:`gradient_norm_scaling`.
+  are ``w_k = (Σ_j ‖g_j‖² / ‖g_k‖²)^q``. With the default q = ½ every weighted gradient
+  has the length ``(Σ_j ‖g_j‖²)^½``, so that the update has the direction of
+  :func:`gradient_norm_scaling`.
 
   Args:
     exponent: q, at least 0; 0 sums the gradients up. The authors take 0.5 and recommend
