@@ -82,6 +82,9 @@ AGGREGATORS = {
   "db_mtl": Aggregator(
     aggregators.db_mtl, needs=("losses",), schedulable=("beta", 0.9, 0.1)
   ),
+  "dibs_mtl": Aggregator(
+    aggregators.dibs_mtl, degree=0.0, schedulable=("step_size", 0.01, 0.3)
+  ),
   "dtp": Aggregator(
     aggregators.dtp, needs=("kpis",), on_trunk=False, schedulable=("gamma", 1.0, 3.0)
   ),
@@ -101,6 +104,7 @@ AGGREGATORS = {
   "famo": _of_losses(aggregators.famo, schedulable=("min_losses", 0.0, 0.2)),
   "flat_regions": Aggregator(_flat_regions, needs=("flat_grads",)),
   "gls": _of_losses(aggregators.gls),
+  "go4align": _of_losses(aggregators.go4align, schedulable=("step_size", 1e-4, 1.0)),
   "graddrop": Aggregator(
     aggregators.graddrop, on_trunk=False, schedulable=("leak", 0.0, 0.5)
   ),
@@ -110,6 +114,7 @@ AGGREGATORS = {
   "gradient_norm_scaling": Aggregator(aggregators.gradient_norm_scaling),
   "gradnorm": Aggregator(aggregators.gradnorm, needs=("losses",)),
   "gradvac": Aggregator(aggregators.gradvac),
+  "igb": _of_losses(aggregators.igb, arguments={"steps_per_epoch": 100}),
   "imtl_g": Aggregator(aggregators.imtl_g),
   "imtl_l": _of_losses(aggregators.imtl_l),
   "krum": Aggregator(aggregators.krum),
@@ -118,6 +123,7 @@ AGGREGATORS = {
   "modo": Aggregator(aggregators.modo, schedulable=("gamma", 0.1, 0.5)),
   "nash_mtl": Aggregator(aggregators.nash_mtl, degree=0.0),
   "ngdiff": Aggregator(_ngdiff, degree=0.0),
+  "ntkmtl": Aggregator(aggregators.ntkmtl, schedulable=("exponent", 0.5, 0.75)),
   "pcgrad": Aggregator(aggregators.pcgrad),
   "random_weights": Aggregator(aggregators.random_weights, on_trunk=False),
   "sdmgrad": Aggregator(aggregators.sdmgrad, schedulable=("direction", 0.3, 3.0)),
@@ -314,6 +320,10 @@ METHODS = {
   "modo": _method("modo"),
   "krum": _method("krum"),
   "trimmed-mean": _method("trimmed_mean"),
+  "ntkmtl": _method("ntkmtl"),
+  "dibs-mtl": _method("dibs_mtl"),
+  "igb": _method("igb", lambda setting: {"steps_per_epoch": setting.steps_per_epoch}),
+  "go4align": _method("go4align"),
 }
 
 

@@ -56,24 +56,29 @@ def unit_largest(values: jax.Array) -> jax.Array:
   return values / jnp.where(largest > 0, largest, 1.0)
 
 
-def equal_cosines(cosine: jax.Array, active: jax.Array) -> jax.Array:
+def equal_cosines(
+  cosine: jax.Array, active: jax.Array, ratios: jax.Array | None = None
+) -> jax.Array:
   """Returns the combination of unit gradients with the same cosine to each of them.
 
   Args:
     cosine: [K, K], C, the cosines of the gradients; rows and columns of 0 for tasks
       that are inactive or have no gradient.
     active: [K], bool.
+    ratios: [K], p, the ratios of the cosines; None for equal ones.
 
   Returns:
-    [K], the coefficients ``C⁺ 1``; 0 for tasks that are inactive or have no gradient,
+    [K], the coefficients ``C⁺ p``; 0 for tasks that are inactive or have no gradient,
     and for all tasks if every combination of their gradients has cosines of sum 0.
   """
-  ones = (jnp.diagonal(cosine) > 0).astype(cosine.dtype)
+  wanted = (jnp.diagonal(cosine) > 0).astype(cosine.dtype)
+  if ratios is not None:
+    wanted *= ratios
   number = num_active(active, cosine.dtype)
   # JAX's default tolerance is five times as large: it takes nearly parallel gradients
   # for parallel ones.
   rtol = 2.0 * float(jnp.finfo(cosine.dtype).eps) * number
-  combination = matvec(_pseudo_inverse(cosine, rtol), ones)
+  combination = matvec(_pseudo_inverse(cosine, rtol), wanted)
   # Where opposite gradients leave no such combination, only rounding errors are left.
   exists = jnp.sum(jnp.abs(combination)) > number * rounding(cosine.dtype)
   return jnp.where(exists, combination, 0.0)

@@ -27,6 +27,8 @@ from maxgnr_jax.aggregators._conicgrad import conicgrad_weights as conicgrad_wei
 from maxgnr_jax.aggregators._constant import constant_weights as constant_weights
 from maxgnr_jax.aggregators._constant import equal_weights as equal_weights
 from maxgnr_jax.aggregators._db_mtl import db_mtl as db_mtl
+from maxgnr_jax.aggregators._dibs_mtl import dibs_mtl as dibs_mtl
+from maxgnr_jax.aggregators._dibs_mtl import dibs_mtl_weights as dibs_mtl_weights
 from maxgnr_jax.aggregators._double_sampling import modo as modo
 from maxgnr_jax.aggregators._double_sampling import sdmgrad as sdmgrad
 from maxgnr_jax.aggregators._dropout import graddrop as graddrop
@@ -41,6 +43,7 @@ from maxgnr_jax.aggregators._excess_mtl import excess_mtl as excess_mtl
 from maxgnr_jax.aggregators._famo import famo as famo
 from maxgnr_jax.aggregators._flat_regions import FlatRegionsState as FlatRegionsState
 from maxgnr_jax.aggregators._flat_regions import flat_regions as flat_regions
+from maxgnr_jax.aggregators._go4align import go4align as go4align
 from maxgnr_jax.aggregators._gradient_norm_scaling import (
   gradient_norm_scaling as gradient_norm_scaling,
 )
@@ -50,6 +53,7 @@ from maxgnr_jax.aggregators._gradient_norm_scaling import (
 from maxgnr_jax.aggregators._gradnorm import gradnorm as gradnorm
 from maxgnr_jax.aggregators._gradvac import gradvac as gradvac
 from maxgnr_jax.aggregators._gramian import gramian_method as gramian_method
+from maxgnr_jax.aggregators._igb import igb as igb
 from maxgnr_jax.aggregators._imtl_g import imtl_g as imtl_g
 from maxgnr_jax.aggregators._imtl_g import imtl_g_weights as imtl_g_weights
 from maxgnr_jax.aggregators._krum import krum as krum
@@ -66,6 +70,8 @@ from maxgnr_jax.aggregators._mgda import mgda as mgda
 from maxgnr_jax.aggregators._mgda import mgda_weights as mgda_weights
 from maxgnr_jax.aggregators._moco import moco as moco
 from maxgnr_jax.aggregators._ngdiff import ngdiff as ngdiff
+from maxgnr_jax.aggregators._ntkmtl import ntkmtl as ntkmtl
+from maxgnr_jax.aggregators._ntkmtl import ntkmtl_weights as ntkmtl_weights
 from maxgnr_jax.aggregators._pcgrad import pcgrad as pcgrad
 from maxgnr_jax.aggregators._pcgrad import pcgrad_weights as pcgrad_weights
 from maxgnr_jax.aggregators._random_weights import random_weights as random_weights

@@ -1,27 +1,39 @@
 """Aligned-MTL, independent component alignment."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
 
+from maxgnr_jax._checks import check_choice
 from maxgnr_jax._linalg import (
   matvec,
   num_active,
   only_active,
   principal_components,
   rounding,
-  uniform_weights,
+  unit_largest,
   zero_inactive,
 )
 from maxgnr_jax._stacked import Labels
 from maxgnr_jax.aggregators._base import Shared
 from maxgnr_jax.aggregators._gramian import gramian_rule
+from maxgnr_jax.aggregators._preferences import (
+  Preferences,
+  check_preferences,
+  preferred_weights,
+)
 from maxgnr_jax.aggregators._reuse import reuses_steps
+
+SCALE_MODES = ("min", "median", "rmse")
 
 
 @reuses_steps
 def aligned_mtl(
   *,
+  preferences: Preferences = None,
+  scale_mode: str = "min",
   num_tasks: int | None = None,
   shared: Shared = None,
   groups: Labels = None,
@@ -33,10 +45,16 @@ def aligned_mtl(
   """Averages the gradients after making their principal components equally long.
 
   The matrix of gradients is replaced by the nearest one in which all non-zero singular
-  values equal the smallest of them. Conflicts between tasks and the dominance of one
-  both show in the spread of the singular values, which this removes.
+  values are equal, by default to the smallest of them. Conflicts between tasks and the
+  dominance of one both show in the spread of the singular values, which this removes.
 
   Args:
+    preferences: [K], non-negative and not all 0: the weights of the aligned gradients
+      in the update. Active tasks share the total. Default: 1/K for each, where K is the
+      number of active tasks.
+    scale_mode: The length that all components get: "min", the smallest singular value;
+      "median", the median of those that are not 0 (the lower of two); "rmse", the root
+      of the mean of their squares. It does not change the direction of the update.
     num_tasks: K, at least 1. By default it is taken from the first gradients, which
       changes the shapes of the state at the first step.
     shared: Selects the trunk, where gradients are measured: a pytree of bools like the
@@ -58,8 +76,9 @@ def aligned_mtl(
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
 
   Raises:
-    ValueError: for ``num_tasks`` < 1; at the trace of ``update``, for gradients that
-      are not stacked or of another number of tasks.
+    ValueError: for ``num_tasks`` < 1, invalid ``preferences`` and other values of
+      ``scale_mode``; at the trace of ``update``, for gradients that are not stacked or
+      of another number of tasks, and for ``preferences`` of another number of tasks.
     TypeError: for integer or complex parameters or gradients.
 
   Example:
@@ -71,10 +90,15 @@ def aligned_mtl(
 
   References:
     Senushkin et al., Independent Component Alignment for Multi-Task Learning, CVPR
-    2023, Algorithm 1, scaled by the smallest singular value as in the paper.
+    2023, Algorithm 1, scaled by the smallest singular value as in the paper. The other
+    ways to scale are those of the authors' code, which TorchJD has adopted.
   """
+  check_preferences(preferences)
+  check_choice("scale_mode", scale_mode, SCALE_MODES)
   return gramian_rule(
-    aligned_mtl_weights,
+    functools.partial(
+      aligned_mtl_weights, preferences=preferences, scale_mode=scale_mode
+    ),
     num_tasks=num_tasks,
     shared=shared,
     smoothing=smoothing,
@@ -86,7 +110,11 @@ def aligned_mtl(
 
 
 def aligned_mtl_weights(
-  gramian: jax.Array, active: jax.Array | bool = True
+  gramian: jax.Array,
+  active: jax.Array | bool = True,
+  *,
+  preferences: Preferences = None,
+  scale_mode: str = "min",
 ) -> jax.Array:
   """Returns the weights of :func:`aligned_mtl` for a Gramian.
 
@@ -94,40 +122,66 @@ def aligned_mtl_weights(
     gramian: [K, K], ``⟨g_i, g_j⟩``.
     active: [K], bool: the tasks to combine; the weights of others are 0.
 
+    preferences: [K], non-negative; 1/K for each active task by default.
+    scale_mode: "min", "median" or "rmse", as in :func:`aligned_mtl`.
+
   Returns:
-    [K], ``B 1/K`` with ``B = σ_min G^(-1/2)`` on the range of G, where K is the number
-    of active tasks. If every gradient is zero, each active task has 1/K. The result is
-    as accurate as the cosines between the gradients allow, however much the norms
-    differ. Gradients count as linearly dependent where the cosines are so up to
-    rounding. Derivatives keep the rank as it is. Where several singular values are the
-    smallest, the mean of their derivatives is taken.
+    [K], ``B p`` with the preferences p of the active tasks and ``B = σ G^(-1/2)`` on
+    the range of G, where σ is the smallest singular value or what ``scale_mode`` says.
+    If every gradient is zero, the weights are p. The result is as accurate as the
+    cosines between the gradients allow, however much the norms differ. Gradients count
+    as linearly dependent where the cosines are so up to rounding. Derivatives keep the
+    rank as it is. Where several singular values are the smallest or the median, the
+    mean of their derivatives is taken.
   """
   active, gramian = only_active(active, gramian)
-  weights = _align(gramian, uniform_weights(active, gramian.dtype))
-  return zero_inactive(active, weights)
+  preference = preferred_weights(preferences, active, gramian.dtype)
+  return zero_inactive(active, _align(gramian, preference, scale_mode))
 
 
-@jax.custom_jvp
-def _align(gramian: jax.Array, preference: jax.Array) -> jax.Array:
-  """Returns ``σ_min G^(-1/2) p`` on the range of G; p if G is 0."""
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _align(gramian: jax.Array, preference: jax.Array, scale_mode: str) -> jax.Array:
+  """Returns ``σ G^(-1/2) p`` on the range of G; p if G is 0."""
   length, component = principal_components(gramian)
-  shrink, _, _ = _shrink(length)
+  shrink, _, _ = _shrink(length, scale_mode)
   aligned = matvec(component, shrink * matvec(component.T, preference))
   return jnp.where(jnp.any(length > 0), aligned, preference)
 
 
-def _shrink(length: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Returns ``σ_min / σ``, ``1 / σ`` and which are the smallest, [K]; 0 for no σ."""
+def _shrink(
+  length: jax.Array, scale_mode: str
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Returns what scales the components, for their singular values σ_k.
+
+  Args:
+    length: [K], σ_k; 0 for components that are missing.
+    scale_mode: "min", "median" or "rmse", which tells σ.
+
+  Returns:
+    ``σ / σ_k`` and ``1 / σ_k``, [K], 0 for missing components; and [K], what the
+    relative change of each σ_k contributes to that of σ.
+  """
   exists = length > 0
-  smallest = jnp.min(jnp.where(exists, length, jnp.max(length)))
   inverse = jnp.where(exists, 1.0 / jnp.where(exists, length, 1.0), 0.0)
-  tied = exists & (length <= smallest * (1.0 + rounding(length.dtype)))
-  return smallest * inverse, inverse, tied
+  if scale_mode == "rmse":
+    squared = unit_largest(length) ** 2
+    total = jnp.sum(squared)
+    mean = total / num_active(exists, length.dtype)
+    scale = jnp.max(length) * jnp.sqrt(jnp.where(mean > 0, mean, 1.0))
+    return scale * inverse, inverse, squared / jnp.where(total > 0, total, 1.0)
+  ordered = jnp.sort(jnp.where(exists, length, jnp.max(length)))
+  middle = (jnp.sum(exists) - 1) // 2  # the lower of two, as in TorchJD
+  scale = ordered[0 if scale_mode == "min" else jnp.maximum(middle, 0)]
+  tied = exists & (jnp.abs(length - scale) <= scale * rounding(length.dtype))
+  share = tied.astype(length.dtype) / num_active(tied, length.dtype)
+  return scale * inverse, inverse, share
 
 
 @_align.defjvp
 def _align_jvp(
-  primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+  scale_mode: str,
+  primals: tuple[jax.Array, jax.Array],
+  tangents: tuple[jax.Array, jax.Array],
 ) -> tuple[jax.Array, jax.Array]:
   """Differentiates by the formula of Daleckii and Krein, for a rank that stays.
 
@@ -137,19 +191,17 @@ def _align_jvp(
   gramian, preference = primals
   gramian_dot, preference_dot = tangents
   length, component = principal_components(gramian)
-  shrink, inverse, tied = _shrink(length)
-  weights = _align(gramian, preference)
+  shrink, inverse, share = _shrink(length, scale_mode)
+  weights = _align(gramian, preference, scale_mode)
   # The singular values are in units of the largest norm.
   unit = jnp.max(jnp.diagonal(gramian))
   change = 0.5 * (gramian_dot + gramian_dot.T) / jnp.where(unit > 0, unit, 1.0)
   within = jnp.linalg.multi_dot([component.T, change, component], precision="highest")
   parts = matvec(component.T, preference)
   rest = preference - matvec(component, parts)
-  # The smallest singular value, and the mean of those that are as small.
+  # The relative change of σ.
   relative = 0.5 * jnp.diagonal(within) * inverse * inverse
-  smallest_dot = jnp.sum(jnp.where(tied, relative, 0.0)) / num_active(
-    tied, length.dtype
-  )
+  scale_dot = jnp.sum(jnp.where(share > 0, share * relative, 0.0))
   # The inverse square root, between the components and towards what has none.
   sums = length[:, None] + length[None, :]
   root = shrink[:, None] * inverse[None, :] / jnp.where(sums > 0, sums, 1.0)
@@ -159,7 +211,7 @@ def _align_jvp(
   to_rest -= matvec(component, matvec(component.T, to_rest))
   aligned_dot = to_rest + matvec(
     component,
-    shrink * (smallest_dot * parts + matvec(component.T, preference_dot))
+    shrink * (scale_dot * parts + matvec(component.T, preference_dot))
     + cube * from_rest
     - matvec(root * within, parts),
   )

@@ -1,5 +1,7 @@
 """ConFIG, conflict-free updates."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -17,12 +19,18 @@ from maxgnr_jax._linalg import (
 from maxgnr_jax._stacked import Labels
 from maxgnr_jax.aggregators._base import Shared
 from maxgnr_jax.aggregators._gramian import gramian_rule
+from maxgnr_jax.aggregators._preferences import (
+  Preferences,
+  check_preferences,
+  preferred_weights,
+)
 from maxgnr_jax.aggregators._reuse import reuses_steps
 
 
 @reuses_steps
 def config(
   *,
+  preferences: Preferences = None,
   num_tasks: int | None = None,
   shared: Shared = None,
   groups: Labels = None,
@@ -38,6 +46,8 @@ def config(
   sets the length by weights that sum to 1.
 
   Args:
+    preferences: [K], non-negative and not all 0: the ratios of the cosines between the
+      update and the gradients. Default: equal ones.
     num_tasks: K, at least 1. By default it is taken from the first gradients, which
       changes the shapes of the state at the first step.
     shared: Selects the trunk, where gradients are measured: a pytree of bools like the
@@ -59,8 +69,9 @@ def config(
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
 
   Raises:
-    ValueError: for ``num_tasks`` < 1; at the trace of ``update``, for gradients that
-      are not stacked or of another number of tasks.
+    ValueError: for ``num_tasks`` < 1 and invalid ``preferences``; at the trace of
+      ``update``, for gradients that are not stacked or of another number of tasks, and
+      for ``preferences`` of another number of tasks.
     TypeError: for integer or complex parameters or gradients.
 
   Example:
@@ -74,8 +85,9 @@ def config(
     Liu et al., ConFIG: Towards Conflict-free Training of Physics Informed Neural
     Networks, ICLR 2025, Eq. 2 and 3.
   """
+  check_preferences(preferences)
   return gramian_rule(
-    config_weights,
+    functools.partial(config_weights, preferences=preferences),
     num_tasks=num_tasks,
     shared=shared,
     smoothing=smoothing,
@@ -86,23 +98,32 @@ def config(
   )
 
 
-def config_weights(gramian: jax.Array, active: jax.Array | bool = True) -> jax.Array:
+def config_weights(
+  gramian: jax.Array,
+  active: jax.Array | bool = True,
+  *,
+  preferences: Preferences = None,
+) -> jax.Array:
   """Returns the weights of :func:`config` for a Gramian.
 
-  With the cosines C between the gradients and ``x = C⁺ 1``, the direction is
-  ``u = Σ x_k g_k / ‖g_k‖``, of squared length ``xᵀ C x``. The update is
+  With the cosines C between the gradients, preferences p and ``x = C⁺ p``, the
+  direction is ``u = Σ x_k g_k / ‖g_k‖``, of squared length ``xᵀ C x``. The update is
   ``Σ_k ⟨g_k, u⟩ u / ‖u‖²``.
 
   Args:
     gramian: [K, K], ``⟨g_i, g_j⟩``.
     active: [K], bool: the tasks to combine; the weights of others are 0.
+    preferences: [K], non-negative; equal by default.
 
   Returns:
     [K]; 0 for a task without gradient. All are 0 if no such direction exists.
   """
   active, gramian = only_active(active, gramian)
   cosine, inverse = cosines(gramian), inverse_norms(gramian)
-  x = equal_cosines(cosine, active)
+  ratios = None
+  if preferences is not None:
+    ratios = unit_largest(preferred_weights(preferences, active, gramian.dtype))
+  x = equal_cosines(cosine, active, ratios)
   squared = quadratic_form(cosine, x)
   # If the gradients cancel, `squared` is rounding error and there is no direction.
   exists = squared > 1e-6 * jnp.sum(jnp.abs(x)) ** 2

@@ -1,5 +1,7 @@
 """UPGrad and DualProj, which project on the dual cone of the gradients."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -9,17 +11,22 @@ from maxgnr_jax._linalg import (
   inverse_norms,
   minimise_above_exactly,
   only_active,
-  uniform_weights,
 )
 from maxgnr_jax._stacked import Labels
 from maxgnr_jax.aggregators._base import Shared
 from maxgnr_jax.aggregators._gramian import gramian_rule
+from maxgnr_jax.aggregators._preferences import (
+  Preferences,
+  check_preferences,
+  preferred_weights,
+)
 from maxgnr_jax.aggregators._reuse import reuses_steps
 
 
 @reuses_steps
 def upgrad(
   *,
+  preferences: Preferences = None,
   num_tasks: int | None = None,
   shared: Shared = None,
   groups: Labels = None,
@@ -34,6 +41,10 @@ def upgrad(
   non-negative product with every gradient. No task is sacrificed to the mean.
 
   Args:
+    preferences: [K], non-negative and not all 0: the weights of the projected gradients
+      in the update. Active tasks share the total. A task of preference 0 is not pursued
+      but must not be hurt. Default: 1/K for each, where K is the number of active
+      tasks.
     num_tasks: K, at least 1. By default it is taken from the first gradients, which
       changes the shapes of the state at the first step.
     shared: Selects the trunk, where gradients are measured: a pytree of bools like the
@@ -55,8 +66,9 @@ def upgrad(
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
 
   Raises:
-    ValueError: for ``num_tasks`` < 1; at the trace of ``update``, for gradients that
-      are not stacked or of another number of tasks.
+    ValueError: for ``num_tasks`` < 1 and invalid ``preferences``; at the trace of
+      ``update``, for gradients that are not stacked or of another number of tasks, and
+      for ``preferences`` of another number of tasks.
     TypeError: for integer or complex parameters or gradients.
 
   Example:
@@ -69,8 +81,9 @@ def upgrad(
   References:
     Quinton and Rey, Jacobian Descent for Multi-Objective Optimization, 2024, UPGrad.
   """
+  check_preferences(preferences)
   return gramian_rule(
-    upgrad_weights,
+    functools.partial(upgrad_weights, preferences=preferences),
     num_tasks=num_tasks,
     shared=shared,
     smoothing=smoothing,
@@ -81,26 +94,33 @@ def upgrad(
   )
 
 
-def upgrad_weights(gramian: jax.Array, active: jax.Array | bool = True) -> jax.Array:
+def upgrad_weights(
+  gramian: jax.Array,
+  active: jax.Array | bool = True,
+  *,
+  preferences: Preferences = None,
+) -> jax.Array:
   """Returns the weights of :func:`upgrad` for a Gramian.
 
   Args:
     gramian: [K, K], ``⟨g_i, g_j⟩``.
     active: [K], bool: the tasks to combine; the weights of others are 0.
+    preferences: [K], non-negative; 1/K for each active task by default.
 
   Returns:
-    [K], at least 1/K for each active task, where K is the number of active tasks. Their
-    sum is not fixed. The problem is solved up to rounding, also where gradients are
-    linearly dependent. Derivatives hold fixed which weights are at their lower bounds.
+    [K], at least the preference of each active task. Their sum is not fixed. The
+    problem is solved up to rounding, also where gradients are linearly dependent.
+    Derivatives hold fixed which weights are at their lower bounds.
   """
   active, gramian = only_active(active, gramian)
-  preferences = jnp.diag(uniform_weights(active, gramian.dtype))
-  return jnp.sum(_project(preferences, gramian), axis=0)
+  shares = preferred_weights(preferences, active, gramian.dtype)
+  return jnp.sum(_project(jnp.diag(shares), gramian), axis=0)
 
 
 @reuses_steps
 def dualproj(
   *,
+  preferences: Preferences = None,
   num_tasks: int | None = None,
   shared: Shared = None,
   groups: Labels = None,
@@ -115,6 +135,10 @@ def dualproj(
   every gradient.
 
   Args:
+    preferences: [K], non-negative and not all 0: the weights of the gradients in the
+      sum that is projected. Active tasks share the total. A task of preference 0 is not
+      pursued but must not be hurt. Default: 1/K for each, where K is the number of
+      active tasks.
     num_tasks: K, at least 1. By default it is taken from the first gradients, which
       changes the shapes of the state at the first step.
     shared: Selects the trunk, where gradients are measured: a pytree of bools like the
@@ -136,8 +160,9 @@ def dualproj(
     An :class:`optax.GradientTransformationExtraArgs` with :class:`AggregatorState`.
 
   Raises:
-    ValueError: for ``num_tasks`` < 1; at the trace of ``update``, for gradients that
-      are not stacked or of another number of tasks.
+    ValueError: for ``num_tasks`` < 1 and invalid ``preferences``; at the trace of
+      ``update``, for gradients that are not stacked or of another number of tasks, and
+      for ``preferences`` of another number of tasks.
     TypeError: for integer or complex parameters or gradients.
 
   Example:
@@ -151,8 +176,9 @@ def dualproj(
     Lopez-Paz and Ranzato, Gradient Episodic Memory for Continual Learning, NeurIPS
     2017, Eq. 11.
   """
+  check_preferences(preferences)
   return gramian_rule(
-    dualproj_weights,
+    functools.partial(dualproj_weights, preferences=preferences),
     num_tasks=num_tasks,
     shared=shared,
     smoothing=smoothing,
@@ -163,20 +189,27 @@ def dualproj(
   )
 
 
-def dualproj_weights(gramian: jax.Array, active: jax.Array | bool = True) -> jax.Array:
+def dualproj_weights(
+  gramian: jax.Array,
+  active: jax.Array | bool = True,
+  *,
+  preferences: Preferences = None,
+) -> jax.Array:
   """Returns the weights of :func:`dualproj` for a Gramian.
 
   Args:
     gramian: [K, K], ``⟨g_i, g_j⟩``.
     active: [K], bool: the tasks to combine; the weights of others are 0.
+    preferences: [K], non-negative; 1/K for each active task by default.
 
   Returns:
-    [K], at least 1/K for each active task, where K is the number of active tasks. Their
-    sum is not fixed. The problem is solved up to rounding, also where gradients are
-    linearly dependent. Derivatives hold fixed which weights are at their lower bounds.
+    [K], at least the preference of each active task. Their sum is not fixed. The
+    problem is solved up to rounding, also where gradients are linearly dependent.
+    Derivatives hold fixed which weights are at their lower bounds.
   """
   active, gramian = only_active(active, gramian)
-  return _project(uniform_weights(active, gramian.dtype)[None], gramian)[0]
+  shares = preferred_weights(preferences, active, gramian.dtype)
+  return _project(shares[None], gramian)[0]
 
 
 def _project(preferences: jax.Array, gramian: jax.Array) -> jax.Array:

@@ -34,6 +34,9 @@ def mgda(
   Where it is not zero it descends on every task, on each by the same first-order
   amount; where it is zero no direction does. The smallest gradients weigh most.
 
+  To choose the weights in every n-th step only, as PSMGD does (Xu et al., 2024), use
+  :func:`~maxgnr_jax.value_and_combined_grad` with ``refresh_every=n``.
+
   Args:
     num_tasks: K, at least 1. By default it is taken from the first gradients, which
       changes the shapes of the state at the first step.

@@ -158,6 +158,13 @@ def test_ngdiff_knows_the_norms(num_tasks):
 
 
 @pytest.mark.parametrize("num_tasks", NUM_TASKS)
+def test_ntkmtl_knows_the_norms(num_tasks):
+  for _, jacobian, weights in weigh(aggregators.ntkmtl_weights, num_tasks):
+    lengths = weights * exact.norms(jacobian)
+    np.testing.assert_allclose(lengths, np.linalg.norm(jacobian), rtol=1e-4)
+
+
+@pytest.mark.parametrize("num_tasks", NUM_TASKS)
 @pytest.mark.parametrize("name", ["modo", "sdmgrad"])
 def test_steps_on_the_simplex_are_those_of_the_algorithm(name, num_tasks):
   # With SDMGrad's default rate of 10, rounding decides where the last step ends.

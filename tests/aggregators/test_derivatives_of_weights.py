@@ -30,10 +30,8 @@ PATHS = {
 }
 
 
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("name", NAMES)
-def test_derivatives_are_those_of_central_differences(name, path, float64):
-  weigh = jax.jit(getattr(aggregators, f"{name}_weights"))
+def assert_derivative(weigh, path):
+  """Compares the derivative of a function of the weighted sum along a path."""
   start, change = map(jnp.asarray, PATHS[path])
   seen = jnp.cos(jnp.arange(start.shape[1]))
 
@@ -44,3 +42,9 @@ def test_derivatives_are_those_of_central_differences(name, path, float64):
   expected = (objective(WIDTH) - objective(-WIDTH)) / (2 * WIDTH)
   derivative = jax.grad(objective)(0.0)
   assert derivative == pytest.approx(float(expected), rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("name", NAMES)
+def test_derivatives_are_those_of_central_differences(name, path, float64):
+  assert_derivative(jax.jit(getattr(aggregators, f"{name}_weights")), path)

@@ -34,6 +34,7 @@ NEEDED = {
   "excess_mtl": {"step_size": 0.1},
   "famo": {"optimizer": SGD},
   "gradnorm": {"optimizer": SGD},
+  "igb": {"steps_per_epoch": 1},
   "imtl_l": {"optimizer": SGD},
   "ngdiff": {"signs": [1, 1, -1]},
   "uncertainty": {"optimizer": SGD},
@@ -89,8 +90,8 @@ def run(tx, params, num_steps=3, masks=None, **extra_args):
 
 
 def test_there_are_as_many_factories_as_methods():
-  assert len(FACTORIES) == 36
-  assert len(GROUPED) == 18
+  assert len(FACTORIES) == 40
+  assert len(GROUPED) == 20
 
 
 @pytest.mark.parametrize("name", ["maxgnr", *FACTORIES])

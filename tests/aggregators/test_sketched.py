@@ -24,6 +24,7 @@ FACTORIES = {
   "cagrad": aggregators.cagrad,
   "config": aggregators.config,
   "conicgrad": aggregators.conicgrad,
+  "dibs_mtl": functools.partial(aggregators.dibs_mtl, 0.1),
   "dualproj": aggregators.dualproj,
   "fairgrad": functools.partial(aggregators.fairgrad, 2.0),
   "gradient_norm_scaling": aggregators.gradient_norm_scaling,
@@ -35,6 +36,7 @@ FACTORIES = {
   "modo": functools.partial(aggregators.modo, 1e-4),
   "nash_mtl": aggregators.nash_mtl,
   "ngdiff": functools.partial(aggregators.ngdiff, [1, 1, 1, -1]),
+  "ntkmtl": aggregators.ntkmtl,
   "pcgrad": aggregators.pcgrad,
   "sdmgrad": functools.partial(aggregators.sdmgrad, learning_rate=0.1),
   "upgrad": aggregators.upgrad,
@@ -135,7 +137,7 @@ def test_an_update_moves_by_the_relative_error_of_sketches(name, kind):
   exact = np.asarray(weights, np.float64) @ matrix
   # Methods that weigh by norms alone keep what the weighted gradients have in length.
   scale = np.linalg.norm(exact)
-  if name in ("gradient_norm_scaling", "modo", "ngdiff"):
+  if name in ("dibs_mtl", "gradient_norm_scaling", "modo", "ngdiff", "ntkmtl"):
     scale = np.abs(weights) @ np.linalg.norm(matrix, axis=1)
   assert np.linalg.norm(found - exact) < 2.5 * ERROR * scale
 

@@ -8,24 +8,35 @@ import pytest
 from maxgnr_jax import aggregators
 
 NAN = float("nan")
+WRONG_PREFERENCES = ((), 1.0, (-1.0, 2.0), (0.0, 0.0), (1.0, NAN))
 # Method, argument, refused values, and the requirement in the error's message.
 OUT_OF_RANGE = [
+  ("aligned_mtl", "preferences", WRONG_PREFERENCES, "a vector of one number per task"),
+  ("aligned_mtl", "scale_mode", ("mean", None, 1), '"min" or "median" or "rmse"'),
   ("bmtl", "temperature", (0, -1.0, NAN, "1", None), "positive"),
   ("cagrad", "c", (-0.1, 1, NAN, "0.5", None), r"in \[0, 1\)"),
+  ("config", "preferences", WRONG_PREFERENCES, "a vector of one number per task"),
   ("conicgrad", "c", (0, 1, NAN, None), r"in \(0, 1\)"),
   ("db_mtl", "beta", (-0.1, 1, NAN), r"in \[0, 1\)"),
   ("db_mtl", "beta_decay", (-0.1, NAN), "at least 0"),
+  ("dibs_mtl", "step_size", (0, -1.0, NAN), "positive"),
+  ("dibs_mtl", "num_steps", (0, 1.5, None), "an integer of at least 1"),
   ("dtp", "gamma", (-0.1, NAN), "at least 0"),
   ("dtp", "alpha", (0, 1.1, NAN), r"in \(0, 1\]"),
+  ("dualproj", "preferences", WRONG_PREFERENCES, "a vector of one number per task"),
   ("dwa", "temperature", (0, -1.0, NAN), "positive"),
   ("dwa", "steps_per_epoch", (0, -1, NAN), "positive|at least 1"),
   ("excess_mtl", "step_size", (0, -1.0, NAN), "positive"),
   ("fairgrad", "alpha", (0, -1.0, NAN), "positive"),
+  ("go4align", "num_groups", (0, 1.5, None), "an integer of at least 1"),
+  ("go4align", "step_size", (-0.1, NAN), "at least 0"),
   ("graddrop", "leak", (-0.1, 1.1, NAN, jnp.array([0.5, 2.0])), r"in \[0, 1\]"),
   ("gradient_dropout", "rate", (-0.1, 1, NAN), r"in \[0, 1\)"),
   ("gradient_dropout", "noise", ("normal", None, 1), '"gaussian" or "bernoulli"'),
   ("gradnorm", "alpha", (-0.1, NAN), "at least 0"),
   ("gradvac", "beta", (-0.1, 1.1, NAN), r"in \[0, 1\]"),
+  ("igb", "steps_per_epoch", (0, -1, 1.5), "an integer of at least 1"),
+  ("igb", "base_epoch", (0, -1, 1.5), "an integer of at least 1"),
   ("krum", "num_byzantine", (-1, 0.5, "1", None), "an integer of at least 0"),
   ("krum", "num_selected", (0, 1.5), "an integer of at least 1"),
   ("moco", "beta", (0, 1.1, NAN), r"in \(0, 1\]"),
@@ -36,6 +47,7 @@ OUT_OF_RANGE = [
   ("modo", "gamma", (-0.1, NAN), "at least 0"),
   ("modo", "rho", (-0.1, NAN), "at least 0"),
   ("ngdiff", "signs", ((1, 0), (), 1, (1, -2)), "a vector of 1 and -1"),
+  ("ntkmtl", "exponent", (-0.1, NAN), "at least 0"),
   ("sdmgrad", "direction", (-0.1, NAN), "at least 0"),
   ("sdmgrad", "learning_rate", (0, -1.0, NAN), "positive"),
   ("sdmgrad", "momentum", (-0.1, 1, NAN), r"in \[0, 1\)"),
@@ -43,8 +55,9 @@ OUT_OF_RANGE = [
   ("slaw", "beta", (-0.1, 1, NAN), r"in \[0, 1\)"),
   ("stch", "mu", (0, -1.0, NAN), "positive"),
   ("trimmed_mean", "trim", (-1, 0.5), "an integer of at least 0"),
+  ("upgrad", "preferences", WRONG_PREFERENCES, "a vector of one number per task"),
 ]
-NEEDED = {"dwa": {"steps_per_epoch": 1}}
+NEEDED = {name: {"steps_per_epoch": 1} for name in ("dwa", "igb")}
 METHODS = sorted({name for name, *_ in OUT_OF_RANGE} - {"ngdiff"})
 
 

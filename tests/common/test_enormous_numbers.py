@@ -15,7 +15,7 @@ STEPS, SPIKE = 6, 2
 # Methods of losses, for which an enormous loss is not finite either.
 OF_LOSSES = [
   *("uncertainty", "imtl_l", "slaw", "famo", "dwa", "gls", "stch", "bmtl"),
-  *("gradnorm", "db_mtl"),
+  *("gradnorm", "db_mtl", "igb", "go4align"),
 ]
 
 

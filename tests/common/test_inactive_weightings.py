@@ -23,12 +23,14 @@ NAMES = (
   "cagrad",
   "config",
   "conicgrad",
+  "dibs_mtl",
   "dualproj",
   "fairgrad",
   "gradient_norm_scaling",
   "imtl_g",
   "mgda",
   "nash_mtl",
+  "ntkmtl",
   "upgrad",
 )
 

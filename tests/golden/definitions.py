@@ -16,16 +16,19 @@ def projected(jacobian, preference):
   return (preference + excess) @ jacobian
 
 
-def dualproj(jacobian, weights):
+def dualproj(jacobian, weights, preferences=None):
   """The relative distance to SciPy's solution."""
-  expected = projected(jacobian, np.full(len(jacobian), 1 / len(jacobian)))
+  if preferences is None:
+    preferences = np.full(len(jacobian), 1 / len(jacobian))
+  expected = projected(jacobian, np.asarray(preferences))
   return np.linalg.norm(weights @ jacobian - expected) / np.linalg.norm(expected)
 
 
-def upgrad(jacobian, weights):
+def upgrad(jacobian, weights, preferences=None):
   """The relative distance to SciPy's solution."""
-  preferences = np.eye(len(jacobian)) / len(jacobian)
-  expected = sum(projected(jacobian, preference) for preference in preferences)
+  if preferences is None:
+    preferences = np.full(len(jacobian), 1 / len(jacobian))
+  expected = sum(projected(jacobian, row) for row in np.diag(preferences))
   return np.linalg.norm(weights @ jacobian - expected) / np.linalg.norm(expected)
 
 

@@ -186,6 +186,37 @@ def formulas():
   )
 
 
+def preferring():
+  """Methods that take preferences, and the ways in which Aligned-MTL scales."""
+  exact = QuadprogProjector(norm_eps=0.0, reg_eps=1e-12)
+  for kind in draws.CONSISTENT:
+    preferences = np.arange(1.0, len(draws.gradients(kind)) + 1)
+    kwargs = {"preferences": list(preferences)}
+    vector = torch.tensor(preferences)
+    for method, make in (
+      ("upgrad", aggregation.UPGrad),
+      ("dualproj", aggregation.DualProj),
+    ):
+      yield from one_step(
+        method,
+        lambda tasks, make=make, vector=vector: make(vector, projector=exact),
+        [kind],
+        kwargs,
+        left=partial(getattr(definitions, method), preferences=preferences),
+        unique=False,
+      )
+    yield from one_step(
+      "config", lambda tasks, vector=vector: aggregation.ConFIG(vector), [kind], kwargs
+    )
+    for mode in ("min", "median", "rmse"):
+      yield from one_step(
+        "aligned_mtl",
+        lambda tasks, mode=mode, vector=vector: aggregation.AlignedMTL(vector, mode),
+        [kind],
+        kwargs | {"scale_mode": mode},
+      )
+
+
 def follow(method, source, kind, kwargs, weigh, length, keys=()):
   """A case of several steps.
 
@@ -398,7 +429,7 @@ def main():
   torch.set_default_dtype(torch.float64)
   warnings.filterwarnings("ignore", message="You are solving a parameterized problem")
 
-  cases = [*weightings(), *formulas(), *gradvac(), *with_two_batches()]
+  cases = [*weightings(), *formulas(), *preferring(), *gradvac(), *with_two_batches()]
   for of_kind in (of_losses, of_libmtl):
     cases += itertools.chain.from_iterable(map(of_kind, draws.FULL_RANK))
   cases.sort(key=lambda case: case["method"])

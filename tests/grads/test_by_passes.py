@@ -162,7 +162,7 @@ def way(aggregator, side_by_side=True, **extra_args):
 STACKED = {"maxgnr", "maxgnr-paper", "excess_mtl", *COORDINATES}
 NOTHING = {
   *("bmtl", "constant_weights", "dtp", "dwa", "equal_weights", "famo", "gls"),
-  *("imtl_l", "random_weights", "slaw", "stch", "uncertainty"),
+  *("go4align", "igb", "imtl_l", "random_weights", "slaw", "stch", "uncertainty"),
 }
 
 

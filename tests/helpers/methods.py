@@ -63,6 +63,7 @@ ARGUMENTS = {
   "dwa": {"steps_per_epoch": 1},
   "famo": {"optimizer": SGD},
   "gradnorm": {"optimizer": SGD},
+  "igb": {"steps_per_epoch": 1},
   "imtl_l": {"optimizer": SGD},
   "uncertainty": {"optimizer": SGD},
 }
