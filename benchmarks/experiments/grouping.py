@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.experiments import grouping_report
 from benchmarks.experiments.config import ManyRuns, Run
-from benchmarks.experiments.metric import delta_m
+from benchmarks.experiments.metric import delta_m, mean_over_seeds
 from benchmarks.experiments.model import Model
 from benchmarks.experiments.problem import Problem
 from benchmarks.experiments.summary import Found
@@ -232,7 +232,7 @@ def _changes(
   for task in row[1]:
     metrics = problem.metrics_of(task)
     alone = tests(("single-task", (task,)))
-    base = {m.name: float(np.mean([run[m.name] for run in alone])) for m in metrics}
+    base = mean_over_seeds(alone, metrics)
     changes[task] = [delta_m(run, base, metrics) for run in tests(row)]
   return changes
 

@@ -18,6 +18,8 @@ class Metric(NamedTuple):
     places: Decimal places that are printed.
     in_delta_m: Whether Δm and the mean rank count it.
     shown: Whether tables have a column for it.
+    by_ratio: Whether it is positive and may differ by orders of magnitude: Δm then
+      takes the logarithm of its ratio to the base, which for small changes is the same.
   """
 
   name: str
@@ -27,6 +29,7 @@ class Metric(NamedTuple):
   places: int
   in_delta_m: bool = True
   shown: bool = True
+  by_ratio: bool = False
 
 
 def delta_m(
@@ -34,19 +37,34 @@ def delta_m(
 ) -> float:
   """Computes Δm %, the mean change against ``base``; positive is better.
 
+  The change of a metric is relative to its base, or the logarithm of their ratio.
+
   References:
     Maninis, Radosavovic, Kokkinos, `Attentive Single-Tasking of Multiple Tasks
     <https://arxiv.org/abs/1904.08918>`_, 2019, Section 5, over metrics as is usual now.
   """
-  return float(
-    np.mean(
-      [
-        100 * m.sign * (values[m.name] - base[m.name]) / abs(base[m.name])
-        for m in metrics
-        if m.in_delta_m
-      ]
-    )
-  )
+
+  def change(metric: Metric) -> float:
+    value, old = values[metric.name], base[metric.name]
+    if metric.by_ratio:
+      return float(np.log(value / old))
+    return (value - old) / abs(old)
+
+  return float(np.mean([100 * m.sign * change(m) for m in metrics if m.in_delta_m]))
+
+
+def mean_over_seeds(
+  runs: Sequence[Mapping[str, float]], metrics: Sequence[Metric]
+) -> dict[str, float]:
+  """Averages metrics over runs, geometrically those that differ by orders."""
+
+  def mean(metric: Metric) -> float:
+    values = [run[metric.name] for run in runs]
+    if metric.by_ratio:
+      return float(np.exp(np.mean(np.log(values))))
+    return float(np.mean(values))
+
+  return {metric.name: mean(metric) for metric in metrics}
 
 
 def mean_ranks(

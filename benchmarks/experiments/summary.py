@@ -3,9 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from benchmarks.experiments.metric import Metric, delta_m, mean_ranks
+from benchmarks.experiments.metric import (
+  Metric,
+  delta_m,
+  mean_over_seeds,
+  mean_ranks,
+)
 from benchmarks.experiments.problem import Problem
 from benchmarks.experiments.tuning import Row, is_at_edge
 from benchmarks.machine import describe_machine
@@ -95,22 +98,20 @@ def _sum_up(
   rows: dict[str, Any], judged: str, metrics: Sequence[Metric], baseline: str
 ) -> None:
   """Adds Δm of each seed, and the mean rank among all rows."""
-  means = {
-    name: {key: float(np.mean(v)) for key, v in row["test"][judged].items()}
-    for name, row in rows.items()
-  }
-  ranks = mean_ranks([means[name] for name in rows], metrics)
-  for row, rank in zip(rows.values(), ranks, strict=True):
+  runs = {name: _by_seed(row["test"][judged]) for name, row in rows.items()}
+  means = {name: mean_over_seeds(of_row, metrics) for name, of_row in runs.items()}
+  ranks = mean_ranks([*means.values()], metrics)
+  for (name, row), rank in zip(rows.items(), ranks, strict=True):
     row.setdefault("mean_rank", {})[judged] = rank
-    seeds = len(next(iter(row["test"][judged].values())))
     row.setdefault("delta_m", {})[judged] = [
-      delta_m(
-        {key: v[seed] for key, v in row["test"][judged].items()},
-        means[baseline],
-        metrics,
-      )
-      for seed in range(seeds)
+      delta_m(run, means[baseline], metrics) for run in runs[name]
     ]
+
+
+def _by_seed(values: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:
+  """Turns metric -> values by seed into the metrics of each seed."""
+  seeds = zip(*values.values(), strict=True)
+  return [dict(zip(values, seed, strict=True)) for seed in seeds]
 
 
 def _keys(scores: Mapping[float, float]) -> dict[str, float]:

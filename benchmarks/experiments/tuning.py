@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.experiments.metric import Metric, delta_m
+from benchmarks.experiments.metric import Metric, delta_m, mean_over_seeds
 from benchmarks.experiments.problem import Problem
 
 # A row of a table: a method, and the tasks that it trains; none named: all. A
@@ -36,7 +36,7 @@ def score_rates(
 
   def mean(row: Row, rate: float) -> dict[str, float]:
     runs = [results[row, rate, seed]["last"]["validation"] for seed in seeds]
-    return {name: float(np.mean([run[name] for run in runs])) for name in runs[0]}
+    return mean_over_seeds(runs, problem.metrics)
 
   def score(row: Row, base: Mapping[str, float], metrics: Sequence[Metric]) -> Scores:
     return {rate: delta_m(mean(row, rate), base, metrics) for rate in grids[row]}

@@ -15,7 +15,12 @@ from benchmarks import methods
 from benchmarks.experiments import sweep as sweeps
 from benchmarks.experiments import tables
 from benchmarks.experiments.checkpoint import Best, load_model
-from benchmarks.experiments.metric import Metric, delta_m, mean_ranks
+from benchmarks.experiments.metric import (
+  Metric,
+  delta_m,
+  mean_over_seeds,
+  mean_ranks,
+)
 from benchmarks.experiments.model import Model
 from benchmarks.experiments.problems.fashion import problem as fashion
 from benchmarks.experiments.report import Report, report, settings_of
@@ -45,6 +50,19 @@ def test_delta_m_agrees_with_a_hand_computed_value():
   # The error falls by 25 % of its size, which is better; the accuracy falls by 20 %.
   assert delta_m(values, base, [ERROR, ACCURACY, UNUSED]) == pytest.approx(2.5)
   assert delta_m(base, base, [ERROR, ACCURACY]) == 0
+
+
+def test_metric_that_differs_by_orders_is_compared_by_its_ratio():
+  metric = ERROR._replace(by_ratio=True)
+  found = delta_m({"error": 0.1}, {"error": 10.0}, [metric])
+  assert found == pytest.approx(100 * np.log(100))
+  for change in (0.999, 1.001):  # small changes are the same either way
+    values, base = {"error": 2 * change}, {"error": 2.0}
+    expected = delta_m(values, base, [ERROR])
+    assert delta_m(values, base, [metric]) == pytest.approx(expected, abs=1e-4)
+  runs = [{"error": x, "accuracy": x} for x in (0.01, 1.0)]
+  found = mean_over_seeds(runs, [metric, ACCURACY])
+  assert found == pytest.approx({"error": 0.1, "accuracy": 0.505})
 
 
 # With few distinct values, ties are common.

@@ -9,6 +9,7 @@ PROBLEMS = {
   "fashion": "the same tasks on pairs of Fashion-MNIST images, from an .npz file",
   "scm20d": "16 regressions on a table of a supply chain's prices, from an .arff file",
   "scenes": "segmentation, depth and normals of NYUv2, Cityscapes or rendered rooms",
+  "helmholtz": "a physics-informed network: an equation and its boundary, no files",
 }
 
 
