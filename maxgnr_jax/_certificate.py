@@ -46,7 +46,12 @@ def certificate(stats: GradientStats, weights: jax.typing.ArrayLike) -> jax.Arra
     Fan et al., MaxGNR: A Dynamic Weight Strategy via Maximizing Gradient-to-Noise Ratio
     for Multi-Task Learning, Eq. 17.
   """
-  weights = one_per_task("weights", weights, stats.noise_norm)
+  return _share(stats, one_per_task("weights", weights, stats.noise_norm))
+
+
+@jax.jit
+def _share(stats: GradientStats, weights: jax.Array) -> jax.Array:
+  """Returns the certificate for ``weights`` [K]."""
   cosine, bound = quadratic_programme(stats)
   has_gradient = stats.gradient_norm > 0
   # w ‖m‖, whose smallest number is 1 in the units of the programme.

@@ -49,16 +49,16 @@ def projected_newton(num_steps: int = 12) -> Solver:
 
       minimise ``vᵀ C v``  subject to  ``v_k ≥ ‖n_k‖ / ‖m_k‖``.
 
-  Each step projects a gradient on the bounds, after multiplying it by the inverse of C
-  among the entries that may move (a two-metric projection). A multiple of the identity
-  is added to C, which falls from 1 to the size of rounding over the steps. Rescaling
-  the loss of a task changes neither C nor the bounds.
+  A step multiplies the gradient by the inverse of C among the entries that may move,
+  and projects on the bounds (a two-metric projection). A multiple of the identity is
+  added to C, which falls from 1 to the size of rounding over the steps. Rescaling the
+  loss of a task changes neither C nor the bounds.
 
   Args:
-    num_steps: Number of steps, at least 1. The default 12 reaches 0.999 of the optimum
-      for up to 128 tasks if C has a condition number of at most 1,000, and for up to 16
-      tasks if it has 100,000. Beyond that float32 does not tell C from a singular
-      matrix: noises cancel all but exactly, and some of the optimum is lost.
+    num_steps: Number of steps, at least 1. The default 12 reaches more than 0.999 of
+      the optimum for up to 128 tasks if the matrix C has a condition number of at most
+      1,000, and for up to 64 tasks if it has 10,000. Float32 hardly tells a condition
+      number of a million from infinity: some of the optimum is lost there.
 
   Returns:
     A :class:`Solver`.

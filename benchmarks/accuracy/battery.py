@@ -117,11 +117,12 @@ def gradient_stats(problem):
   return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), arrays)
 
 
-def ratios_to_optimum(solver, kind, num_tasks, condition_number, decades):
+def ratios_to_optimum(
+  solver, kind, num_tasks, condition_number, decades, seeds=NUM_SEEDS
+):
   """Divides the value that ``solver`` reaches by the optimal one, for each seed."""
   problems = [
-    problem(kind, num_tasks, condition_number, decades, seed)
-    for seed in range(NUM_SEEDS)
+    problem(kind, num_tasks, condition_number, decades, seed) for seed in range(seeds)
   ]
   stats = jax.tree.map(lambda *x: jnp.stack(x), *map(gradient_stats, problems))
   weights = jax.vmap(solver.solve)(stats)
@@ -134,11 +135,13 @@ def ratio_to_optimum(weights, problem):
   return reference.smallest_gnr(weights, *problem) / optimum
 
 
-def worst_ratio(solver, num_tasks, kinds=KINDS, conditions=CONDITION_NUMBERS):
+def worst_ratio(
+  solver, num_tasks, kinds=KINDS, conditions=CONDITION_NUMBERS, seeds=NUM_SEEDS
+):
   """Returns the worst ratio over the battery's problems of K tasks."""
   cases = itertools.product(kinds, conditions, DECADES)
   return min(
-    ratios_to_optimum(solver, kind, num_tasks, condition, decades).min()
+    ratios_to_optimum(solver, kind, num_tasks, condition, decades, seeds).min()
     for kind, condition, decades in cases
   )
 

@@ -40,7 +40,8 @@ def minimise_above_by_newton(
     Kunisch, The Primal-Dual Active Set Strategy as a Semismooth Newton Method, SIAM
     Journal on Optimization 2003. The ridge is that of Levenberg and Marquardt.
   """
-  finest = 0.5 * len(bound) * rounding(bound.dtype)
+  precision = len(bound) * rounding(bound.dtype)
+  finest = 0.5 * precision
   falling = max(num_steps - _REFINING, 1)
 
   def keep_best(v, best, least):
@@ -50,8 +51,10 @@ def minimise_above_by_newton(
       matrix[None] * jnp.stack([v, projected])[:, None], -1
     )
     value = jnp.vdot(projected, slope_projected, precision="highest")
-    best = jnp.where(value < least, projected, best)
-    return slope, projected, slope_projected, best, jnp.minimum(value, least)
+    # Of values that are equal up to rounding the last is the most exact.
+    better = value <= (1.0 + precision) * least
+    best = jnp.where(better, projected, best)
+    return slope, projected, slope_projected, best, jnp.where(better, value, least)
 
   def step(i, carry):
     v, free, best, least = carry

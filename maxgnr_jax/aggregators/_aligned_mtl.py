@@ -121,7 +121,6 @@ def aligned_mtl_weights(
   Args:
     gramian: [K, K], ``⟨g_i, g_j⟩``.
     active: [K], bool: the tasks to combine; the weights of others are 0.
-
     preferences: [K], non-negative; 1/K for each active task by default.
     scale_mode: "min", "median" or "rmse", as in :func:`aligned_mtl`.
 
