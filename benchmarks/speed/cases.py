@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from benchmarks.speed.timing import Run
-from maxgnr_jax import GradientStats, maxgnr, projected_gradient
+from maxgnr_jax import GradientStats, maxgnr, projected_newton
 
 
 class Case(NamedTuple):
@@ -93,7 +93,7 @@ def solver(case: Case) -> Run:
   cosine = jnp.asarray(noise @ noise.T, jnp.float32)
 
   def solve(state, stats):
-    return projected_gradient().solve(stats), state
+    return projected_newton().solve(stats), state
 
   return Run(solve, None, GradientStats(norms[0], norms[1], cosine))
 
@@ -121,7 +121,7 @@ def naive(case: Case, gamma: float = 0.9) -> optax.GradientTransformationExtraAr
     stats = stats._replace(
       noise_norm=norm, noise_cosine=gram / divisor[:, None] / divisor[None, :]
     )
-    weights = projected_gradient().solve(stats)
+    weights = projected_newton().solve(stats)
     updates = jax.tree.map(
       lambda g: jnp.einsum("k,k...->...", weights.astype(g.dtype), g), grads
     )

@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks.accuracy import battery
 from benchmarks.accuracy.solvers import steps
-from maxgnr_jax import projected_gradient
+from maxgnr_jax import projected_newton
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -27,7 +27,7 @@ def test_the_recorded_worst_problem_can_be_drawn_again(few_steps):
       found["decades"],
       found["seed"],
     )
-    solver = projected_gradient(entry["steps"])
+    solver = projected_newton(entry["steps"])
     weights = solver.solve(battery.gradient_stats(problem))
     ratio = battery.ratio_to_optimum(weights, problem)
     assert ratio == pytest.approx(entry["worst"], rel=1e-4)

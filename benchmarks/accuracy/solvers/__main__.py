@@ -63,7 +63,7 @@ def measure_steps(seeds: int, rounds: int) -> dict:
       progress.set_description(f"K={num_tasks}")
       entries += steps.measure(num_tasks, seeds, progress.update)
   with tqdm(total=rounds, unit="round", dynamic_ncols=True) as progress:
-    microseconds = steps.time_calls(rounds, progress.update)
+    times = steps.time_calls(rounds, progress.update)
   return {
     "default": steps.DEFAULT,
     "seeds": seeds,
@@ -73,7 +73,7 @@ def measure_steps(seeds: int, rounds: int) -> dict:
     "enough": steps.enough(entries),
     "fraction_of_optimum": entries,
     "rounds": rounds,
-    "microseconds": microseconds,
+    "times": times,
   }
 
 

@@ -6,6 +6,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from benchmarks.accuracy.solvers.steps import TIMED
+
 # Smaller gaps are rounding errors of float32, and their sign is arbitrary.
 FLOOR = 1e-7
 PANELS = {"worst": "worst problem", "one_percent": "1 % quantile"}
@@ -35,11 +37,14 @@ def steps(summary: dict, path: Path) -> None:
   figure.legend(handles, labels, loc="outside right center", fontsize="small")
 
   ax = figure.add_subplot(1, 3, 3)
-  times = measured["microseconds"]
-  ax.plot(tasks, [entry["median"] for entry in times], "o-", ms=3, color="tab:red")
-  low, high = zip(*(entry["quartiles"] for entry in times), strict=True)
-  ax.fill_between(tasks, low, high, color="tab:red", alpha=0.2, lw=0)
-  ax.set(xscale="log", yscale="log", title=f"a call, {measured['default']} steps")
+  for solver, colour in zip(TIMED, ("tab:red", "tab:blue"), strict=True):
+    times = [entry for entry in measured["times"] if entry["solver"] == solver]
+    median = [entry["median"] for entry in times]
+    ax.plot(tasks, median, "o-", ms=3, color=colour, label=solver)
+    low, high = zip(*(entry["quartiles"] for entry in times), strict=True)
+    ax.fill_between(tasks, low, high, color=colour, alpha=0.2, lw=0)
+  ax.legend(fontsize="small")
+  ax.set(xscale="log", yscale="log", title="a call")
   ax.set(xlabel="tasks K", ylabel="µs, median and quartiles")
   ax.set_xticks(tasks, map(str, tasks))
   ax.minorticks_off()

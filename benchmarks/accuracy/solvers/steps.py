@@ -1,4 +1,4 @@
-"""Measures the accuracy and the time of ``projected_gradient`` by number of steps."""
+"""Measures the accuracy of ``projected_newton`` by number of steps, and times."""
 
 import functools
 import inspect
@@ -11,11 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.accuracy import battery, reference
-from maxgnr_jax import GradientStats, projected_gradient
+from maxgnr_jax import GradientStats, Solver, projected_gradient, projected_newton
 
 NUM_TASKS = (2, 3, 5, 10, 20, 40, 64, 100)
-NUM_STEPS = (10, 20, 50, 100, 200, 300, 500, 1000)
-DEFAULT = inspect.signature(projected_gradient).parameters["num_steps"].default
+NUM_STEPS = (2, 4, 6, 8, 10, 12, 16, 24)
+# Solvers whose calls are timed.
+TIMED = {
+  "projected_newton()": projected_newton(),
+  "projected_gradient()": projected_gradient(),
+}
+DEFAULT = inspect.signature(projected_newton).parameters["num_steps"].default
 # A number of steps is enough if it reaches these shares of the optimum for every K.
 ENOUGH = {"one_percent": 0.999, "worst": 0.99}
 
@@ -45,17 +50,23 @@ def enough(entries: list[dict]) -> int | None:
 
 
 def time_calls(rounds: int, progress: Callable[[], object]) -> list[dict]:
-  """Times a jitted call with the default number of steps, in microseconds, by K."""
-  calls = [_timed_call(num_tasks) for num_tasks in NUM_TASKS]
+  """Times jitted calls of the solvers in microseconds, by solver and K."""
+  cases = list(itertools.product(TIMED, NUM_TASKS))
+  calls = [_timed_call(TIMED[solver], num_tasks) for solver, num_tasks in cases]
   seconds = []
-  # The calls alternate between the K, so that disturbances affect all alike.
+  # The calls alternate, so that disturbances affect all alike.
   for _ in range(rounds):
     seconds.append([call() for call in calls])
     progress()
   quartiles = np.percentile(1e6 * np.array(seconds), [25, 50, 75], axis=0)
   return [
-    {"tasks": num_tasks, "median": middle, "quartiles": [low, high]}
-    for num_tasks, (low, middle, high) in zip(NUM_TASKS, quartiles.T, strict=True)
+    {
+      "solver": solver,
+      "tasks": num_tasks,
+      "median": middle,
+      "quartiles": [low, high],
+    }
+    for (solver, num_tasks), (low, middle, high) in zip(cases, quartiles.T, strict=True)
   ]
 
 
@@ -80,7 +91,7 @@ def _ratios(num_tasks: int, case: tuple, seeds: int) -> np.ndarray:
 
 @functools.partial(jax.jit, static_argnums=1)
 def _solve_all(stats: GradientStats, num_steps: int) -> jax.Array:
-  return jax.vmap(projected_gradient(num_steps).solve)(stats)
+  return jax.vmap(projected_newton(num_steps).solve)(stats)
 
 
 def _value(weights: np.ndarray, problem: battery.Problem) -> float:
@@ -109,15 +120,15 @@ def _distribution(ratios: np.ndarray) -> dict:
   }
 
 
-def _timed_call(num_tasks: int) -> Callable[[], float]:
+def _timed_call(solver: Solver, num_tasks: int) -> Callable[[], float]:
   """Makes a function that times a call in seconds, after an untimed warm-up call."""
-  solve = jax.jit(projected_gradient().solve)
+  solve = jax.jit(solver.solve)
   problem = battery.problem(battery.random_spectrum, num_tasks, 1000, 1, 0)
   stats = battery.gradient_stats(problem)
   solve(stats).block_until_ready()  # compiles
 
   def call() -> float:
-    solve(stats).block_until_ready()  # refills the caches after calls with another K
+    solve(stats).block_until_ready()  # refills the caches after other calls
     start = time.perf_counter()
     solve(stats).block_until_ready()
     return time.perf_counter() - start
