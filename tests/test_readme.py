@@ -15,7 +15,7 @@ from benchmarks.experiments.metric import mean_and_error
 from benchmarks.experiments.paper import batch_size
 from benchmarks.experiments.problems.scenes import paper
 from benchmarks.speed import report as speed_report
-from maxgnr_jax import projected_gradient
+from maxgnr_jax import projected_newton
 from tests.helpers.methods import public_methods
 
 ROOT = Path(__file__).parent.parent
@@ -162,13 +162,84 @@ def test_the_default_number_of_steps_is_enough_by_the_committed_results():
   steps = solvers_report.steps(summary)
   assert (RESULTS / "solvers" / "steps.md").read_text() == steps + "\n"
   measured = summary["steps"]
-  parameter = inspect.signature(projected_gradient).parameters["num_steps"]
+  parameter = inspect.signature(projected_newton).parameters["num_steps"]
   assert measured["enough"] <= measured["default"] == parameter.default
   worst = solvers_report.worst_of_steps(summary)
+  text = " ".join(README.split())
   for count in (measured["enough"], measured["default"]):
-    assert f"{count} steps reach {worst[count]:.5f}" in README
-  took = {entry["tasks"]: entry["median"] for entry in measured["microseconds"]}
-  assert f"takes {took[3]:.0f} µs at K = 3 and {took[100]:.0f} µs at K = 100" in README
+    assert f"{count} steps reach {worst[count]:.5f}" in text
+  assert f"with {measured['default']} projected Newton steps" in text
+  problems = {entry["problems"] for entry in measured["fraction_of_optimum"]}
+  assert f"the worst of {problems.pop():,} problems" in text
+  took = {
+    (entry["solver"], entry["tasks"]): f"{entry['median']:.0f}"
+    for entry in measured["times"]
+  }
+  newton, gradient = (
+    [took[solver, num_tasks] for num_tasks in (3, 100)]
+    for solver in ("projected_newton()", "projected_gradient()")
+  )
+  assert f"takes {newton[0]} µs at K = 3 and {newton[1]} µs at K = 100" in text
+  assert f"take {gradient[0]} and {gradient[1]} µs" in text
+
+
+def test_what_the_text_says_of_options_of_the_frame_are_the_committed_results():
+  def rows_of(name):
+    return json.loads((RESULTS / name / "paired.json").read_text())["rows"]
+
+  def signed(*values):
+    return [f"{value:+.1f}".replace("-", "−") for value in values]
+
+  text = " ".join(README.split())
+  adam = rows_of("digits-frame")
+  mean = {name: row["delta_m"] for name, row in adam.items()}
+  plain, smoothed = "maxgnr-0.9", "maxgnr-0.9-smoothed-0.9"
+  assert f"from {mean[plain]:.1f} to {mean[smoothed]:.1f} for MaxGNR" in text
+  gain = adam[smoothed]
+  by, low, high = signed(gain["difference"], *gain["difference_interval"])
+  assert f"by {by} ({low} to {high})" in text
+  low, high = adam["maxgnr-0.9-smoothed-0.99"]["difference_interval"]
+  assert low < 0 < high  # "no better than none"
+  assert f"own heads, as below, it is {mean[smoothed + '-own-heads']:.1f}" in text
+  gains = [
+    mean[f"{name}-smoothed-0.9{heads}"] - mean[name]
+    for name, heads in (
+      ("imtl-g", ""),
+      ("nash-mtl", "-own-heads"),
+      ("mgda", "-own-heads"),
+    )
+  ]
+  assert "IMTL-G {:.1f}, Nash-MTL {:.1f} and MGDA {:.1f} points".format(*gains) in text
+
+  sgd = rows_of("digits-sgd")
+  rescaled = [
+    sgd[f"maxgnr-0.9{name}-rescaled"]["delta_m"] for name in ("", "-smoothed-0.9")
+  ]
+  assert f"Δm from {rescaled[0]:.1f} to {abs(rescaled[1]):.1f} (both" in text
+  assert round(rescaled[1], 1) == 0
+  rate = {name: row["learning_rate"] for name, row in sgd.items()}
+  assert f"of equal weights is {rate['equal-weights']}; that of MaxGNR is" in text
+  for method, end in ((plain, " with `rescale`"), ("mgda", " with it")):
+    assert f"is {rate[method]}, and {rate[method + '-rescaled']}{end}" in text
+  assert f"from {rate['imtl-g']} to {rate['imtl-g-rescaled']}, and" in text
+  assert sgd["imtl-g-rescaled"]["delta_m"] < sgd["imtl-g"]["delta_m"]
+
+
+def test_what_the_text_says_of_groups_of_tasks_are_the_committed_results():
+  found = json.loads((RESULTS / "digits-grouping" / "results.json").read_text())
+  text = " ".join(README.split()).replace("−", "-")
+  within, groups = (
+    next(values for what, values in found["correlations"].items() if what.endswith(end))
+    for end in ("mean over its groups", "mean share in a group")
+  )
+  low, high = within["spearman_interval"]
+  interval = f"{within['spearman']:+.2f} (95 % interval {low:+.2f} to {high:+.2f})"
+  assert interval in text
+  assert f"nothing about the group ({groups['spearman']:.2f})" in text
+  assert groups["spearman_interval"][0] < 0 < groups["spearman_interval"][1]
+  proposed, *others = (np.mean(division["change"]) for division in found["divisions"])
+  assert f"{proposed:.1f} % against {np.mean(others):+.1f} % for the others" in text
+  assert proposed < min(others)
 
 
 def test_files_linked_from_the_readme_exist():
