@@ -15,7 +15,7 @@ _REFINING = 4
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def minimise_above_by_newton(
-  matrix: jax.Array, bound: jax.Array, num_steps: int = 12
+  matrix: jax.Array, bound: jax.Array, num_steps: int
 ) -> jax.Array:
   """Minimises ``vᵀ A v`` over ``v ≥ bound`` by projected Newton steps.
 
