@@ -64,7 +64,10 @@ def minimise_above_by_newton(
     both = free[:, None] & free[None, :]
     system = jnp.where(both, matrix, 0.0) + jnp.diag(jnp.where(free, ridge, 1.0))
     factor = jnp.linalg.cholesky(system, symmetrize_input=False)
-    downhill = jnp.where(free, -slope_projected, 0.0)
+    # A ridge of the size of rounding would enlarge what is rounding.
+    rounded = rounding(bound.dtype) * matvec(jnp.abs(matrix), projected)
+    inexact = jnp.any(free & (jnp.abs(slope_projected) > rounded))
+    downhill = jnp.where(free & inexact, -slope_projected, 0.0)
     change = jax.scipy.linalg.cho_solve((factor, True), downhill)
     # A matrix that is not semidefinite has no factor once the ridge is too small.
     change = jnp.where(jnp.isfinite(change), change, 0.0)
