@@ -223,6 +223,18 @@ def test_what_the_text_says_of_options_of_the_frame_are_the_committed_results():
   assert sgd["imtl-g-rescaled"]["delta_m"] < sgd["imtl-g"]["delta_m"]
 
 
+def test_what_the_text_says_of_the_physics_informed_network_are_the_results():
+  rows = json.loads((RESULTS / "helmholtz" / "paired.json").read_text())["rows"]
+  smoothed = rows["maxgnr-0.9-smoothed-0.9"]
+  low, high = (np.exp(-x / 100) for x in smoothed["difference_interval"][::-1])
+  ratio = np.exp(-smoothed["difference"] / 100)
+  text = " ".join(README.split())
+  assert f"error is {ratio:.2f} of what it is without smoothing" in text
+  assert f"without smoothing ({low:.2f} to {high:.2f})" in text
+  assert max(rows, key=lambda name: rows[name]["delta_m"]) == "uncertainty"
+  assert smoothed["delta_m_interval"][0] < 0 < smoothed["delta_m_interval"][1]
+
+
 def test_what_the_text_says_of_groups_of_tasks_are_the_committed_results():
   found = json.loads((RESULTS / "digits-grouping" / "results.json").read_text())
   text = " ".join(README.split()).replace("−", "-")
