@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation", "standard_promotion")
 def test_one_command_makes_all_tables_and_figures(tmp_path):
   options = {
     "out": tmp_path,
-    "methods": "equal-weights mgda maxgnr-0.9",
+    "methods": "equal-weights maxgnr-0.9",
     "seeds": 2,
     "epochs": 2,
     "train": 16,
