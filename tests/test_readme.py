@@ -209,6 +209,14 @@ def test_what_the_text_says_of_options_of_the_frame_are_the_committed_results():
   ]
   assert "IMTL-G {:.1f}, Nash-MTL {:.1f} and MGDA {:.1f} points".format(*gains) in text
 
+  fashion = {name: row["delta_m"] for name, row in rows_of("fashion-frame").items()}
+  told = [fashion[name] for name in (plain, smoothed, f"{plain}-own-heads")]
+  told = [f"{value:.1f}".replace("-", "−") for value in (*told, fashion["uncertainty"])]
+  assert "from {} to {}, while own heads alone raise it to {};".format(*told) in text
+  assert f"weighting is best there with {told[3]}." in text
+  joint = {name for name in fashion if name != "single-task"}
+  assert max(joint, key=fashion.get) == "uncertainty"
+
   sgd = rows_of("digits-sgd")
   rescaled = [
     sgd[f"maxgnr-0.9{name}-rescaled"]["delta_m"] for name in ("", "-smoothed-0.9")
