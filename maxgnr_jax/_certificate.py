@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from maxgnr_jax._checks import one_per_task
 from maxgnr_jax._gnr import GradientStats
-from maxgnr_jax._linalg import matvec, quadratic_form, rounding, unit_largest
+from maxgnr_jax._linalg import matvec, solve_free, unit_largest
 from maxgnr_jax._solvers import quadratic_programme
 
 
@@ -61,12 +61,12 @@ def _share(stats: GradientStats, weights: jax.Array) -> jax.Array:
   slope = matvec(cosine, v)
   multiplier = jnp.maximum(slope, 0.0)
   # C⁻¹ λ is v, and the inverse of C times what λ differs from C v by.
-  ridge = 0.5 * len(v) * rounding(v.dtype) * jnp.eye(len(v), dtype=v.dtype)
-  factor = jnp.linalg.cholesky(cosine + ridge, symmetrize_input=False)
-  change = jax.scipy.linalg.cho_solve((factor, True), multiplier - slope)
+  change = solve_free(cosine, multiplier - slope, bound > 0)
   squared = jnp.vdot(multiplier, v + change, precision="highest")
-  reached = quadratic_form(cosine, v)
+  reached = jnp.vdot(v, slope, precision="highest")
   least = jnp.vdot(bound, multiplier, precision="highest")
-  positive = (reached > 0) & (squared > 0)
-  share = (smallest * least) ** 2 / jnp.where(positive, reached * squared, 1.0)
-  return jnp.where(positive, share, jnp.where(smallest > 0, 1.0, 0.0))
+  # A matrix that is not semidefinite has no such inverse: nothing is certain.
+  certain = (reached > 0) & (squared > 0)
+  share = (smallest * least) ** 2 / jnp.where(certain, reached * squared, 1.0)
+  noiseless = (reached <= 0) & (smallest > 0)
+  return jnp.where(certain, share, jnp.where(noiseless, 1.0, 0.0))

@@ -8,12 +8,8 @@ import numpy as np
 
 from maxgnr_jax._checks import one_per_task
 from maxgnr_jax._gnr import GradientStats
-from maxgnr_jax._linalg import (
-  minimise_above_exactly,
-  quadratic_form,
-  unit_largest,
-  zero_inactive,
-)
+from maxgnr_jax._linalg import minimise_above_exactly, quadratic_form
+from maxgnr_jax._solvers import quadratic_programme
 
 
 def interference(
@@ -111,10 +107,8 @@ def retained_by_members(stats: GradientStats, members: jax.Array) -> jax.Array:
   ``‖m_k‖² / ‖n_k‖²``. Their quotient is ``v_k² / ‖Σ v_j n_j / ‖n_j‖‖²`` with
   ``v = w ‖n‖``, which the quadratic programme of Eq. 17 is solved for.
   """
-  used = members & (stats.gradient_norm > 0)
-  divisor = jnp.where(used, stats.gradient_norm, 1.0)
-  bound = unit_largest(jnp.where(used, stats.noise_norm / divisor, 0.0))
-  cosine = zero_inactive(used & (bound > 0), stats.noise_cosine, axes=2)
+  gradient = jnp.where(members, stats.gradient_norm, 0.0)
+  cosine, bound = quadratic_programme(stats._replace(gradient_norm=gradient))
   v = minimise_above_exactly(cosine, bound)
   squared = quadratic_form(cosine, v)
   shares = v * v / jnp.where(squared > 0, squared, 1.0)

@@ -152,12 +152,12 @@ def quadratic_programme(stats: GradientStats) -> tuple[jax.Array, jax.Array]:
   """Returns the matrix C [K, K] and the bounds [K] of Eq. 17 as a quadratic programme.
 
   The bounds ``‖n_k‖ / ‖m_k‖`` are divided by the largest. Rows, columns and bounds of
-  tasks without gradient are 0.
+  tasks without gradient or noise are 0.
   """
   has_gradient = stats.gradient_norm > 0
   divisor = jnp.where(has_gradient, stats.gradient_norm, 1.0)
   bound = unit_largest(jnp.where(has_gradient, stats.noise_norm / divisor, 0.0))
-  return zero_inactive(has_gradient, stats.noise_cosine, axes=2), bound
+  return zero_inactive(bound > 0, stats.noise_cosine, axes=2), bound
 
 
 def _normalise(u: jax.Array, gradient_norm: jax.Array) -> jax.Array:

@@ -352,6 +352,13 @@ def test_a_matrix_that_is_not_semidefinite_leaves_weights_on_the_simplex():
     assert_on_simplex(np.asarray(solver.solve(stats)))
 
 
+def test_a_certificate_claims_nothing_where_the_matrix_has_no_inverse():
+  cosine = jnp.array([[1.0, 0.9, 0.0], [0.9, 1.0, 0.9], [0.0, 0.9, 1.0]])
+  stats = GradientStats(jnp.ones(3), jnp.ones(3), cosine)
+  assert np.linalg.eigvalsh(cosine)[0] < 0
+  assert certificate(stats, jnp.full(3, 1 / 3)) == 0
+
+
 def _operations(solver, num_tasks=8):
   """Counts what the steps of a compiled solver execute, from first to last."""
   stats = GradientStats(jnp.ones(num_tasks), jnp.ones(num_tasks), jnp.eye(num_tasks))

@@ -11,6 +11,7 @@ from maxgnr_jax._linalg._active import zero_inactive as zero_inactive
 from maxgnr_jax._linalg._active_set import (
   minimise_above_exactly as minimise_above_exactly,
 )
+from maxgnr_jax._linalg._active_set import solve_free as solve_free
 from maxgnr_jax._linalg._clusters import cluster_means as cluster_means
 from maxgnr_jax._linalg._components import principal_components as principal_components
 from maxgnr_jax._linalg._gramian import cosines as cosines

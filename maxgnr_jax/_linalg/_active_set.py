@@ -58,7 +58,7 @@ def _non_negative(matrix: jax.Array, right: jax.Array, terms: jax.Array) -> jax.
   def step(right, terms, carry):
     x, free, refused, finished = carry
     # Go towards the minimum over the free entries until one of them reaches 0.
-    aim = _solve_free(matrix, right, free)
+    aim = solve_free(matrix, right, free)
     falls = free & (aim <= 0)
     reach = jnp.where(falls, x / jnp.where(x > aim, x - aim, 1.0), 1.0)
     length = jnp.min(reach)
@@ -124,12 +124,12 @@ def change_of_free(matrix: jax.Array, free: jax.Array, change: jax.Array) -> jax
   return matvec(inverse, jnp.where(free, change, 0.0))
 
 
-def _solve_free(matrix: jax.Array, right: jax.Array, free: jax.Array) -> jax.Array:
+def solve_free(matrix: jax.Array, right: jax.Array, free: jax.Array) -> jax.Array:
   """Solves ``A x = r`` for the free entries of x, [K]; the others are 0."""
   both = free[:, None] & free[None, :]
   # A ridge of the size of rounding makes a singular matrix definite. The corrections
   # take its effect back from all that is not singular.
-  ridge = 0.5 * len(right) * rounding(right.dtype)
+  ridge = least_ridge(right)
   system = jnp.where(both, matrix, 0.0) + jnp.diag(jnp.where(free, ridge, 1.0))
   factor = jax.scipy.linalg.cho_factor(system, lower=True)
 
@@ -138,3 +138,8 @@ def _solve_free(matrix: jax.Array, right: jax.Array, free: jax.Array) -> jax.Arr
     return x + jax.scipy.linalg.cho_solve(factor, residual)
 
   return jax.lax.fori_loop(0, 3, correct, jnp.zeros_like(right))
+
+
+def least_ridge(vector: jax.Array) -> float:
+  """Returns a ridge of the size of rounding, for a matrix with 1 on the diagonal."""
+  return 0.5 * len(vector) * rounding(vector.dtype)

@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from maxgnr_jax._linalg._active_set import change_of_free
+from maxgnr_jax._linalg._active_set import change_of_free, least_ridge
 from maxgnr_jax._linalg._gramian import rounding
 from maxgnr_jax._linalg._matrix import matvec
 
@@ -41,7 +41,7 @@ def minimise_above_by_newton(
     Journal on Optimization 2003. The ridge is that of Levenberg and Marquardt.
   """
   precision = len(bound) * rounding(bound.dtype)
-  finest = 0.5 * precision
+  finest = least_ridge(bound)
   falling = max(num_steps - _REFINING, 1)
 
   def keep_best(v, best, least):
