@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from maxgnr_jax._checks import check_positive
+from maxgnr_jax._checks import check_positive, one_per_task
 from maxgnr_jax._linalg import active_softmax, num_active
 from maxgnr_jax._task_names import check_has_no_names
 from maxgnr_jax.aggregators._base import (
@@ -162,15 +162,10 @@ def stch(
   vectors = {name: np.asarray(v) for name, v in given.items() if v is not None}
 
   def weighting(losses: jax.Array) -> jax.Array:
-    for name, vector in vectors.items():
-      if vector.shape != losses.shape:
-        raise ValueError(
-          f"`{name}` must hold one number per task, shape {losses.shape}, got shape "
-          f"{vector.shape}."
-        )
+    known = {name: one_per_task(name, v, losses) for name, v in vectors.items()}
     equal = jnp.ones_like(losses) / num_active(jnp.isfinite(losses), losses.dtype)
-    preferred = jnp.asarray(vectors.get("preferences", equal), losses.dtype)
-    best = jnp.asarray(vectors.get("ideal", 0.0), losses.dtype)
+    preferred = known.get("preferences", equal)
+    best = known.get("ideal", jnp.zeros_like(losses))
     return stch_weights(losses - best, mu, preferred)
 
   return _losses_rule(

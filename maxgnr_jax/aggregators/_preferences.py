@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from maxgnr_jax._checks import one_per_task
 from maxgnr_jax._linalg import redistribute, uniform_weights, zero_inactive
 from maxgnr_jax._task_names import check_has_no_names
 
@@ -48,12 +49,7 @@ def preferred_weights(
   equal = uniform_weights(active, dtype)
   if preferences is None:
     return equal
-  given = jnp.asarray(preferences, dtype)
-  if given.shape != active.shape:
-    raise ValueError(
-      f"`preferences` must hold one number per task, shape {active.shape}, got shape "
-      f"{given.shape}."
-    )
+  given = one_per_task("preferences", jnp.asarray(preferences), equal)
   shared = redistribute(active, given)
   none = jnp.all(zero_inactive(active, given) == 0)
   return jnp.where(none, equal * jnp.sum(given), zero_inactive(active, shared))
