@@ -99,33 +99,48 @@ def combination(
     setting: What the method may have to know of the problem.
     microbatches: As in :func:`task_gradients`.
   """
-  aggregator = optax.with_extra_args_support(method.make(setting))
+  aggregator = method.make(setting)
+  if method.stacked or method.flat_radius is not None:
+    gradients = task_gradients(task_losses, microbatches, method.flat_radius)
+    combine = _combine(aggregator)
+
+    def stacked(state, params, *args):
+      values, found = gradients(params, *args)
+      return values, *combine(found, state, params)
+
+    return Combination(aggregator.init, stacked, combine)
+
+  cheapest = value_and_combined_grad(
+    _with_aux(task_losses),
+    aggregator,
+    refresh_every=method.refresh_every,
+    has_aux=True,
+    microbatches=microbatches,
+  )
+
+  def value_and_grad(state, *args):
+    (losses, aux), grad, state = cheapest.value_and_grad(state, *args)
+    return (losses, *_whole(aux, microbatches)), grad, state
+
   if method.refresh_every > 1:
-    refreshed = value_and_combined_grad(
-      _with_aux(task_losses),
-      aggregator,
-      refresh_every=method.refresh_every,
-      has_aux=True,
-      microbatches=microbatches,
-    )
+    return Combination(cheapest.init, value_and_grad, None)
+  by_parts = _combine(aggregator)
 
-    def refresh(state, *args):
-      (losses, aux), grad, state = refreshed.value_and_grad(state, *args)
-      return (losses, *_whole(aux, microbatches)), grad, state
+  def combine(found, state, params):
+    grad, of_aggregator = by_parts(found, state.aggregator, params)
+    return grad, state._replace(aggregator=of_aggregator)
 
-    return Combination(refreshed.init, refresh, None)
+  return Combination(cheapest.init, value_and_grad, combine)
 
-  gradients = task_gradients(task_losses, microbatches, method.flat_radius)
+
+def _combine(aggregator: optax.GradientTransformation) -> Callable[..., Any]:
+  aggregator = optax.with_extra_args_support(aggregator)
 
   def combine(found, state, params):
     extra_args = {name: value for name, value in found.items() if name != "grads"}
     return aggregator.update(found["grads"], state, params, **extra_args)
 
-  def value_and_grad(state, params, *args):
-    values, found = gradients(params, *args)
-    return values, *combine(found, state, params)
-
-  return Combination(aggregator.init, value_and_grad, combine)
+  return combine
 
 
 def _with_aux(task_losses):

@@ -167,11 +167,13 @@ class Method(NamedTuple):
     flat_radius: Radius of the perturbation at which flat gradients are taken; None for
       a method that takes none.
     refresh_every: Steps from one choice of weights to the next.
+    stacked: Whether an update takes more than the gradients and the losses.
   """
 
   make: Callable[[Setting], optax.GradientTransformation]
   flat_radius: float | None = None
   refresh_every: int = 1
+  stacked: bool = False
 
 
 def _method(
@@ -186,7 +188,7 @@ def _method(
     chosen |= setting.frame
     return AGGREGATORS[aggregator].make(setting.num_tasks, **chosen)
 
-  return Method(make)
+  return Method(make, stacked="kpis" in AGGREGATORS[aggregator].needs)
 
 
 _MAXGNR = re.compile(
@@ -267,6 +269,9 @@ def _equal_weights(stats: GradientStats):
 
 # Equal weights by way of `maxgnr`, so that the GNR is measured as MaxGNR measures it.
 EQUAL_WEIGHTS = _method("maxgnr", gamma=0.9, solver=Solver(_equal_weights))
+
+# The plain sum, for single-task models.
+SUM = _method("equal_weights", shared=None)
 
 # Name on the command line and in the table -> method.
 METHODS = {

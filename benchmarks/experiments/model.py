@@ -51,6 +51,7 @@ class Model:
     self.mesh = jax.make_mesh(
       (len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices
     )
+    self.init = CompiledOnce(self._init)
     self._sums = CompiledOnce(self._sums_of_batch)
 
   @functools.cached_property
@@ -61,6 +62,11 @@ class Model:
     training = nnx.graphdef(model)
     model.eval()
     return training, nnx.graphdef(model)
+
+  def _init(self, key: jax.Array) -> tuple[nnx.State, nnx.State]:
+    """Makes the parameters of a seed's key, and the batch statistics beside them."""
+    model = self.problem.make_model(nnx.Rngs(key))
+    return nnx.state(model, nnx.Param), nnx.state(model, nnx.Not(nnx.Param))
 
   def losses(self, params, batch: Batch, rest, tasks: Sequence[str]):
     """Computes losses, indicators and batch statistics in training."""

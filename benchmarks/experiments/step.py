@@ -13,7 +13,7 @@ from flax import nnx
 from benchmarks.combination import combination, weights_and_gnr
 from benchmarks.experiments.model import CompiledOnce, Model
 from benchmarks.experiments.problem import Batch
-from benchmarks.methods import EQUAL_WEIGHTS, Setting, named
+from benchmarks.methods import SUM, Setting, named
 
 _WARMUP = 0.05  # share of a run's steps
 
@@ -174,7 +174,7 @@ class Trainer:
     )
     make_optimizer = optax.inject_hyperparams(OPTIMIZERS[optimizer])
     self._optimizer = make_optimizer(learning_rate=0.0)
-    chosen = EQUAL_WEIGHTS if len(tasks) == 1 else named(method)
+    chosen = SUM if len(tasks) == 1 else named(method)
     parts = microbatches if microbatches > 1 else None
     self._combination = combination(
       chosen,
@@ -190,7 +190,7 @@ class Trainer:
       parts,
     )
     self.gradients = model.gradients(self.tasks, parts, chosen.flat_radius)
-    self._init_once = CompiledOnce(self._init)
+    self._init_rest = CompiledOnce(self._state_of)
     self._scan = CompiledOnce(self._steps, donate_argnums=0)
     if self._combination.combine is None:
       self._whole_step = CompiledOnce(self._step, donate_argnums=0)
@@ -199,7 +199,8 @@ class Trainer:
 
   def init(self, seed: int, learning_rate: float) -> RunState:
     """Makes the state before the first step, on all devices."""
-    state = self._init_once(jax.random.key(seed), jnp.float32(learning_rate))
+    params, rest = self.model.init(jax.random.key(seed))
+    state = self._init_rest(params, rest, jnp.float32(learning_rate))
     return self.model.replicate(state)
 
   def step(self, state: RunState, batch: Batch) -> tuple[RunState, tuple[Any, Any]]:
@@ -226,15 +227,13 @@ class Trainer:
     """Resets the sums over the epoch."""
     return state._replace(epoch=self.model.replicate(EpochSums.zeros(len(self.tasks))))
 
-  def _init(self, key: jax.Array, learning_rate: jax.Array) -> RunState:
-    model = self.problem.make_model(nnx.Rngs(key))
-    params = nnx.state(model, nnx.Param)
+  def _state_of(self, params, rest, learning_rate: jax.Array) -> RunState:
     optimizer = self._optimizer.init(params)
     hyperparams = optimizer.hyperparams | {"learning_rate": learning_rate}
     return RunState(
       step=jnp.zeros((), jnp.int32),
       params=params,
-      rest=nnx.state(model, nnx.Not(nnx.Param)),
+      rest=rest,
       combination=self._combination.init(params),
       optimizer=optimizer._replace(hyperparams=hyperparams),
       epoch=EpochSums.zeros(len(self.tasks)),

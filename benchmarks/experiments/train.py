@@ -94,7 +94,7 @@ def _loop(trainer, run, snapshot, checkpoints, writer, progress) -> Snapshot:
   if progress is not None and first:
     progress(first, "")
   iterator = stream(batches, first, run.epochs * per_epoch, per_call)
-  told = time.monotonic()
+  told = logged = time.monotonic()
   take = trainer.step if per_call == 1 else trainer.steps
   for step, batch in zip(itertools.count(first + per_call, per_call), iterator):
     state, (losses, weights) = take(state, batch)
@@ -108,8 +108,13 @@ def _loop(trainer, run, snapshot, checkpoints, writer, progress) -> Snapshot:
       history = [*history, row]
       best = _better(best, row, state)
       state = trainer.start_epoch(state)
-      _log(run, history, writer)
+      if writer is not None:
+        _log_epoch(writer, row)
+      if time.monotonic() - logged > _SECONDS_PER_LINE:
+        _log(run, history)
+        logged = time.monotonic()
     checkpoints.save_if_due(Snapshot(state, best, history))
+  _log(run, history)
   return Snapshot(state, best, history)
 
 
@@ -188,19 +193,22 @@ def _claim(run: Run, identity: dict[str, Any]) -> dict[str, Any] | None:
   return None
 
 
-def _log(run: Run, history: list[dict[str, Any]], writer) -> None:
-  """Writes the whole history as CSV, and the last row for TensorBoard."""
+def _log(run: Run, history: list[dict[str, Any]]) -> None:
+  """Writes the whole history as CSV."""
   rows = [dict(_flat(row)) for row in history]
   with (run.out / "history.csv.new").open("w", newline="") as file:
     table = csv.DictWriter(file, list(rows[0]))
     table.writeheader()
     table.writerows(rows)
   os.replace(run.out / "history.csv.new", run.out / "history.csv")
-  if writer is not None:
-    for name, value in rows[-1].items():
-      if value is not None:
-        writer.add_scalar(name, value, rows[-1]["epoch"])
-    writer.flush()  # or a run that is killed leaves nothing
+
+
+def _log_epoch(writer, row: dict[str, Any]) -> None:
+  """Writes an epoch for TensorBoard."""
+  for name, value in _flat(row):
+    if value is not None:
+      writer.add_scalar(name, value, row["epoch"])
+  writer.flush()  # or a run that is killed leaves nothing
 
 
 def _flat(row: dict[str, Any]):

@@ -337,7 +337,7 @@ def test_interrupted_run_with_several_steps_per_call_resumes_to_the_same_result(
 def test_microbatches_train_like_the_whole_batch(model, trainer, data, monkeypatch):
   parts = train.make_trainer(model, make_run(data, microbatches=2))
   # Reusing these functions saves seconds of compilation.
-  for name in ("_init_once", "_second_part"):
+  for name in ("_init_rest", "_second_part"):
     monkeypatch.setattr(parts, name, getattr(trainer, name))
   states = [x.init(0, 1e-2) for x in (trainer, parts)]
   for step in range(STEPS_PER_EPOCH):
