@@ -273,9 +273,24 @@ EQUAL_WEIGHTS = _method("maxgnr", gamma=0.9, solver=Solver(_equal_weights))
 # The plain sum, for single-task models.
 SUM = _method("equal_weights", shared=None)
 
+# Its weights are in the state, so that it is compiled once for all of them.
+FIXED_WEIGHTS = "fixed-weights"
+
+
+def _fixed_weights(setting: Setting) -> optax.GradientTransformation:
+  if setting.frame:
+    raise ValueError(
+      f"{FIXED_WEIGHTS} are taken as they are, without "
+      "[-smoothed-DECAY][-own-heads][-rescaled]"
+    )
+  make = optax.inject_hyperparams(aggregators.constant_weights)
+  return make(jnp.full(setting.num_tasks, 1 / setting.num_tasks))
+
+
 # Name on the command line and in the table -> method.
 METHODS = {
   "equal-weights": EQUAL_WEIGHTS,
+  FIXED_WEIGHTS: Method(_fixed_weights),
   **{
     name: method
     for name in (

@@ -13,8 +13,8 @@ from benchmarks.experiments.config import Run, Settings, read_file
 from benchmarks.experiments.grouping import Grouping, grouping
 from benchmarks.experiments.model import Model
 from benchmarks.experiments.problem import Problem
-from benchmarks.experiments.report import Report, report, settings_of
-from benchmarks.experiments.summary import JUDGED, caption
+from benchmarks.experiments.report import Report, report, settings_of, text
+from benchmarks.experiments.summary import caption, judged_models
 from benchmarks.experiments.sweep import Sweep, sweep
 from benchmarks.experiments.train import make_trainer, train_with_bar
 
@@ -60,7 +60,7 @@ def main(
       config_of_sweep = settings_of(settings, config)
       model = Model(make_problem(config_of_sweep))
       published = reference(config_of_sweep)
-      print(tables.whole(report(model, config, published), published))
+      print(text(report(model, config, published), published))
     elif isinstance(config, Sweep):
       sweep(Model(make_problem(config)), config, of_settings["train"])
       print(f"Results are in {config.out}; `report` makes tables and figures of them.")
@@ -96,10 +96,11 @@ def _with_file(arguments: list[str]) -> list[str]:
 
 
 def _print_result(problem: Problem, result: dict[str, Any], run: Run) -> None:
-  for judged in JUDGED:
-    text = caption(judged, {"schedule": run.schedule})
+  settings = {"schedule": run.schedule}
+  for judged in judged_models(settings):
+    models = caption(judged, settings)
     for split, metrics in result[judged].items():
-      print(f"\n{split}, {text}:")
+      print(f"\n{split}, {models}:")
       for metric in problem.metrics:
         print(
           f"  {metric.task} {metric.label}: {metrics[metric.name]:.{metric.places}f}"

@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.methods import named
+from benchmarks.methods import FIXED_WEIGHTS, named
 
 # Settings that a run's numbers do not depend on.
 _OPERATION = ("data", "out", "resume", "checkpoint_seconds", "tensorboard")
@@ -119,6 +119,8 @@ class Run(Settings):
   """Which parameters' gradients MaxGNR measures: the shared ones, or all."""
   tasks: tuple[str, ...] = ()
   """Train these tasks only; none named: all. One alone is trained by its own loss."""
+  weights: tuple[float, ...] = ()
+  """With ``fixed-weights``: one per task, in the order of their names; none: equal."""
   learning_rate: float = 1e-4
   """The optimiser's learning rate."""
   seed: int = 0
@@ -132,6 +134,8 @@ class Run(Settings):
     if not self.learning_rate > 0:
       raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
     named(self.method_name)
+    if self.weights and self.method != FIXED_WEIGHTS:
+      raise ValueError(f"weights are those of {FIXED_WEIGHTS}, not of {self.method}")
     # In the order of a problem's tasks, so that a run has one identity.
     object.__setattr__(self, "tasks", tuple(sorted(set(self.tasks))))
 
@@ -150,6 +154,8 @@ class Run(Settings):
       for name, value in dataclasses.asdict(self).items()
       if name not in (*_OPERATION, "method", "gamma", "solver", "measure")
     }
+    if not self.weights:
+      fields.pop("weights")  # older runs do not have them
     method = "single-task" if len(self.tasks) == 1 else self.method_name
     whole = {"problem": title, "method": method, **fields}
     return json.loads(json.dumps(whole))  # tuples are lists there

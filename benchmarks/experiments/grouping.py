@@ -22,6 +22,7 @@ from benchmarks.experiments.config import ManyRuns, Run
 from benchmarks.experiments.metric import delta_m, mean_over_seeds
 from benchmarks.experiments.model import Model
 from benchmarks.experiments.problem import Problem
+from benchmarks.experiments.runner import Runner
 from benchmarks.experiments.summary import Found
 from benchmarks.experiments.sweep import baseline_rows, described, run_rows
 from benchmarks.experiments.tuning import Row, is_at_edge
@@ -98,27 +99,28 @@ def grouping(model: Model, settings: Grouping, kind: type[Run]) -> str:
     )
   settings = dataclasses.replace(settings, record_stats=True)
   alone = baseline_rows(problem)
-  of_all: Row = (settings.measured_by, ())
-  found = run_rows(model, settings, kind, [*alone, of_all])
+  of_all = Row(settings.measured_by)
+  runner = Runner(model, settings, kind)
+  found = run_rows(runner, [*alone, of_all])
   stats = recorded(found[of_all].results)
   divisions = choose_divisions(stats, settings)
   groups = choose_groups(len(problem.tasks), divisions, settings)
   rows = {group: _row(problem, group, settings) for group in groups}
-  found |= run_rows(model, settings, kind, [*alone, *rows.values()])
+  found |= run_rows(runner, [*alone, *rows.values()])
   changes = {group: _changes(problem, found, rows[group]) for group in groups}
   summary = {
     **described(settings),
     "problem": problem.title,
     "tasks": list(problem.tasks),
     "machine": describe_machine(),
-    "alone": {row[1][0]: _rate(found[row]) for row in alone},
+    "alone": {row.tasks[0]: _rate(found[row]) for row in alone},
     "of_all": {"method": settings.measured_by, **_rate(found[of_all])},
     "groups": [
       {
-        "tasks": list(rows[group][1]),
+        "tasks": list(rows[group].tasks),
         **_rate(found[rows[group]]),
         "retained": dict(
-          zip(rows[group][1], retained(stats, group).tolist(), strict=True)
+          zip(rows[group].tasks, retained(stats, group).tolist(), strict=True)
         ),
         "change": changes[group],
       }
@@ -208,7 +210,7 @@ def _names(problem: Problem, group: Group) -> tuple[str, ...]:
 
 
 def _row(problem: Problem, group: Group, settings: Grouping) -> Row:
-  return settings.trained_by, _names(problem, group)
+  return Row(settings.trained_by, _names(problem, group))
 
 
 def _rate(found: Found) -> dict[str, Any]:
@@ -229,9 +231,9 @@ def _changes(
     return [result["last"]["test"] for result in found[row].results]
 
   changes = {}
-  for task in row[1]:
+  for task in row.tasks:
     metrics = problem.metrics_of(task)
-    alone = tests(("single-task", (task,)))
+    alone = tests(Row("single-task", (task,)))
     base = mean_over_seeds(alone, metrics)
     changes[task] = [delta_m(run, base, metrics) for run in tests(row)]
   return changes

@@ -98,9 +98,15 @@ def add(
 
 
 def mean_and_error(values: Sequence[float], places: int) -> str:
-  """Formats mean ± standard error; one value is shown alone, none as an empty text."""
+  """Formats mean ± standard error; one value is shown alone, none as an empty text.
+
+  If values are not finite, the text says how many.
+  """
   if not values:
     return ""
+  diverged = len(values) - int(np.isfinite(values).sum())
+  if diverged:
+    return f"diverged ({diverged} of {len(values)})"
   mean = f"{round(float(np.mean(values)), places) + 0.0:.{places}f}"  # never -0.0
   if len(values) < 2:
     return mean

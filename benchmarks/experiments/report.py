@@ -8,16 +8,17 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from benchmarks.experiments import figures, tables
+from benchmarks.experiments import comparison, figures, tables
 from benchmarks.experiments.checkpoint import Best, load_model
 from benchmarks.experiments.config import Settings
 from benchmarks.experiments.model import Model
 from benchmarks.experiments.noise import GradientNoise, gradient_noise
 from benchmarks.experiments.problem import SPLITS, Problem
 from benchmarks.experiments.step import Trainer
-from benchmarks.experiments.summary import JUDGED
+from benchmarks.experiments.summary import caption, judged_models
 from benchmarks.experiments.sweep import reported_seeds
 from benchmarks.experiments.train import LAST
+from benchmarks.experiments.tuning import Row
 
 S = TypeVar("S", bound=Settings)
 _MOST_CURVES = 10  # methods whose learning curves can be told apart
@@ -102,7 +103,7 @@ def report(
     settings.get("tuning_seeds_apart", False),
   )
   joint = {
-    m: _histories(out, m, rows[m]["learning_rate"], seeds)
+    m: _histories(out, _name(m, rows[m]), rows[m]["learning_rate"], seeds)
     for m in rows
     if m != "single-task"
   }
@@ -127,13 +128,24 @@ def report(
       method: _numbers(problem, noise, weights)
       for method, (noise, weights) in measured.items()
     }
-  for judged in JUDGED:
+  for judged in judged_models(settings):
     figures.delta_m(summary, judged, to / f"delta_m_{judged}.png")
     latex = tables.latex(summary, judged, reference)
     (to / f"table_{judged}.tex").write_text(latex + "\n")
-  (to / "table.md").write_text(tables.whole(summary, reference) + "\n")
+  (to / "table.md").write_text(text(summary, reference) + "\n")
   (to / "results.json").write_text(json.dumps(summary, indent=1) + "\n")
   return summary
+
+
+def text(summary: dict, reference: tables.Reference | None = None) -> str:
+  """Formats all Markdown tables under headings that name the judged models."""
+  parts = []
+  for judged in judged_models(summary["settings"]):
+    parts.append(
+      f"{summary['problem']}; test set, {caption(judged, summary['settings'])}:"
+    )
+    parts.append(tables.markdown(summary, judged, reference))
+  return "\n\n".join([*parts, comparison.markdown(summary)])
 
 
 def _draw_training(
@@ -160,6 +172,11 @@ def _draw_training(
 
 def _folder(out: Path, method: str, rate: float, seed: int) -> Path:
   return out / "runs" / method / f"lr-{rate:g}" / f"seed-{seed}"
+
+
+def _name(method: str, row: dict[str, Any]) -> str:
+  """Returns the name of the folder of a row's runs."""
+  return Row(method, weights=tuple(row.get("weights", ()))).name
 
 
 def _history(folder: Path) -> list[dict[str, Any]]:

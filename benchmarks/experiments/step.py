@@ -197,10 +197,28 @@ class Trainer:
     else:
       self._second_part = CompiledOnce(self._combine, donate_argnums=0)
 
-  def init(self, seed: int, learning_rate: float) -> RunState:
-    """Makes the state before the first step, on all devices."""
+  def init(
+    self, seed: int, learning_rate: float, weights: Sequence[float] = ()
+  ) -> RunState:
+    """Makes the state before the first step, on all devices.
+
+    Args:
+      seed: Determines the initial parameters.
+      learning_rate: The optimiser's.
+      weights: Of a method whose weights are fixed: [K], or none for equal ones.
+
+    Raises:
+      ValueError: if there are weights, but not K of them.
+    """
     params, rest = self.model.init(jax.random.key(seed))
     state = self._init_rest(params, rest, jnp.float32(learning_rate))
+    if weights:
+      if len(weights) != len(self.tasks):
+        raise ValueError(
+          f"weights must be one for each of {', '.join(self.tasks)}, got {weights}"
+        )
+      fixed = optax.tree.set(state.combination, weights=jnp.array(weights, jnp.float32))
+      state = state._replace(combination=fixed)
     return self.model.replicate(state)
 
   def step(self, state: RunState, batch: Batch) -> tuple[RunState, tuple[Any, Any]]:

@@ -3,18 +3,30 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from benchmarks.experiments.metric import (
   Metric,
   delta_m,
   mean_over_seeds,
   mean_ranks,
 )
-from benchmarks.experiments.problem import Problem
+from benchmarks.experiments.problem import SPLITS, Problem
 from benchmarks.experiments.tuning import Row, is_at_edge
 from benchmarks.machine import describe_machine
 
-# The models of a run that are judged.
-JUDGED = ("last", "best")
+# The models of a run: the last, and the best on the training set.
+_MODELS = ("last", "best")
+# The share of a run's epochs after which the curves should be flat.
+_ALMOST_DONE = 0.8
+
+
+def judged_models(settings: Mapping[str, Any]) -> tuple[str, ...]:
+  """Lists the models by which runs of these settings are judged, for tables.
+
+  They are the paper's two, but only the last one where the learning rate falls to 0.
+  """
+  return _MODELS[:1] if settings.get("schedule") == "cosine" else _MODELS
 
 
 def caption(judged: str, settings: Mapping[str, Any]) -> str:
@@ -53,25 +65,33 @@ def summarise(
 ) -> dict[str, Any]:
   """Collects every published number, per seed, and how to reproduce it."""
   metrics = problem.metrics
-  single = {tasks[0]: f for (_, tasks), f in found.items() if tasks}
-  joint = {method: f for (method, tasks), f in found.items() if not tasks}
+  single = {row.tasks[0]: f for row, f in found.items() if row.tasks}
+  joint = {row: f for row, f in found.items() if not row.tasks}
   rows: dict[str, Any] = {}
+  of_metric: dict[str, dict[str, Found]] = {}
   if single:
+    of_metric["single-task"] = {m.name: single[m.task] for m in metrics}
     rows["single-task"] = {
       "learning_rates": {task: f.learning_rate for task, f in single.items()},
       "validation": {task: _keys(f.scores) for task, f in single.items()},
       "at_edge": any(is_at_edge(f.scores, f.learning_rate) for f in single.values()),
-      "test": _on_test({metric.name: single[metric.task] for metric in metrics}),
     }
-  for method, f in joint.items():
-    rows[method] = {
+  for row, f in joint.items():
+    of_metric[row.method] = {m.name: f for m in metrics}
+    weights = {"weights": list(row.weights)} if row.weights else {}
+    rows[row.method] = weights | {
       "learning_rate": f.learning_rate,
       "validation": _keys(f.scores),
       "at_edge": is_at_edge(f.scores, f.learning_rate),
-      "test": _on_test({metric.name: f for metric in metrics}),
     }
-  for judged in JUDGED:
-    _sum_up(rows, judged, [m for m in metrics if m.in_delta_m], problem.baseline)
+  judged_on = [metric for metric in metrics if metric.in_delta_m]
+  for name, row in rows.items():
+    row["test"] = {judged: _on_test(of_metric[name], judged) for judged in _MODELS}
+  for judged in _MODELS:
+    _sum_up(rows, judged, judged_on, problem.baseline)
+  base = of_metric[problem.baseline]
+  for name, row in rows.items():
+    row["change_at_end"] = _change_at_end(of_metric[name], base, judged_on)
   return {
     **described,
     "problem": problem.title,
@@ -83,15 +103,41 @@ def summarise(
   }
 
 
-def _on_test(found: Mapping[str, Found]) -> dict[str, dict[str, list[float]]]:
-  """Collects the metrics of the models that they judge: model -> metric -> values."""
+def _on_test(found: Mapping[str, Found], judged: str) -> dict[str, list[float]]:
+  """Collects the metrics of the models that they judge: metric -> values by seed."""
   return {
-    judged: {
-      name: [run[judged]["test"][name] for run in f.results]
-      for name, f in found.items()
-    }
-    for judged in JUDGED
+    name: [run[judged]["test"][name] for run in f.results] for name, f in found.items()
   }
+
+
+def _change_at_end(
+  found: Mapping[str, Found], base: Mapping[str, Found], metrics: Sequence[Metric]
+) -> float:
+  """Computes how much Δm still rises in the last fifth of the epochs, mean over seeds.
+
+  It is that on the validation data, or on the test set if there are none. It should be
+  near 0, or the training was too short to tell what the row can reach.
+  """
+
+  def values(of_metric: Mapping[str, Found], share: float) -> list[dict[str, float]]:
+    at = {
+      name: [_evaluated(run["history"], share)[name] for run in f.results]
+      for name, f in of_metric.items()
+    }
+    return _by_seed(at)
+
+  level = mean_over_seeds(values(base, 1.0), metrics)
+  before, after = (
+    np.mean([delta_m(run, level, metrics) for run in values(found, share)])
+    for share in (_ALMOST_DONE, 1.0)
+  )
+  return float(after - before)
+
+
+def _evaluated(history: Sequence[dict[str, Any]], share: float) -> dict[str, float]:
+  """Returns the metrics of a run after a share of its epochs."""
+  row = history[max(0, round(share * len(history)) - 1)]
+  return next(row[split] for split in SPLITS if split in row)
 
 
 def _sum_up(

@@ -7,7 +7,6 @@ import numpy as np
 from tabulate import tabulate
 
 from benchmarks.experiments.metric import Metric, mean_and_error
-from benchmarks.experiments.summary import JUDGED, caption
 
 _ARROW = {1: "↑", -1: "↓"}
 # In this order: the commands themselves have underscores.
@@ -154,13 +153,3 @@ def rates(row: dict[str, Any]) -> str:
   if "learning_rate" in row:
     return f"{row['learning_rate']:g}"
   return ", ".join(f"{rate:g}" for rate in sorted(set(row["learning_rates"].values())))
-
-
-def whole(summary: dict, reference: Reference | None = None) -> str:
-  """Formats both Markdown tables under headings that name the judged models."""
-  parts = []
-  for judged in JUDGED:
-    text = caption(judged, summary["settings"])
-    parts.append(f"{summary['problem']}; test set, {text}:")
-    parts.append(markdown(summary, judged, reference))
-  return "\n\n".join(parts)

@@ -119,7 +119,7 @@ def _loop(trainer, run, snapshot, checkpoints, writer, progress) -> Snapshot:
 
 
 def _start(trainer: Trainer, run: Run) -> Snapshot:
-  state = trainer.init(run.seed, run.learning_rate)
+  state = trainer.init(run.seed, run.learning_rate, run.weights)
   return Snapshot(state, _model(np.inf, 0, state), [])
 
 

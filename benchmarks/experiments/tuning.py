@@ -1,16 +1,33 @@
 """Chooses the learning rate of each row on validation data, and extends its grid."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmarks.experiments.metric import Metric, delta_m, mean_over_seeds
 from benchmarks.experiments.problem import Problem
 
-# A row of a table: a method, and the tasks that it trains; none named: all. A
-# single-task model is a row "single-task" with one task.
-Row = tuple[str, tuple[str, ...]]
+
+class Row(NamedTuple):
+  """A row of a table.
+
+  Attributes:
+    method: Its method; ``"single-task"`` for a model of one task.
+    tasks: The tasks that it trains; none named: all.
+    weights: Those of a method whose weights are fixed.
+  """
+
+  method: str
+  tasks: tuple[str, ...] = ()
+  weights: tuple[float, ...] = ()
+
+  @property
+  def name(self) -> str:
+    """A name of its own for the folder of its runs."""
+    on = ["on"] if self.tasks and self.method != "single-task" else []
+    return "-".join([self.method, *on, *self.tasks, *(f"{w:g}" for w in self.weights)])
+
 
 # Learning rate -> Δm % on the validation data; not finite where runs diverged.
 Scores = dict[float, float]
@@ -44,9 +61,8 @@ def score_rates(
   scores: dict[Row, Scores] = {}
   base: dict[str, float] = {}
   for row, rates in grids.items():
-    method, tasks = row
-    metrics = [m for m in problem.metrics if not tasks or m.task in tasks]
-    if method == problem.baseline:
+    metrics = [m for m in problem.metrics if not row.tasks or m.task in row.tasks]
+    if row.method == problem.baseline:
       values = [mean(row, rate) for rate in rates]
       own = {m.name: _median([v[m.name] for v in values]) for m in metrics}
       scores[row] = score(row, own, metrics)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import tyro
 
-from benchmarks.experiments import tables
 from benchmarks.experiments.cli import commands
 from benchmarks.experiments.model import Model
 from benchmarks.experiments.paper import batch_size
@@ -22,7 +21,7 @@ from benchmarks.experiments.problems.scenes.problem import (
   make_problem,
   reference,
 )
-from benchmarks.experiments.report import Report, report
+from benchmarks.experiments.report import Report, report, text
 from benchmarks.experiments.sweep import PAPER_METHODS, sweep
 
 
@@ -72,7 +71,7 @@ def main(paper: Paper) -> str:
   sweep(model, settings, of_scenes["train"])
   options = Report(data=rooms, out=settings.out, to=paper.out)
   published = reference(settings)
-  text = tables.whole(report(model, options, published), published)
+  found = text(report(model, options, published), published)
   batch_size.main(
     batch_size.Settings(
       out=paper.out / "batch_size",
@@ -82,7 +81,7 @@ def main(paper: Paper) -> str:
       seeds=paper.seeds,
     )
   )
-  return text
+  return found
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Compares every row of a sweep with one of them, seed by seed.
+"""Compares every row of a sweep with another one, seed by seed.
 
-``python -m benchmarks.experiments.paired FOLDER`` reads the sweep's ``results.json``
-and writes ``paired.json`` and ``paired.md`` beside it.
+``report`` compares each with the best other row. ``python -m
+benchmarks.experiments.comparison FOLDER --against ROW`` reads the sweep's
+``results.json`` and prints the comparison with that row.
 """
 
 import dataclasses
@@ -20,16 +21,17 @@ from benchmarks.experiments.tables import EDGE, rates
 from benchmarks.experiments.tuning import is_at_edge
 
 _DRAWS = 10_000
+_FLAT = 1.0  # %, the most by which Δm may rise at the end of flat curves
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Paired:
+class Comparison:
   """Compare every row of a sweep with one of them, seed by seed."""
 
   folder: tyro.conf.Positional[Path]
   """The folder of the sweep's results.json."""
-  against: str = "maxgnr-0.9"
-  """The row that the others are compared with."""
+  against: str | None = None
+  """The row that the others are compared with; default: the best other row."""
 
 
 def interval(differences: np.ndarray) -> tuple[float, float]:
@@ -49,42 +51,57 @@ def interval(differences: np.ndarray) -> tuple[float, float]:
   return float(low), float(high)
 
 
-def compare(summary: dict[str, Any], against: str) -> dict[str, dict[str, Any]]:
-  """Compares the Δm of every row with that of ``against`` and of the baseline.
+def compare(
+  summary: dict[str, Any], against: str | None = None
+) -> dict[str, dict[str, Any]]:
+  """Compares the Δm of every row with that of another row and of the baseline.
 
   Args:
     summary: What :func:`benchmarks.experiments.summary.summarise` makes.
-    against: The name of a row.
+    against: The name of a row. Default: the best other row, the baseline not counted.
 
   Returns:
-    Row -> ``delta_m`` (mean over seeds, %), ``delta_m_interval``, ``difference`` (mean
-    of this row's Δm minus that of ``against``), ``difference_interval``,
-    ``seeds_above`` (seeds in which it is positive), ``learning_rate`` as tables show
-    it, and ``at_edge``: whether a chosen rate is the first or the last of those tried.
+    Row -> ``delta_m`` (mean over seeds, %), ``delta_m_interval``, ``against`` (the
+    other row; None if there is none), ``difference`` (mean of this row's Δm minus the
+    other's), ``difference_interval``, ``seeds_above`` (seeds in which it is positive),
+    ``change_at_end`` (see the summary; None in older ones), ``learning_rate`` as tables
+    show it, and ``at_edge``: whether a chosen rate is the first or the last of those
+    tried.
 
   Raises:
     ValueError: if there is no such row.
   """
   rows = summary["rows"]
-  if against not in rows:
+  if against is not None and against not in rows:
     raise ValueError(
       f"there is no row {against!r}: it must be one of {', '.join(rows)}"
     )
   values = {name: np.array(row["delta_m"]["last"]) for name, row in rows.items()}
-  baseline = values[baseline_of(summary)[0]]
+  baseline = baseline_of(summary)[0]
   found = {}
   for name, row in rows.items():
-    difference = values[name] - values[against]
+    other = against or _best_other(values, name, baseline)
+    difference = values[name] - values[other or name]
     found[name] = {
       "delta_m": float(values[name].mean()),
-      "delta_m_interval": interval(values[name] - baseline),
+      "delta_m_interval": interval(values[name] - values[baseline]),
+      "against": other,
       "difference": float(difference.mean()),
       "difference_interval": interval(difference),
       "seeds_above": int((difference > 0).sum()),
+      "change_at_end": row.get("change_at_end"),
       "learning_rate": rates(row),
       "at_edge": _is_at_edge(row),
     }
   return found
+
+
+def _best_other(values: dict[str, np.ndarray], name: str, baseline: str) -> str | None:
+  others = {
+    other: x.mean() for other, x in values.items() if other not in (name, baseline)
+  }
+  finite = {other: x for other, x in others.items() if np.isfinite(x)}
+  return max(finite, key=finite.__getitem__, default=None)
 
 
 def _is_at_edge(row: dict[str, Any]) -> bool:
@@ -99,57 +116,65 @@ def _is_at_edge(row: dict[str, Any]) -> bool:
   )
 
 
-def markdown(summary: dict[str, Any], against: str) -> str:
+def markdown(summary: dict[str, Any], against: str | None = None) -> str:
   """Formats what :func:`compare` finds, the highest Δm first."""
   found = compare(summary, against)
   baseline, baseline_text = baseline_of(summary)
-  seeds = len(summary["rows"][against]["delta_m"]["last"])
+  seeds = len(summary["rows"][baseline]["delta_m"]["last"])
   lines = []
-  for name, row in sorted(found.items(), key=lambda item: -item[1]["delta_m"]):
+  by_delta_m = sorted(
+    found.items(), key=lambda item: -np.nan_to_num(item[1]["delta_m"], nan=-np.inf)
+  )
+  for name, row in by_delta_m:
     compared = [""] * 3
-    if name != against:
+    if row["against"] not in (None, name):
       compared = [
-        f"{row['difference']:+.1f}",
+        _number(row["difference"]),
         _text(row["difference_interval"]),
         f"{row['seeds_above']} of {seeds}",
       ]
     delta_m = mean_and_error(summary["rows"][name]["delta_m"]["last"], 1)
     alone = "" if name == baseline else _text(row["delta_m_interval"])
+    change = row["change_at_end"]
+    still = "" if change is None else _number(change) + " (rising)" * (change > _FLAT)
     rate = row["learning_rate"] + (EDGE if row["at_edge"] else "")
-    lines.append([name, delta_m, alone, *compared, rate])
+    lines.append([name, delta_m, alone, *compared, still, rate])
   header = [
     "method",
     "Δm % ↑",
     "95 % interval",
-    f"difference to {against}",
+    f"difference to {against or 'the best other row'}",
     "95 % interval",
     "better in",
+    "last fifth",
     "learning rate",
   ]
   table = tabulate(lines, header, tablefmt="github", disable_numparse=True)
   judged = caption("last", summary["settings"])
   return (
     f"{summary['problem']}; test set, {judged}; {seeds} seeds, intervals by the paired "
-    f"bootstrap, that of Δm against {baseline_text}:\n\n{table}\n"
+    f"bootstrap, that of Δm against {baseline_text}; last fifth: what Δm gained in the "
+    f"last fifth of the epochs, rising if above {_FLAT:g}:\n\n{table}"
   )
 
 
+def _number(value: float) -> str:
+  return f"{value:+.1f}" if np.isfinite(value) else ""
+
+
 def _text(bounds: tuple[float, float]) -> str:
-  return f"{bounds[0]:+.1f} to {bounds[1]:+.1f}"
+  low, high = bounds
+  return f"{low:+.1f} to {high:+.1f}" if np.isfinite(low + high) else ""
 
 
-def main(options: Paired) -> str:
-  """Writes both files, and returns the table."""
+def main(options: Comparison) -> str:
+  """Reads the results and returns the table."""
   summary = json.loads((options.folder / "results.json").read_text())
-  text = markdown(summary, options.against)
-  found = {"against": options.against, "rows": compare(summary, options.against)}
-  (options.folder / "paired.md").write_text(text)
-  (options.folder / "paired.json").write_text(json.dumps(found, indent=1) + "\n")
-  return text
+  return markdown(summary, options.against)
 
 
 if __name__ == "__main__":
   try:
-    print(main(tyro.cli(Paired)))
+    print(main(tyro.cli(Comparison)))
   except (ValueError, FileNotFoundError) as error:
-    sys.exit(f"python -m benchmarks.experiments.paired: {error}")
+    sys.exit(f"python -m benchmarks.experiments.comparison: {error}")
