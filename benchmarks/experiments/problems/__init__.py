@@ -10,6 +10,14 @@ PROBLEMS = {
   "scm20d": "16 regressions on a table of a supply chain's prices, from an .arff file",
   "scenes": "segmentation, depth and normals of NYUv2, Cityscapes or rendered rooms",
   "helmholtz": "a physics-informed network: an equation and its boundary, no files",
+  "klein-gordon": "the same for a nonlinear wave, with a start besides, no files",
+  "burgers": "the same for a wave that becomes a shock, no files",
+}
+# Name -> module, of those that have no folder of their own.
+_MODULES = {
+  "helmholtz": "pinn.helmholtz",
+  "klein-gordon": "pinn.klein_gordon",
+  "burgers": "pinn.burgers",
 }
 
 
@@ -19,4 +27,5 @@ def load(name: str) -> Any:
   Only the problem that is asked for is imported, so that the others' libraries cost no
   time.
   """
-  return importlib.import_module(f"{__name__}.{name}.problem")
+  module = _MODULES.get(name, f"{name}.problem")
+  return importlib.import_module(f"{__name__}.{module}")
