@@ -8,6 +8,7 @@ PROBLEMS = {
   "digits": "four unlike tasks on pairs of handwritten digits, which need no files",
   "fashion": "the same tasks on pairs of Fashion-MNIST images, from an .npz file",
   "scm20d": "16 regressions on a table of a supply chain's prices, from an .arff file",
+  "tox21": "12 binary tasks on molecules, with missing labels, from an .npz file",
   "scenes": "segmentation, depth and normals of NYUv2, Cityscapes or rendered rooms",
   "helmholtz": "a physics-informed network: an equation and its boundary, no files",
   "klein-gordon": "the same for a nonlinear wave, with a start besides, no files",
