@@ -14,6 +14,8 @@ from benchmarks.experiments import __main__
 from benchmarks.experiments.problems.pinn import burgers, klein_gordon, network
 from benchmarks.experiments.problems.pinn.points import draw_in_time, grid
 from benchmarks.experiments.problems.pinn.problem import NetworkSettings
+from benchmarks.methods import Setting, named
+from maxgnr_jax import aggregator_state
 
 pytestmark = pytest.mark.usefixtures("quick_experiments")
 
@@ -219,6 +221,22 @@ def test_evaluations_of_the_burgers_equation_hold_its_solution():
 
 
 # --- Both ---
+
+
+def test_row_of_jaxpi_has_the_ratios_of_its_averaged_weights():
+  random = np.random.default_rng(0)
+  method = named("jaxpi-grad-norm")
+  tx = method.make(Setting(3, lambda params: True, 100))
+  state, logs = tx.init(jnp.zeros(4)), np.zeros(3)
+  for _ in range(5):  # refreshes
+    grads = random.normal(size=(3, 4)) * 10.0 ** random.uniform(-2, 2, (3, 1))
+    norms = np.linalg.norm(grads, axis=1)
+    logs = 0.9 * logs + 0.1 * np.log(norms.mean() / norms)
+    _, state = tx.update(jnp.asarray(grads, jnp.float32), state, jnp.zeros(4))
+  found = np.log(aggregator_state(state).weights)
+  logs /= 1 - 0.9**5  # as if there had been weights before the first
+  np.testing.assert_allclose(found - found[0], logs - logs[0], atol=1e-3)
+  assert method.refresh_every == 100
 
 
 @pytest.mark.parametrize("name", EQUATIONS)
