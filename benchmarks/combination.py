@@ -18,11 +18,15 @@ from maxgnr_jax import (
   value_and_task_grads,
 )
 
+# From a batch to a bool for each task.
+Labelled = Callable[[Any], dict[str, jax.Array]]
+
 
 def task_gradients(
   task_losses: Callable[..., tuple[Any, Any, Any]],
   microbatches: int | None = None,
   flat_radius: float | None = None,
+  labelled: Labelled | None = None,
 ) -> Callable[..., tuple[Any, dict[str, Any]]]:
   """Makes a function that takes the gradients of K losses, the same for all methods.
 
@@ -34,14 +38,18 @@ def task_gradients(
       then means over the parts.
     flat_radius: Radius of the perturbation at which flat gradients are taken as well;
       None for a method that takes none.
+    labelled: Whether a batch has labels of each task, which becomes the ``task_mask``
+      of an update. None if every batch has labels of all.
 
   Returns:
     A function of the same arguments to ``((losses, kpis, rest), gradients)``.
     ``gradients`` is a dict of ``grads`` and the extra arguments of an update.
 
   Raises:
-    ValueError: if both ``microbatches`` and ``flat_radius`` are given.
+    ValueError: if ``microbatches`` is given together with ``flat_radius`` or
+      ``labelled``.
   """
+  _check_parts(microbatches, labelled)
   losses_and_aux = _with_aux(task_losses)
   if flat_radius is None:
     differentiated = value_and_task_grads(
@@ -51,7 +59,8 @@ def task_gradients(
     def gradients(*args):
       (losses, aux), grads = differentiated(*args)
       kpis, rest = _whole(aux, microbatches)
-      return (losses, kpis, rest), {"grads": grads, "losses": losses, "kpis": kpis}
+      found = {"grads": grads, "losses": losses, "kpis": kpis}
+      return (losses, kpis, rest), found | _task_mask(labelled, args)
 
     return gradients
 
@@ -64,7 +73,7 @@ def task_gradients(
   def flat_gradients(*args):
     (losses, aux), (grads, flat_grads) = perturbed(*args)
     found = {"grads": grads, "flat_grads": flat_grads, "losses": losses}
-    return (losses, *aux), found
+    return (losses, *aux), found | _task_mask(labelled, args)
 
   return flat_gradients
 
@@ -90,6 +99,7 @@ def combination(
   task_losses: Callable[..., tuple[Any, Any, Any]],
   setting: Setting,
   microbatches: int | None = None,
+  labelled: Labelled | None = None,
 ) -> Combination:
   """Makes the functions that combine the gradients of ``task_losses`` by ``method``.
 
@@ -98,10 +108,13 @@ def combination(
     task_losses: As in :func:`task_gradients`.
     setting: What the method may have to know of the problem.
     microbatches: As in :func:`task_gradients`.
+    labelled: As in :func:`task_gradients`.
   """
+  _check_parts(microbatches, labelled)
   aggregator = method.make(setting)
   if method.stacked or method.flat_radius is not None:
-    gradients = task_gradients(task_losses, microbatches, method.flat_radius)
+    radius = method.flat_radius
+    gradients = task_gradients(task_losses, microbatches, radius, labelled)
     combine = _combine(aggregator)
 
     def stacked(state, params, *args):
@@ -119,7 +132,8 @@ def combination(
   )
 
   def value_and_grad(state, *args):
-    (losses, aux), grad, state = cheapest.value_and_grad(state, *args)
+    mask = _task_mask(labelled, args)
+    (losses, aux), grad, state = cheapest.value_and_grad(state, *args, **mask)
     return (losses, *_whole(aux, microbatches)), grad, state
 
   if method.refresh_every > 1:
@@ -141,6 +155,21 @@ def _combine(aggregator: optax.GradientTransformation) -> Callable[..., Any]:
     return aggregator.update(found["grads"], state, params, **extra_args)
 
   return combine
+
+
+def _check_parts(microbatches: int | None, labelled: Labelled | None) -> None:
+  """Raises if a loss over a batch's labels would be taken over parts of the batch."""
+  if microbatches is not None and labelled is not None:
+    raise ValueError(
+      "a mean over a batch's labels is not the mean of its parts' means, because they "
+      "have different numbers of labels: leave microbatches out for a problem with "
+      "missing labels"
+    )
+
+
+def _task_mask(labelled: Labelled | None, args: tuple[Any, ...]) -> dict[str, Any]:
+  """Returns the extra argument for the batch in ``args``, after the parameters."""
+  return {} if labelled is None else {"task_mask": labelled(args[1])}
 
 
 def _with_aux(task_losses):

@@ -315,6 +315,13 @@ METHODS = {
   "imtl-g": _method("imtl_g"),
   "imtl-l": _method("imtl_l"),
   "gradient-norm-scaling": _method("gradient_norm_scaling"),
+  # What jaxpi does for physics-informed networks (Wang et al., An expert's guide to
+  # training them, 2023): w_k = mean_j ‖g_j‖ / ‖g_k‖, averaged with a decay of 0.9.
+  # Three things differ: a factor that all weights share; the average is of logarithms;
+  # weights change every 100 steps rather than 1,000, because runs are shorter here.
+  "jaxpi-grad-norm": _method("gradient_norm_scaling", smoothing=0.9)._replace(
+    refresh_every=100
+  ),
   "cagrad": _method("cagrad"),
   "nash-mtl": _method("nash_mtl"),
   "fairgrad-2": _method("fairgrad", alpha=2.0),

@@ -1,14 +1,53 @@
-"""Makes batches from seed and step alone, so that a run can begin at any step."""
+"""Reads arrays, and makes batches from seed and step: a run can begin anywhere."""
 
 import functools
 import sys
-from collections.abc import Iterator
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import grain
 import numpy as np
 
 from benchmarks.experiments.problem import Batch
+
+# What NumPy raises for files that are not archives, or damaged ones; a TypeError for
+# one of its own that holds a single array.
+_UNREADABLE = (
+  OSError,
+  ValueError,
+  EOFError,
+  TypeError,
+  zipfile.BadZipFile,
+  zlib.error,
+)
+
+
+def read_npz(path: Path, names: Iterable[str], what: str) -> dict[str, np.ndarray]:
+  """Reads arrays from an .npz file.
+
+  Args:
+    path: The file.
+    names: The arrays that it must hold.
+    what: The data's name, for errors.
+
+  Raises:
+    ValueError: if it is not such a file or lacks an array.
+  """
+  if not path.is_file():
+    raise ValueError(f"--data must be {what} as one .npz file, {path} is none")
+  try:
+    # Opened here: of one that is damaged NumPy would leave it open.
+    with path.open("rb") as opened, np.load(opened) as file:
+      arrays = {name: file[name] for name in names if name in file}
+  except _UNREADABLE as error:
+    raise ValueError(f"{path} cannot be read as an .npz file: {error}") from error
+  for name in names:
+    if name not in arrays:
+      raise ValueError(f"{path} lacks the array {name!r}; it needs {', '.join(names)}")
+  return arrays
 
 
 def stream(

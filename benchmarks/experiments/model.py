@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from benchmarks.combination import task_gradients
+from benchmarks.combination import Labelled, task_gradients
 from benchmarks.experiments.metric import add
 from benchmarks.experiments.problem import Batch, Problem
 
@@ -93,7 +93,20 @@ class Model:
     methods, because most of what there is to compile is in it.
     """
     losses = functools.partial(self.losses, tasks=tasks)
-    return CompiledOnce(task_gradients(losses, microbatches, flat_radius))
+    labelled = self.labelled(tasks)
+    return CompiledOnce(task_gradients(losses, microbatches, flat_radius, labelled))
+
+  def labelled(self, tasks: Sequence[str]) -> Labelled | None:
+    """Returns the problem's function of a batch, for these tasks only."""
+    of_problem = self.problem.labelled
+    if of_problem is None:
+      return None
+
+    def of_tasks(batch: Batch) -> dict[str, jax.Array]:
+      has_labels = of_problem(batch)
+      return {task: has_labels[task] for task in tasks}
+
+    return of_tasks
 
   def evaluate(self, params, rest, batches: Iterable[Batch]) -> dict[str, float] | None:
     """Computes the metrics over all examples of ``batches``; None if there are none."""

@@ -26,7 +26,8 @@ class Problem:
     inputs: Name of the array of a batch that the model takes.
     make_model: Takes :class:`flax.nnx.Rngs`, returns a model from inputs to outputs.
     trunk_only: Takes the parameters, returns bools: True where tasks share them.
-    losses: Takes outputs and batch, returns each task's loss, a dict of scalars.
+    losses: Takes outputs and batch, returns each task's loss, a dict of scalars. That
+      of a task without labels must be finite.
     kpis: Takes outputs and batch, returns each task's key performance indicator in
       [0, 1], a dict of scalars.
     sums: Takes outputs and batch, returns a dict of arrays to be added over batches.
@@ -41,6 +42,8 @@ class Problem:
       tasks share, for methods that measure gradients there. None if the problem does
       not say which it is.
     last_bias: The same for the bias of that layer alone.
+    labelled: Takes a batch, returns bools: whether it has labels of each task. A task
+      without labels takes no part in the step. None if every batch has labels of all.
     baseline: The row that Δm is relative to: ``"single-task"``, models of one task
       each, or a method if no task can be trained alone. All metrics then judge the
       whole model.
@@ -62,6 +65,7 @@ class Problem:
   layers: Callable[[nnx.State], Any] | None = None
   last_layer: Callable[[nnx.State], Any] | None = None
   last_bias: Callable[[nnx.State], Any] | None = None
+  labelled: Callable[[Batch], dict[str, jax.Array]] | None = None
   baseline: str = "single-task"
 
   def metrics_of(self, task: str) -> tuple[Metric, ...]:

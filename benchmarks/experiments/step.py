@@ -29,7 +29,8 @@ class EpochSums(NamedTuple):
 
   Attributes:
     steps: [], int32.
-    losses: [K].
+    losses: [K], over the steps with labels of the task.
+    labelled: [K], int32. The number of those steps.
     weights: [K].
     log_gnr: [K], over the steps in which the GNR was positive and finite.
     measured: [K], int32. The number of those steps.
@@ -37,6 +38,7 @@ class EpochSums(NamedTuple):
 
   steps: jax.Array
   losses: jax.Array
+  labelled: jax.Array
   weights: jax.Array
   log_gnr: jax.Array
   measured: jax.Array
@@ -46,16 +48,20 @@ class EpochSums(NamedTuple):
     """Returns the sums over no step."""
     # One array each: a step gives up the memory of every one.
     losses, weights, log_gnr = (jnp.zeros(num_tasks) for _ in range(3))
-    measured = jnp.zeros(num_tasks, jnp.int32)
-    return cls(jnp.zeros((), jnp.int32), losses, weights, log_gnr, measured)
+    labelled, measured = (jnp.zeros(num_tasks, jnp.int32) for _ in range(2))
+    steps = jnp.zeros((), jnp.int32)
+    return cls(steps, losses, labelled, weights, log_gnr, measured)
 
-  def add(self, losses: jax.Array, weights: jax.Array, gnr: jax.Array) -> "EpochSums":
-    """Returns the sums with one more step."""
+  def add(
+    self, losses: jax.Array, labelled: jax.Array, weights: jax.Array, gnr: jax.Array
+  ) -> "EpochSums":
+    """Returns the sums with one more step; ``labelled`` is [K], bool."""
     log_gnr = jnp.log(gnr)
     measured = jnp.isfinite(log_gnr)
     return EpochSums(
       self.steps + 1,
-      self.losses + losses,
+      self.losses + jnp.where(labelled, losses, 0),
+      self.labelled + labelled,
       self.weights + weights,
       self.log_gnr + jnp.where(measured, log_gnr, 0),
       self.measured + measured,
@@ -65,9 +71,10 @@ class EpochSums(NamedTuple):
     """Averages losses and weights, and GNRs geometrically; None where unmeasured."""
     steps = float(self.steps)
     with np.errstate(invalid="ignore"):
+      loss = np.asarray(self.losses) / np.asarray(self.labelled, np.float32)
       gnr = np.exp(np.asarray(self.log_gnr) / np.asarray(self.measured))
     values = {
-      "loss": np.asarray(self.losses) / steps,
+      "loss": loss,
       "weight": np.asarray(self.weights) / steps,
       "gnr": gnr,
     }
@@ -175,6 +182,7 @@ class Trainer:
     make_optimizer = optax.inject_hyperparams(OPTIMIZERS[optimizer])
     self._optimizer = make_optimizer(learning_rate=0.0)
     chosen = SUM if len(tasks) == 1 else named(method)
+    self._labelled = model.labelled(self.tasks)
     parts = microbatches if microbatches > 1 else None
     self._combination = combination(
       chosen,
@@ -188,6 +196,7 @@ class Trainer:
         problem.last_bias,
       ),
       parts,
+      self._labelled,
     )
     self.gradients = model.gradients(self.tasks, parts, chosen.flat_radius)
     self._init_rest = CompiledOnce(self._state_of)
@@ -261,7 +270,8 @@ class Trainer:
     (losses, _, rest), grad, method_state = self._combination.value_and_grad(
       state.combination, state.params, batch, state.rest
     )
-    return self._descend(state, losses, rest, grad, method_state)
+    mask = None if self._labelled is None else self._labelled(batch)
+    return self._descend(state, losses, mask, rest, grad, method_state)
 
   def _steps(self, state: RunState, batches: Batch):
     state, shown = jax.lax.scan(self._step, state, batches)
@@ -272,20 +282,24 @@ class Trainer:
     grad, method_state = self._combination.combine(
       found, state.combination, state.params
     )
-    return self._descend(state, found["losses"], rest, grad, method_state)
+    losses, mask = found["losses"], found.get("task_mask")
+    return self._descend(state, losses, mask, rest, grad, method_state)
 
-  def _descend(self, state: RunState, losses, rest, grad, method_state):
+  def _descend(self, state: RunState, losses, mask, rest, grad, method_state):
     updates, optimizer = self._optimizer.update(grad, state.optimizer, state.params)
     if self._factor is not None:
       updates = optax.tree.scale(self._factor(state.step), updates)
     weights, gnr = weights_and_gnr(method_state, len(self.tasks))
     losses = jnp.stack([losses[task] for task in self.tasks])
+    labelled = jnp.ones(len(self.tasks), bool)
+    if mask is not None:
+      labelled = jnp.stack([mask[task] for task in self.tasks])
     state = RunState(
       step=state.step + 1,
       params=optax.apply_updates(state.params, updates),
       rest=rest,
       combination=method_state,
       optimizer=optimizer,
-      epoch=state.epoch.add(losses, weights, gnr),
+      epoch=state.epoch.add(losses, labelled, weights, gnr),
     )
     return state, (losses, weights)

@@ -90,14 +90,11 @@ def _table(summary, judged, reference, form, bold, escape) -> str:
     ]
     table.append([name, *texts, chosen[index]])
   if reference is not None:
-    shown = [Metric(**metric) for metric in summary["metrics"] if metric["shown"]]
+    *of_metrics, _, _ = columns
     for name, published in reference.rows.items():
-      texts = [
-        f"{published[m.name]:.{m.places}f}" if m.name in published else ""
-        for m in shown
-      ]
-      blank = [""] * (len(columns) - len(shown) + 1)
-      table.append([f"{reference.title}: {name}", *texts, *blank])
+      row = {"test": {judged: {metric: [x] for metric, x in published.items()}}}
+      texts = [mean_and_error(c.values(row), c.places) for c in of_metrics]
+      table.append([f"{reference.title}: {name}", *texts, "", "", ""])
   headings = [f"{c.heading} {_ARROW[c.sign]}" for c in columns]
   header = [escape(h) for h in ["method", *headings, "learning rate"]]
   rows = [[escape(cell) for cell in row] for row in table]

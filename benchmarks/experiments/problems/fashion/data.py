@@ -1,30 +1,19 @@
 """Fashion-MNIST from a file, and canvases of two images."""
 
 import functools
-import zipfile
-import zlib
 from pathlib import Path
 from typing import NamedTuple
 
 import grain
 import numpy as np
 
+from benchmarks.experiments.loading import read_npz
 from benchmarks.experiments.problem import Batch
 from benchmarks.experiments.problems import pairs
 
 SHIFT = 8  # pixels by which the right image is moved right and down
 SIDE = 28 + SHIFT
 _ARRAYS = {"x_train": 3, "y_train": 1, "x_test": 3, "y_test": 1}
-# What NumPy raises for files that are not archives, or damaged ones; a TypeError for
-# one of its own that holds a single array.
-_UNREADABLE = (
-  OSError,
-  ValueError,
-  EOFError,
-  TypeError,
-  zipfile.BadZipFile,
-  zlib.error,
-)
 
 
 class Images(NamedTuple):
@@ -44,19 +33,8 @@ def load(path: Path) -> tuple[Images, Images]:
   Raises:
     ValueError: if the file is not such a file.
   """
-  if not path.is_file():
-    raise ValueError(f"--data must be Fashion-MNIST as one .npz file, {path} is none")
-  try:
-    # Opened here: of one that is damaged NumPy would leave it open.
-    with path.open("rb") as opened, np.load(opened) as file:
-      arrays = {name: file[name] for name in _ARRAYS if name in file}
-  except _UNREADABLE as error:
-    raise ValueError(f"{path} cannot be read as an .npz file: {error}") from error
+  arrays = read_npz(path, _ARRAYS, "Fashion-MNIST")
   for name, ndim in _ARRAYS.items():
-    if name not in arrays:
-      raise ValueError(
-        f"{path} lacks the array {name!r}; it needs {', '.join(_ARRAYS)}"
-      )
     shape = arrays[name].shape
     if len(shape) != ndim or shape[1:] not in ((), (28, 28)):
       raise ValueError(f"{path}: {name} must be [N, 28, 28] or [N], got {shape}")
