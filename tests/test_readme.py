@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.accuracy import residuals
 from benchmarks.accuracy.solvers import report as solvers_report
-from benchmarks.experiments import tables
+from benchmarks.experiments import comparison, tables
 from benchmarks.experiments.metric import mean_and_error
 from benchmarks.experiments.paper import batch_size
 from benchmarks.experiments.problems.scenes import paper
@@ -20,6 +20,12 @@ from tests.helpers.methods import public_methods
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 RESULTS = ROOT / "benchmarks" / "results"
+
+
+def compared(name):
+  """Compares the rows of a sweep with MaxGNR as it is by default."""
+  summary = json.loads((RESULTS / name / "results.json").read_text())
+  return comparison.compare(summary, "maxgnr-0.9")
 
 
 @pytest.mark.filterwarnings("default")  # flax raises some of its own
@@ -61,7 +67,7 @@ def test_the_readmes_tables_are_the_committed_results(name, module):
 def test_the_readmes_tables_of_experiments_are_the_committed_results(name, reference):
   folder = RESULTS / name
   summary = json.loads((folder / "results.json").read_text())
-  assert (folder / "table.md").read_text() == tables.whole(summary, reference) + "\n"
+  assert (folder / "table.md").read_text() == report.text(summary, reference) + "\n"
   for judged in ("last", "best"):
     latex = tables.latex(summary, judged, reference)
     assert (folder / f"table_{judged}.tex").read_text() == latex + "\n"
@@ -104,9 +110,7 @@ def test_the_readmes_times_between_refreshes_are_the_committed_results():
 
 
 def test_what_the_text_says_of_parts_and_sketches_are_the_committed_results():
-  found = json.loads((RESULTS / "digits-measured" / "paired.json").read_text())
-  rows, text = found["rows"], " ".join(README.split())
-  assert found["against"] == "maxgnr-0.9"
+  rows, text = compared("digits-measured"), " ".join(README.split())
   for row, before in (("last-bias", "cost"), ("last-layer", "whole last layer")):
     paired = rows[f"maxgnr-0.9-{row}"]
     high, low = paired["difference_interval"]
@@ -182,14 +186,11 @@ def test_the_default_number_of_steps_is_enough_by_the_committed_results():
 
 
 def test_what_the_text_says_of_options_of_the_frame_are_the_committed_results():
-  def rows_of(name):
-    return json.loads((RESULTS / name / "paired.json").read_text())["rows"]
-
   def signed(*values):
     return [f"{value:+.1f}".replace("-", "−") for value in values]
 
   text = " ".join(README.split())
-  adam = rows_of("digits-frame")
+  adam = compared("digits-frame")
   mean = {name: row["delta_m"] for name, row in adam.items()}
   plain, smoothed = "maxgnr-0.9", "maxgnr-0.9-smoothed-0.9"
   assert f"from {mean[plain]:.1f} to {mean[smoothed]:.1f} for MaxGNR" in text
@@ -209,7 +210,7 @@ def test_what_the_text_says_of_options_of_the_frame_are_the_committed_results():
   ]
   assert "IMTL-G {:.1f}, Nash-MTL {:.1f} and MGDA {:.1f} points".format(*gains) in text
 
-  fashion = {name: row["delta_m"] for name, row in rows_of("fashion-frame").items()}
+  fashion = {name: row["delta_m"] for name, row in compared("fashion-frame").items()}
   told = [fashion[name] for name in (plain, smoothed, f"{plain}-own-heads")]
   told = [f"{value:.1f}".replace("-", "−") for value in (*told, fashion["uncertainty"])]
   assert "from {} to {}, while own heads alone raise it to {};".format(*told) in text
@@ -217,7 +218,7 @@ def test_what_the_text_says_of_options_of_the_frame_are_the_committed_results():
   joint = {name for name in fashion if name != "single-task"}
   assert max(joint, key=fashion.get) == "uncertainty"
 
-  sgd = rows_of("digits-sgd")
+  sgd = compared("digits-sgd")
   rescaled = [
     sgd[f"maxgnr-0.9{name}-rescaled"]["delta_m"] for name in ("", "-smoothed-0.9")
   ]
@@ -232,7 +233,7 @@ def test_what_the_text_says_of_options_of_the_frame_are_the_committed_results():
 
 
 def test_what_the_text_says_of_the_physics_informed_network_are_the_results():
-  rows = json.loads((RESULTS / "helmholtz" / "paired.json").read_text())["rows"]
+  rows = compared("helmholtz")
   smoothed = rows["maxgnr-0.9-smoothed-0.9"]
   low, high = (np.exp(-x / 100) for x in smoothed["difference_interval"][::-1])
   ratio = np.exp(-smoothed["difference"] / 100)

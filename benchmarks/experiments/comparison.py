@@ -81,10 +81,12 @@ def compare(
   found = {}
   for name, row in rows.items():
     other = against or _best_other(values, name, baseline)
-    difference = values[name] - values[other or name]
+    with np.errstate(invalid="ignore"):  # of runs that diverged
+      difference = values[name] - values[other or name]
+      from_baseline = values[name] - values[baseline]
     found[name] = {
       "delta_m": float(values[name].mean()),
-      "delta_m_interval": interval(values[name] - values[baseline]),
+      "delta_m_interval": interval(from_baseline),
       "against": other,
       "difference": float(difference.mean()),
       "difference_interval": interval(difference),

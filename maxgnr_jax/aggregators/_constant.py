@@ -92,6 +92,7 @@ def constant_weights(
 
   Args:
     weights: [K], one finite number per task. A one-hot vector trains a single task.
+      In :func:`optax.inject_hyperparams` they are in its state, where they can be set.
     num_tasks: K, which must be the number of ``weights``. By default it is taken from
       ``weights``, so that it need not be given.
     shared: Accepted so that methods can be exchanged by their name. The weights depend
@@ -121,8 +122,11 @@ def constant_weights(
     [4.0]
   """
   check_has_no_names("weights", weights)
-  values = np.asarray(weights, np.float64)
-  if values.ndim != 1 or not values.size or not np.isfinite(values).all():
+  # Values that are traced are not known yet, as in `optax.inject_hyperparams` under jit.
+  is_traced = isinstance(weights, jax.core.Tracer)
+  values = weights if is_traced else np.asarray(weights, np.float64)
+  is_finite = is_traced or np.isfinite(values).all()
+  if values.ndim != 1 or not values.size or not is_finite:
     raise ValueError(
       f"`weights` must be a vector of one finite number per task, got {weights!r}."
     )
@@ -149,7 +153,7 @@ def _last_weights(step: Step, memory: Memory) -> tuple[Any, None]:
   return step.weights, None
 
 
-def check_number_of(name: str, values: np.ndarray, num_tasks: int | None) -> None:
+def check_number_of(name: str, values: np.ndarray | jax.Array, num_tasks: int | None) -> None:
   """Raises if ``num_tasks`` is given and is not the number of ``values``."""
   if num_tasks is None:
     return

@@ -1,6 +1,9 @@
 """Weights that the user chooses."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from maxgnr_jax import aggregators
@@ -36,3 +39,15 @@ def test_constant_weights_refuse_another_number_of_tasks():
     ValueError, match="for 3 tasks, but the state was initialised for 2"
   ):
     tx.update(grads_sequence(PARAMS, 3, 1)[0], tx.init(PARAMS), PARAMS)
+
+
+def test_constant_weights_can_be_set_in_a_jitted_step():
+  tx = optax.inject_hyperparams(aggregators.constant_weights)(jnp.array([1.0, 2.0]))
+  grads = grads_sequence(PARAMS, 2, 1)[0]
+  state = jax.jit(tx.init)(PARAMS)
+  update = jax.jit(tx.update)
+  for weights in ([1.0, 2.0], [0.5, -3.0]):
+    state = optax.tree.set(state, weights=jnp.array(weights))
+    updates, state = update(grads, state, PARAMS)
+    np.testing.assert_allclose(flat(updates), weights @ rows(grads), rtol=1e-5)
+  assert update._cache_size() == 1

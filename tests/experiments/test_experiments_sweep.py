@@ -13,7 +13,7 @@ from scipy.stats import rankdata
 
 from benchmarks import methods
 from benchmarks.experiments import sweep as sweeps
-from benchmarks.experiments import tables
+from benchmarks.experiments import runner, tables
 from benchmarks.experiments.checkpoint import Best, load_model
 from benchmarks.experiments.metric import (
   Metric,
@@ -106,7 +106,7 @@ def model(data, tmp_path_factory, quick_experiments):
 def trainers(model):
   """Trainers by method and task, which all sweeps share because they compile slowly."""
   made = {}
-  make = sweeps.make_trainer
+  make = runner.make_trainer
 
   def make_once(model, run):
     key = run.method_name, run.tasks
@@ -115,7 +115,7 @@ def trainers(model):
     return made[key]
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(sweeps, "make_trainer", make_once)
+    patch.setattr(runner, "make_trainer", make_once)
     yield made
 
 
@@ -263,9 +263,9 @@ def test_learning_rate_choice_ignores_test_set_and_diverged_runs(
         ("validation", "test"), errors[run.learning_rate], strict=True
       )
     }
-    return {"last": splits, "best": splits}
+    return {"last": splits, "best": splits, "history": [splits]}
 
-  monkeypatch.setattr(sweeps, "train", pretend)
+  monkeypatch.setattr(runner, "train", pretend)
   settings = make_settings(
     data, tmp_path, learning_rates=tuple(errors), seeds=3, tuning_seeds=2
   )

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from benchmarks.experiments import cli, grouping_report
+from benchmarks.experiments import cli, grouping_report, runner
 from benchmarks.experiments import grouping as study
-from benchmarks.experiments import sweep as sweeps
 from benchmarks.experiments.metric import Metric
 from benchmarks.experiments.model import Model
 from benchmarks.experiments.problems.digits.problem import DigitsSettings
@@ -66,8 +65,8 @@ def pretended(monkeypatch, tmp_path):
     trainer = types.SimpleNamespace(steps_per_epoch=1)
     with monkeypatch.context() as patch:
       patch.setattr(grouping_report, "_DRAWS", 100)
-      patch.setattr(sweeps, "train", pretend)
-      patch.setattr(sweeps, "make_trainer", lambda model, run: trainer)
+      patch.setattr(runner, "train", pretend)
+      patch.setattr(runner, "make_trainer", lambda model, run: trainer)
       config = OF_DIGITS["grouping"](
         out=tmp_path, seeds=2, tuning_seeds=1, jobs=1, **settings
       )
@@ -190,13 +189,13 @@ def test_study_of_two_tasks_trains_them_and_reads_the_statistics(tmp_path, monke
     num_groups=1,
     trained_by="slaw",
   )
-  made, make = [], sweeps.make_trainer
+  made, make = [], runner.make_trainer
 
   def recorded(model, run):
     made.append((run, make(model, run)))
     return made[-1][1]
 
-  monkeypatch.setattr(sweeps, "make_trainer", recorded)
+  monkeypatch.setattr(runner, "make_trainer", recorded)
   model = Model(of_two_tasks(fashion.make_problem(settings)))
   text = study.grouping(model, settings, commands["train"])
   found = json.loads((settings.out / "results.json").read_text())

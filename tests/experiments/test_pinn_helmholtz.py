@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from benchmarks.experiments import cli, paired
+from benchmarks.experiments import cli, comparison
 from benchmarks.experiments.model import Model
 from benchmarks.experiments.problems.pinn.helmholtz import (
   HelmholtzSettings,
@@ -142,7 +142,7 @@ def test_sweep_compares_with_equal_weights_at_its_best_rate(tmp_path):
   report(model, Report(out=tmp_path))
   assert (tmp_path / "curves.png").stat().st_size > 10_000
   assert (tmp_path / "delta_m_last.png").stat().st_size > 10_000
-  text = paired.main(paired.Paired(folder=tmp_path, against="slaw"))
+  text = comparison.main(comparison.Comparison(folder=tmp_path, against="slaw"))
   assert "that of Δm against equal-weights" in text
   results = json.loads((tmp_path / "results.json").read_text())
   assert results["metrics"][0]["by_ratio"]

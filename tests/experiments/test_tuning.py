@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.experiments import cli, tables, tuning
+from benchmarks.experiments import cli, runner, tables, tuning
 from benchmarks.experiments import sweep as sweeps
 from benchmarks.experiments.problems import pairs
 from benchmarks.experiments.problems.digits.problem import DigitsSettings, make_problem
@@ -86,18 +86,18 @@ def pretended(problem, monkeypatch, tmp_path):
       error = 1 + (np.log(run.learning_rate / best[row])) ** 2 + 0.1 * run.seed
       errors = {m.name: error if m.sign < 0 else -error for m in problem.metrics}
       splits = {"validation": errors, "test": errors}
-      return {"last": splits, "best": splits}
+      return {"last": splits, "best": splits, "history": [splits]}
 
     def counted(*args, **kwargs):
       bars.append(tqdm(*args, **kwargs))
       return bars[-1]
 
-    tqdm = sweeps.tqdm
+    tqdm = runner.tqdm
     trainer = types.SimpleNamespace(steps_per_epoch=1)
     with monkeypatch.context() as patch:
-      patch.setattr(sweeps, "train", pretend)
-      patch.setattr(sweeps, "make_trainer", lambda model, run: trainer)
-      patch.setattr(sweeps, "tqdm", counted)
+      patch.setattr(runner, "train", pretend)
+      patch.setattr(runner, "make_trainer", lambda model, run: trainer)
+      patch.setattr(runner, "tqdm", counted)
       options = {
         "methods": ("slaw", "dwa"),
         "learning_rates": GRID,
@@ -108,7 +108,7 @@ def pretended(problem, monkeypatch, tmp_path):
       model = types.SimpleNamespace(problem=problem)
       summary = sweeps.sweep(model, config, OF_DIGITS["train"])
     assert set(done.values()) == {1}
-    assert bars[0].n == bars[0].total
+    assert all(bar.n == bar.total for bar in bars)
     return summary, set(done)
 
   return sweep
