@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.accuracy import residuals
 from benchmarks.accuracy.solvers import report as solvers_report
-from benchmarks.experiments import comparison, tables
+from benchmarks.experiments import comparison, report, tables
 from benchmarks.experiments.metric import mean_and_error
 from benchmarks.experiments.paper import batch_size
 from benchmarks.experiments.problems.scenes import paper

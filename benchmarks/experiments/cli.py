@@ -1,4 +1,4 @@
-"""The commands of every experiment: ``train``, ``sweep``, ``grouping``, ``report``."""
+"""The commands of every experiment: `train`, `sweep`, `grouping`, `report`, `cost`."""
 
 import dataclasses
 import sys
@@ -10,6 +10,7 @@ import tyro
 
 from benchmarks.experiments import tables
 from benchmarks.experiments.config import Run, Settings, read_file
+from benchmarks.experiments.cost import Cost, cost
 from benchmarks.experiments.grouping import Grouping, grouping
 from benchmarks.experiments.model import Model
 from benchmarks.experiments.problem import Problem
@@ -21,7 +22,7 @@ from benchmarks.experiments.train import make_trainer, train_with_bar
 
 def commands(settings: type[Settings]) -> dict[str, Any]:
   """Makes the settings classes of all commands for a problem."""
-  found: dict[str, Any] = {"report": Report}
+  found: dict[str, Any] = {"cost": Cost, "report": Report}
   for name, kind in {"grouping": Grouping, "sweep": Sweep, "train": Run}.items():
     bases = (settings, kind)
     made = dataclasses.make_dataclass(name, [], bases=bases, frozen=True, kw_only=True)
@@ -57,10 +58,14 @@ def main(
       sort_subcommands=False,
     )
     if isinstance(config, Report):
-      config_of_sweep = settings_of(settings, config)
+      config_of_sweep = settings_of(settings, config.out, config.data)
       model = Model(make_problem(config_of_sweep))
       published = reference(config_of_sweep)
       print(text(report(model, config, published), published))
+    elif isinstance(config, Cost):
+      of_sweep = settings_of(of_settings["sweep"], config.out, config.data)
+      model = Model(make_problem(of_sweep))
+      print(cost(model, config, of_sweep, of_settings["train"]))
     elif isinstance(config, Sweep):
       sweep(Model(make_problem(config)), config, of_settings["train"])
       print(f"Results are in {config.out}; `report` makes tables and figures of them.")

@@ -16,7 +16,7 @@ from benchmarks.experiments.noise import GradientNoise, gradient_noise
 from benchmarks.experiments.problem import SPLITS, Problem
 from benchmarks.experiments.step import Trainer
 from benchmarks.experiments.summary import caption, judged_models
-from benchmarks.experiments.sweep import reported_seeds
+from benchmarks.experiments.sweep import read_summary, reported_seeds
 from benchmarks.experiments.train import LAST
 from benchmarks.experiments.tuning import Row
 
@@ -46,8 +46,8 @@ class Report:
   """Figures 1 (the first) and 5: methods whose gradients are measured."""
 
 
-def settings_of(kind: type[S], options: Report) -> S:
-  """Reads the settings that the sweep was run with.
+def settings_of(kind: type[S], out: Path, data: Path | None) -> S:
+  """Reads the settings that the sweep in ``out`` was run with; not where its data are.
 
   Raises:
     ValueError: if there is no sweep that came to its end, or the problem needs data
@@ -56,21 +56,14 @@ def settings_of(kind: type[S], options: Report) -> S:
   fields = {field.name for field in dataclasses.fields(kind)}
   saved: dict[str, Any] = {
     name: tuple(value) if isinstance(value, list) else value
-    for name, value in _summary(options.out)["settings"].items()
+    for name, value in read_summary(out)["settings"].items()
     if name in fields
   }
   if "data" in fields:
-    if options.data is None:
+    if data is None:
       raise ValueError("the problem's data are files: give the sweep's --data")
-    saved["data"] = options.data
-  return kind(out=options.out, **saved)
-
-
-def _summary(out: Path) -> dict[str, Any]:
-  path = out / "results.json"
-  if not path.exists():
-    raise ValueError(f"there is no {path}: run `sweep --out {out}` to its end first")
-  return json.loads(path.read_text())
+    saved["data"] = data
+  return kind(out=out, **saved)
 
 
 def report(
@@ -87,7 +80,7 @@ def report(
     ValueError: if there is no sweep, or it is not of this problem.
   """
   out, problem = options.out, model.problem
-  summary = _summary(out)
+  summary = read_summary(out)
   if summary["problem"] != problem.title:
     raise ValueError(
       f"{out} has the results of {summary['problem']!r}, not of {problem.title!r}: "

@@ -52,7 +52,7 @@ class Runner:
       stage: What the progress bar says that they are for.
     """
     jobs = list(dict.fromkeys(jobs))
-    trainers = {job: self._trainer(job) for job in jobs}
+    trainers = {job: self.trainer(job.row) for job in jobs}
     epochs = self.settings.epochs
     stopped = threading.Event()
 
@@ -95,11 +95,12 @@ class Runner:
         pool.shutdown(cancel_futures=True)
         raise
 
-  def _trainer(self, job: Job) -> Trainer:
+  def trainer(self, row: Row) -> Trainer:
     """Returns the trainer of a row, which is compiled once for all weights."""
-    key = job.row._replace(weights=())
+    key = row._replace(weights=())
     if key not in self._trainers:
-      self._trainers[key] = make_trainer(self._model, self._run_of(job))
+      # Rate and seed are arguments of what it compiles.
+      self._trainers[key] = make_trainer(self._model, self._run_of(Job(row, 1.0, 0)))
     return self._trainers[key]
 
   def _run_of(self, job: Job) -> Run:

@@ -124,7 +124,7 @@ def _change_at_end(
       name: [_evaluated(run["history"], share)[name] for run in f.results]
       for name, f in of_metric.items()
     }
-    return _by_seed(at)
+    return by_seed(at)
 
   level = mean_over_seeds(values(base, 1.0), metrics)
   before, after = (
@@ -144,7 +144,7 @@ def _sum_up(
   rows: dict[str, Any], judged: str, metrics: Sequence[Metric], baseline: str
 ) -> None:
   """Adds Δm of each seed, and the mean rank among all rows."""
-  runs = {name: _by_seed(row["test"][judged]) for name, row in rows.items()}
+  runs = {name: by_seed(row["test"][judged]) for name, row in rows.items()}
   means = {name: mean_over_seeds(of_row, metrics) for name, of_row in runs.items()}
   ranks = mean_ranks([*means.values()], metrics)
   for (name, row), rank in zip(rows.items(), ranks, strict=True):
@@ -154,7 +154,7 @@ def _sum_up(
     ]
 
 
-def _by_seed(values: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:
+def by_seed(values: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:
   """Turns metric -> values by seed into the metrics of each seed."""
   seeds = zip(*values.values(), strict=True)
   return [dict(zip(values, seed, strict=True)) for seed in seeds]

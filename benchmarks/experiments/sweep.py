@@ -153,12 +153,29 @@ def described(settings: ManyRuns) -> dict[str, Any]:
     fields.pop(name, None)  # a problem without files has no `data`
   fields["learning_rates"] = list(settings.learning_rates)
   return {
-    "command": shlex.join(["python", "-m", *_module(), *sys.argv[1:]]),
+    "command": command(),
     "settings": json.loads(json.dumps(fields)),
   }
+
+
+def command() -> str:
+  """Returns the command line of this process, as a user would type it."""
+  return shlex.join(["python", "-m", *_module(), *sys.argv[1:]])
 
 
 def _module() -> list[str]:
   spec = getattr(sys.modules["__main__"], "__spec__", None)
   name = spec.name if spec else Path(sys.argv[0]).stem
   return [name.removesuffix(".__main__")]
+
+
+def read_summary(out: Path) -> dict[str, Any]:
+  """Reads the results of a sweep.
+
+  Raises:
+    ValueError: if there is no sweep in ``out`` that came to its end.
+  """
+  path = out / "results.json"
+  if not path.exists():
+    raise ValueError(f"there is no {path}: run `sweep --out {out}` to its end first")
+  return json.loads(path.read_text())

@@ -122,7 +122,7 @@ def constant_weights(
     [4.0]
   """
   check_has_no_names("weights", weights)
-  # Values that are traced are not known yet, as in `optax.inject_hyperparams` under jit.
+  # Traced values are not known yet, as in a jitted `optax.inject_hyperparams`.
   is_traced = isinstance(weights, jax.core.Tracer)
   values = weights if is_traced else np.asarray(weights, np.float64)
   is_finite = is_traced or np.isfinite(values).all()
@@ -153,7 +153,9 @@ def _last_weights(step: Step, memory: Memory) -> tuple[Any, None]:
   return step.weights, None
 
 
-def check_number_of(name: str, values: np.ndarray | jax.Array, num_tasks: int | None) -> None:
+def check_number_of(
+  name: str, values: np.ndarray | jax.Array, num_tasks: int | None
+) -> None:
   """Raises if ``num_tasks`` is given and is not the number of ``values``."""
   if num_tasks is None:
     return

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.experiments import comparison, report, tables
+from benchmarks.experiments import comparison, report
 from tests.helpers.experiments import ROOT
 
 # Of sweeps that follow the protocol.

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy.stats import rankdata
 
 from benchmarks import methods
-from benchmarks.experiments import sweep as sweeps
 from benchmarks.experiments import runner, tables
+from benchmarks.experiments import sweep as sweeps
 from benchmarks.experiments.checkpoint import Best, load_model
 from benchmarks.experiments.metric import (
   Metric,
@@ -323,6 +323,7 @@ def test_table_shows_means_and_standard_errors_and_marks_the_best_bold(at, repor
   to, summary = reported
   judged = ("last", "best")[at]
   parts = (to / "table.md").read_text().split("\n\n")
+  assert len(parts) == 6  # two tables of metrics, and a comparison of the rows
   assert summary["problem"] in parts[2 * at]
   header, _, *lines = parts[2 * at + 1].strip().splitlines()
   assert cells(header) == [
@@ -437,13 +438,13 @@ def test_two_best_values_and_their_ties_are_bold():
   ]
   values["a"] = {"error": [float("nan")]}
   table = tables.markdown(made_up([ERROR], values), "last").splitlines()
-  assert cells(table[2])[1] == "nan"
+  assert cells(table[2])[1] == "diverged (1 of 1)"
 
 
 def test_report_uses_the_settings_of_its_sweep(done):
   settings, _ = done
   options = Report(data=settings.data, out=settings.out)
-  found = settings_of(fashion.FashionSettings, options)
+  found = settings_of(fashion.FashionSettings, options.out, options.data)
   for field in dataclasses.fields(found):
     if field.name not in ("checkpoint_seconds", "tensorboard"):
       assert getattr(found, field.name) == getattr(settings, field.name)
@@ -456,12 +457,37 @@ def test_all_selects_every_method_of_the_table(data, tmp_path):
 
 def test_report_without_sweep_or_on_other_data_is_rejected(done, model, tmp_path):
   settings, _ = done
-  nothing = Report(data=settings.data, out=tmp_path)
-  for function, first in ((report, model), (settings_of, fashion.FashionSettings)):
-    with pytest.raises(ValueError, match="run `sweep --out"):
-      function(first, nothing)
+  with pytest.raises(ValueError, match="run `sweep --out"):
+    report(model, Report(data=settings.data, out=tmp_path))
+  with pytest.raises(ValueError, match="run `sweep --out"):
+    settings_of(fashion.FashionSettings, tmp_path, settings.data)
   with pytest.raises(ValueError, match="files: give the sweep's --data"):
-    settings_of(fashion.FashionSettings, Report(out=settings.out))
+    settings_of(fashion.FashionSettings, settings.out, None)
   other = Model(dataclasses.replace(model.problem, title="another"))
   with pytest.raises(ValueError, match="not of 'another': give the data of the sweep"):
     report(other, Report(data=settings.data, out=settings.out))
+
+
+def test_summary_says_what_delta_m_gained_in_the_last_fifth_of_the_epochs(done):
+  settings, summary = done
+  rows, results = summary["rows"], results_of(settings.out)
+
+  def values(name, at):
+    row, rates = rows[name], rows[name].get("learning_rates", {})
+    found = {}
+    for task in TASKS:
+      run = f"single-task-{task}" if rates else name
+      rate = rates.get(task, row.get("learning_rate"))
+      found[task] = np.array(
+        [results[run, rate, s]["history"][at]["validation"][task] for s in (0, 1)]
+      )
+    return found
+
+  base = {task: x.mean() for task, x in values("single-task", -1).items()}
+  for name in rows:
+    before, after = (
+      np.mean([SIGNS[t] * (x / base[t] - 1) for t, x in values(name, at).items()])
+      for at in (1, 2)  # of three epochs
+    )
+    expected = 100 * (after - before)
+    assert rows[name]["change_at_end"] == pytest.approx(expected, abs=1e-9)

@@ -87,10 +87,9 @@ def test_best_weights_of_the_validation_data_are_a_row_tuned_like_others(
   assert seeds == {0, 1}
   reported = {run.seed for run in runs if run.weights == tuple(best)}
   assert reported == {0, 1, 2, 3, 4}
-  folders = [run.out for run in runs if run.weights]
-  assert len({*folders}) == len({(r.weights, r.learning_rate, r.seed) for r in runs}) - (
-    len({(r.learning_rate, r.seed) for r in runs if not r.weights})
-  )
+  fixed = [run for run in runs if run.weights]
+  different = {(run.weights, run.learning_rate, run.seed) for run in fixed}
+  assert len({run.out for run in fixed}) == len(different)
 
 
 def test_search_needs_validation_data_and_draws(pretended):
@@ -128,10 +127,10 @@ def test_step_takes_the_gradient_of_the_weighted_sum(trained):
 def test_wrong_weights_are_errors(trained, tmp_path):
   with pytest.raises(ValueError, match=r"one for each of ink, left, got \(0\.5,\)"):
     trained.init(0, 0.01, (0.5,))
-  with pytest.raises(ValueError, match=r"weights are those of fixed-weights, not of dwa"):
+  with pytest.raises(ValueError, match="weights are those of fixed-weights, not"):
     tiny_run(tmp_path, method="dwa", weights=(0.5, 0.5))
   run = tiny_run(tmp_path, method="fixed-weights")
   assert "weights" not in run.identity("x")
   of_weights = dataclasses.replace(run, weights=(0.5, 0.25))
   assert of_weights.identity("x")["weights"] == [0.5, 0.25]
-  assert pairs.TASKS == tuple(sorted(pairs.TASKS))  # the order of the weights
+  assert tuple(sorted(pairs.TASKS)) == pairs.TASKS  # the order of the weights
