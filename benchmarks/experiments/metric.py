@@ -48,7 +48,8 @@ def delta_m(
     value, old = values[metric.name], base[metric.name]
     if metric.by_ratio:
       return float(np.log(value / old))
-    return (value - old) / abs(old)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a base of 0
+      return float(np.divide(value - old, abs(old)))
 
   return float(np.mean([100 * m.sign * change(m) for m in metrics if m.in_delta_m]))
 

@@ -35,6 +35,7 @@ def done(tmp_path_factory, quick_experiments):
     data=write_images(folder),
     out=folder / "out",
     methods=("slaw", "fixed-weights"),
+    learning_rates=(0.01,),
     validation=0.25,
     seeds=2,
     weight_draws=2,

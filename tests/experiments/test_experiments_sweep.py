@@ -50,6 +50,8 @@ def test_delta_m_agrees_with_a_hand_computed_value():
   # The error falls by 25 % of its size, which is better; the accuracy falls by 20 %.
   assert delta_m(values, base, [ERROR, ACCURACY, UNUSED]) == pytest.approx(2.5)
   assert delta_m(base, base, [ERROR, ACCURACY]) == 0
+  assert delta_m(values, base | {"error": 0.0}, [ERROR]) == np.inf
+  assert np.isnan(delta_m({"error": 0.0}, {"error": 0.0}, [ERROR]))
 
 
 def test_metric_that_differs_by_orders_is_compared_by_its_ratio():
@@ -344,7 +346,7 @@ def test_table_shows_means_and_standard_errors_and_marks_the_best_bold(at, repor
     for index, (values, places) in enumerate(
       zip(columns, (4, 1, 1, 1), strict=True), start=1
     ):
-      text = f"{np.mean(values):.{places}f}"
+      text = f"{round(np.mean(values), places) + 0.0:.{places}f}"  # never -0.0
       if len(values) > 1:
         error = np.sqrt(np.var(values, ddof=1) / len(values))
         text += f" ± {error:.{places}f}"
