@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 
+from benchmarks.experiments import runner, train
 from benchmarks.experiments import sweep as sweeps
-from benchmarks.experiments import train
 from benchmarks.experiments.model import Model
 from benchmarks.experiments.problems.fashion.problem import make_problem
 from benchmarks.experiments.step import warmup_cosine
@@ -131,9 +131,9 @@ def test_tuning_seeds_are_reported_only_if_they_are_not_apart(
     error = run.learning_rate if run.seed < 3 else 1 / run.learning_rate
     metrics = {"ink": error + run.seed, "left": 1 / error}
     splits = {"validation": metrics, "test": metrics}
-    return {"last": splits, "best": splits}
+    return {"last": splits, "best": splits, "history": [splits]}
 
-  monkeypatch.setattr(sweeps, "train", pretend)
+  monkeypatch.setattr(runner, "train", pretend)
   settings = tiny_sweep(
     data,
     tmp_path,
