@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from maxgnr_jax import maxgnr, steepest_descent
+from tests.helpers.kinds import REPRESENTATIVES
 from tests.helpers.methods import METHODS
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -74,8 +75,14 @@ def objective(name, hyperparameter, point, grads, masks, powers):
   return jnp.array([1.0, -2.0, 0.5]) @ updates["a"][1] + 3.0 * updates["b"][1, 0]
 
 
+def case(name, num_tasks):
+  """Two tasks, which have a second program, are left to the representatives."""
+  quick = name in REPRESENTATIVES or num_tasks > 2
+  return pytest.param(name, num_tasks, marks=() if quick else pytest.mark.thorough)
+
+
 CASES = [
-  (name, num_tasks)
+  case(name, num_tasks)
   for name in MAKE
   for num_tasks in sorted({max(number, AT_LEAST.get(name, 2)) for number in (2, 3)})
 ]
