@@ -98,7 +98,7 @@ def quick_experiments(strict_promotion, quick_compilation):
   from benchmarks.experiments import model
 
   options = model.CPU_OPTIONS
-  model.CPU_OPTIONS = options | QUICK_OPTIONS
+  model.CPU_OPTIONS = options | QUICK_OPTIONS | {"xla_backend_optimization_level": 0}
   jax.config.update("jax_numpy_dtype_promotion", "standard")
   yield
   jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -1,9 +1,11 @@
 """Runs programs in new processes that compile as quickly as the tests do."""
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 ROOT = Path(__file__).parent.parent.parent
 # XLA's newer emitters for CPUs more than double the time of compilation. By default it
@@ -37,3 +39,10 @@ def run(*arguments, timeout=600):
     timeout=timeout,
     check=False,
   )
+
+
+def run_here(module, *arguments):
+  """Runs ``python -m MODULE OPTION...`` in this process, which compiles quickest."""
+  sys.modules.pop(f"{module}.__main__", None)  # it is to run once more
+  with mock.patch.object(sys, "argv", [module, *arguments]):
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
