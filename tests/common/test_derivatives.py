@@ -75,14 +75,8 @@ def objective(name, hyperparameter, point, grads, masks, powers):
   return jnp.array([1.0, -2.0, 0.5]) @ updates["a"][1] + 3.0 * updates["b"][1, 0]
 
 
-def case(name, num_tasks):
-  """Two tasks, which have a second program, are left to the representatives."""
-  quick = name in REPRESENTATIVES or num_tasks > 2
-  return pytest.param(name, num_tasks, marks=() if quick else pytest.mark.thorough)
-
-
 CASES = [
-  case(name, num_tasks)
+  pytest.param(name, num_tasks, marks=[pytest.mark.thorough] * (num_tasks == 2))
   for name in MAKE
   for num_tasks in sorted({max(number, AT_LEAST.get(name, 2)) for number in (2, 3)})
 ]
@@ -114,7 +108,7 @@ def test_derivatives_are_those_of_central_differences(
     np.testing.assert_allclose(
       slopes[smooth], expected[smooth], rtol=1e-5, atol=1e-5, err_msg=path
     )
-    if num_tasks == 2:  # a second program, which is costly to compile for all
+    if num_tasks == 2 or name in REPRESENTATIVES:  # a second program to compile
       np.testing.assert_allclose(
         forward(*arguments), np.sum(slopes), rtol=1e-8, atol=1e-8, err_msg=path
       )

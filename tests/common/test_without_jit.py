@@ -26,7 +26,7 @@ def steps(tx, num_tasks, number=2):
   return history, state
 
 
-@pytest.mark.parametrize("num_tasks", [3, 10])
+@pytest.mark.parametrize("num_tasks", [3, pytest.param(10, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("name", of_each_kind(METHODS))
 def test_nothing_is_compiled_after_two_steps_and_nothing_is_kept(name, num_tasks):
   if name in ("constant_weights", "ngdiff") and num_tasks == 10:
