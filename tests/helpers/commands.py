@@ -1,5 +1,6 @@
 """Runs programs in new processes that compile as quickly as the tests do."""
 
+import importlib.util
 import os
 import runpy
 import subprocess
@@ -43,6 +44,12 @@ def run(*arguments, timeout=600):
 
 def run_here(module, *arguments):
   """Runs ``python -m MODULE OPTION...`` in this process, which compiles quickest."""
-  sys.modules.pop(f"{module}.__main__", None)  # it is to run once more
-  with mock.patch.object(sys, "argv", [module, *arguments]):
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+  package = importlib.util.find_spec(module).submodule_search_locations
+  program = f"{module}.__main__" if package else module
+  imported = sys.modules.pop(program, None)  # it is to run once more
+  try:
+    with mock.patch.object(sys, "argv", [module, *arguments]):
+      runpy.run_module(module, run_name="__main__", alter_sys=True)
+  finally:
+    if imported:
+      sys.modules[program] = imported
