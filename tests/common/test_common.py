@@ -126,11 +126,14 @@ def test_the_state_keeps_its_structure_shapes_and_dtypes(tx):
     chex.assert_trees_all_equal_shapes_and_dtypes(state, initial)
 
 
-def test_updates_have_the_parameters_structure_shapes_and_dtypes(tx):
-  updates, _ = jax.eval_shape(
-    tx.update, random_grads(PARAMS, NUM_TASKS), tx.init(PARAMS), PARAMS
-  )
-  chex.assert_trees_all_equal_shapes_and_dtypes(updates, PARAMS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_updates_have_the_parameters_structure_shapes_and_dtypes(tx, dtype):
+  args = random_grads(PARAMS, NUM_TASKS), PARAMS
+  grads, params = jax.tree.map(lambda x: x.astype(dtype), args)
+  state = tx.init(params)
+  updates, after = jax.eval_shape(tx.update, grads, state, params)
+  chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
+  chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
 
 
 def test_the_state_is_known_to_optax_tree_utilities(tx):
@@ -144,6 +147,8 @@ def test_the_state_is_known_to_optax_tree_utilities(tx):
   assert int(getattr(state, "plain", state).count) == NUM_STEPS
 
 
+# On all methods `test_derivatives.py` traces them, and sees what they change.
+@ON_EACH_KIND
 def test_hyperparameters_may_be_injected(method, tx, standard_promotion):
   if method.schedulable is None:
     pytest.skip("no number to schedule")
@@ -158,6 +163,7 @@ def test_hyperparameters_may_be_injected(method, tx, standard_promotion):
   assert np.max(np.abs(flat(history[-1][0]) - flat(constant[-1][0]))) > 1e-3
 
 
+@ON_EACH_KIND
 def test_bfloat16_keeps_its_dtype_and_follows_float32(tx):
   as_bfloat16 = jax.tree.map(lambda x: x.astype(jnp.bfloat16), (PARAMS, sequence()))
   as_float32 = jax.tree.map(lambda x: x.astype(jnp.float32), as_bfloat16)

@@ -103,7 +103,9 @@ def test_the_update_is_that_of_stacked_gradients_whatever_is_not_finite(kind):
   assert_as_stacked(KINDS[kind], scenes)
 
 
-@pytest.mark.parametrize("kind", ["losses", "gramian", "sketches"])
+@pytest.mark.parametrize(
+  "kind", [pytest.param("losses", marks=pytest.mark.thorough), "gramian", "sketches"]
+)
 def test_masked_tasks_spoil_nothing(kind):
   mask = jnp.array([True, False, True, True])
   scenes = ["usual", "a loss is not finite", "usual"]
@@ -120,7 +122,9 @@ def test_microbatches_with_auxiliary_data(kind):
   assert_as_stacked(KINDS[kind], scenes, rtol=1e-3, **options)
 
 
-@pytest.mark.parametrize("kind", ["gramian", "sketches"])
+@pytest.mark.parametrize(
+  "kind", ["gramian", pytest.param("sketches", marks=pytest.mark.thorough)]
+)
 def test_without_jit(kind):
   scenes = ["usual", "a gradient is not finite"]
   assert_as_stacked(KINDS[kind], scenes, jit=lambda fun: fun)
