@@ -155,7 +155,7 @@ def test_a_function_for_groups_sees_the_parameters_at_init_only(name):
   )
 
 
-@pytest.mark.parametrize("name", ["maxgnr", *GROUPED])
+@pytest.mark.parametrize("name", of_each_kind(["maxgnr", *GROUPED]))
 def test_each_group_is_aggregated_as_if_it_were_all(name):
   """Over three steps in which tasks are masked, one with no active task at all."""
   masks = [[True, True, True], [True, False, True], [False, False, False]]
