@@ -9,7 +9,7 @@ RATES ?= 1e-4 3e-4 1e-3
 OUT ?= out/demo
 DIGITS = $(BIN)/python -m benchmarks.experiments digits
 
-.PHONY: demo paper speed test test-lowest lint format clean
+.PHONY: demo paper speed test test-all test-lowest lint format clean
 
 demo: .venv/demo  ## train on handwritten digits; table, figures and JSON in $(OUT)
 	$(DIGITS) sweep --out $(OUT) --methods $(METHODS) --learning-rates $(RATES) \
@@ -24,11 +24,14 @@ speed: .venv/demo .venv-torch/torch  ## time of a step, beside PyTorch and Torch
 	$(BIN)/python -m benchmarks.speed.ways
 	$(BIN)/python -m benchmarks.speed.refresh
 
-test: .venv/dev  ## all tests
+test: .venv/dev  ## what every change must pass
 	$(BIN)/pytest
 
+test-all: .venv/dev  ## all tests, for nights and releases
+	$(BIN)/pytest -m ""
+
 test-lowest: .venv-lowest/dev  ## all tests with the oldest versions allowed
-	.venv-lowest/bin/pytest
+	.venv-lowest/bin/pytest -m ""
 
 lint: .venv/dev  ## style and types
 	$(BIN)/ruff check .

@@ -13,6 +13,8 @@ import jax
 import pytest
 from jax._src import compiler  # no public name sets options for all that is compiled
 
+from tests.helpers.commands import QUICK_OPTIONS
+
 # Only a property's first example compiles, so that no deadline fits all examples.
 hypothesis.settings.register_profile("default", deadline=None, max_examples=40)
 hypothesis.settings.register_profile(
@@ -70,9 +72,8 @@ def quick_compilation():
     options = make_options(*args, **kwargs)
     if not jax.config.read("jax_disable_most_optimizations"):
       return options
-    # XLA's newer emitters for CPUs more than double the time of compilation.
     options.env_option_overrides = [
-      ("xla_cpu_use_fusion_emitters", False),
+      *QUICK_OPTIONS.items(),
       *options.env_option_overrides,
     ]
     return options
@@ -97,8 +98,7 @@ def quick_experiments(strict_promotion, quick_compilation):
   from benchmarks.experiments import model
 
   options = model.CPU_OPTIONS
-  # This takes a quarter of the time to compile a small network's Adam step.
-  model.CPU_OPTIONS = options | {"xla_cpu_use_fusion_emitters": False}
+  model.CPU_OPTIONS = options | QUICK_OPTIONS | {"xla_backend_optimization_level": 0}
   jax.config.update("jax_numpy_dtype_promotion", "standard")
   yield
   jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 
-def test_tests_of_several_devices_pass_on_eight_devices():
+def test_tests_of_several_devices_pass_on_eight_devices(pytestconfig):
   environment = os.environ | {"NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
   for name in [name for name in environment if name.startswith("PYTEST_")]:
     del environment[name]
@@ -16,6 +16,8 @@ def test_tests_of_several_devices_pass_on_eight_devices():
     "-m",
     "pytest",
     "-q",
+    "-m",
+    pytestconfig.getoption("markexpr"),
     "-p",
     "no:cacheprovider",
     "-n",

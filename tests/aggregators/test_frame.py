@@ -1,5 +1,6 @@
 """What the frame promises for every aggregator: see `aggregators/_base.py`."""
 
+import functools
 import inspect
 
 import chex
@@ -18,6 +19,7 @@ from maxgnr_jax import (
   value_and_combined_grad,
 )
 from maxgnr_jax.aggregators import Choice, Method, aggregator
+from tests.helpers.kinds import of_each_kind
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -94,7 +96,7 @@ def test_there_are_as_many_factories_as_methods():
   assert len(GROUPED) == 20
 
 
-@pytest.mark.parametrize("name", ["maxgnr", *FACTORIES])
+@pytest.mark.parametrize("name", of_each_kind(["maxgnr", *FACTORIES]))
 def test_every_factory_takes_num_tasks_and_shared(name):
   shared = {"trunk": True, "head": False}
   tx = make(name, num_tasks=NUM_TASKS, shared=shared)
@@ -110,7 +112,7 @@ def test_num_tasks_must_be_the_number_of_values_per_task(name):
     make(name, num_tasks=2)
 
 
-@pytest.mark.parametrize("name", ["maxgnr", *FACTORIES])
+@pytest.mark.parametrize("name", of_each_kind(["maxgnr", *FACTORIES]))
 def test_a_function_for_shared_sees_the_parameters_at_init_only(name):
   """It may look at their values, and its choice is kept."""
   seen = []
@@ -153,7 +155,7 @@ def test_a_function_for_groups_sees_the_parameters_at_init_only(name):
   )
 
 
-@pytest.mark.parametrize("name", ["maxgnr", *GROUPED])
+@pytest.mark.parametrize("name", of_each_kind(["maxgnr", *GROUPED]))
 def test_each_group_is_aggregated_as_if_it_were_all(name):
   """Over three steps in which tasks are masked, one with no active task at all."""
   masks = [[True, True, True], [True, False, True], [False, False, False]]
@@ -178,7 +180,7 @@ def test_each_group_is_aggregated_as_if_it_were_all(name):
     )
 
 
-@pytest.mark.parametrize("name", GROUPED)
+@pytest.mark.parametrize("name", of_each_kind(GROUPED))
 def test_parameters_outside_of_the_trunk_take_their_groups_weights(name):
   params = {"a": jnp.ones(4), "b": jnp.ones(4), "head": jnp.ones(2)}
   groups = {"a": "first", "b": "second", "head": "second"}
@@ -190,7 +192,9 @@ def test_parameters_outside_of_the_trunk_take_their_groups_weights(name):
   np.testing.assert_allclose(updates["head"], expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", [name for name in FACTORIES if name not in UNWEIGHTED])
+@pytest.mark.parametrize(
+  "name", of_each_kind(name for name in FACTORIES if name not in UNWEIGHTED)
+)
 def test_the_weights_in_the_state_made_the_update(name):
   masks = [[True, True, True], [True, True, False]]
   updates, state = run(make(name, num_tasks=NUM_TASKS), PARAMS, 2, masks)
@@ -257,14 +261,23 @@ KEYS = {
 }
 
 
+@functools.cache
+def update_of(name):
+  return make(name, num_tasks=NUM_TASKS).update
+
+
 @pytest.mark.parametrize("kind", KEYS)
 @pytest.mark.parametrize("name", RANDOM)
 def test_an_integer_and_both_kinds_of_keys_draw_the_same(name, kind):
-  expected = run(make(name, key=7), PARAMS, num_steps=2)
-  chex.assert_trees_all_equal(
-    run(make(name, key=KEYS[kind]), PARAMS, num_steps=2), expected
-  )
-  _, other = run(make(name, key=8), PARAMS, num_steps=2)
+  update = update_of(name)  # all that a key changes is the initial state
+
+  def drawn(key):
+    tx = make(name, key=key, num_tasks=NUM_TASKS)._replace(update=update)
+    return run(tx, PARAMS, num_steps=2)
+
+  expected = drawn(7)
+  chex.assert_trees_all_equal(drawn(KEYS[kind]), expected)
+  _, other = drawn(8)
   assert np.any(other.memory["key"] != expected[1].memory["key"])
 
 
@@ -289,7 +302,7 @@ def test_keys_are_no_numbers_per_task(name, num_tasks):
   np.testing.assert_array_equal(stayed.memory["key"], plain.memory["key"])
 
 
-@pytest.mark.parametrize("name", ["maxgnr", *FACTORIES])
+@pytest.mark.parametrize("name", of_each_kind(["maxgnr", *FACTORIES]))
 def test_states_can_be_serialised(name):
   """By flax, and by whatever takes the leaves as NumPy arrays, such as equinox."""
   grouped = {"groups": "layer"} if name in ("maxgnr", *GROUPED) else {}

@@ -12,6 +12,7 @@ import pytest
 from maxgnr_jax import aggregators, maxgnr
 from tests.helpers.compilations import left_by
 from tests.helpers.examples import flat, rows
+from tests.helpers.kinds import of_each_kind
 from tests.helpers.trees import assert_trees_close
 from tests.stacked.sketch_reference import reference
 
@@ -97,7 +98,7 @@ def gramian_of_sketches():
   return sketches @ sketches.T
 
 
-@pytest.mark.parametrize("name", FACTORIES)
+@pytest.mark.parametrize("name", of_each_kind(FACTORIES))
 def test_weights_are_those_of_the_sketches_gramian(name):
   updates, state = compiled(name)(as_tree(jacobian()), ALL)
   _, expected = compiled(name)(with_products(gramian_of_sketches()), ALL)
@@ -123,7 +124,7 @@ def test_inactive_tasks_change_nothing(name):
 
 
 @pytest.mark.parametrize("kind", ["independent", "opposed"])
-@pytest.mark.parametrize("name", CONTINUOUS)
+@pytest.mark.parametrize("name", of_each_kind(CONTINUOUS))
 def test_an_update_moves_by_the_relative_error_of_sketches(name, kind):
   """Also where a combination of gradients is a hundred times shorter than they are:
 

@@ -8,6 +8,7 @@ import optax
 import pytest
 
 from tests.helpers.examples import flat, follow, grads_sequence, random_grads
+from tests.helpers.kinds import of_each_kind
 from tests.helpers.methods import (
   METHODS,
   NUM_STEPS,
@@ -28,6 +29,10 @@ def name(request):
   if reason := METHODS[request.param].exempt.get(request.node.originalname):
     pytest.skip(reason)
   return request.param
+
+
+# For what the frame does, not the method.
+ON_EACH_KIND = pytest.mark.parametrize("name", of_each_kind(METHODS), indirect=True)
 
 
 @pytest.fixture
@@ -52,6 +57,7 @@ def assert_follow_alike(actual, expected, rtol=1e-3, atol=1e-4):
   assert_trees_close(actual, expected, rtol, atol)
 
 
+@ON_EACH_KIND
 def test_jit_equals_eager(tx):
   state = tx.init(PARAMS)
   two_steps = sequence()[:2]
@@ -60,6 +66,7 @@ def test_jit_equals_eager(tx):
     assert_follow_alike((updates, state), expected)
 
 
+@ON_EACH_KIND
 def test_scan_equals_a_loop(tx):
   def step(state, grads):
     updates, state = tx.update(grads, state, PARAMS)
@@ -69,6 +76,7 @@ def test_scan_equals_a_loop(tx):
   assert_follow_alike(history, stacked(follow(tx, PARAMS, sequence())))
 
 
+@ON_EACH_KIND
 def test_vmap_over_seeds_equals_a_loop(tx):
   seeds = range(3)
   grads = [random_grads(PARAMS, NUM_TASKS, seed) for seed in seeds]
@@ -78,6 +86,15 @@ def test_vmap_over_seeds_equals_a_loop(tx):
   states, params = stacked([state] * 3), stacked([PARAMS] * 3)
   batched = jax.jit(jax.vmap(tx.update))(stacked(grads), states, params)
   assert_follow_alike(batched, expected)
+
+
+def test_a_step_can_be_vmapped(tx):
+  """Traced only; each method could contain what cannot be batched."""
+  args = random_grads(PARAMS, NUM_TASKS), tx.init(PARAMS), PARAMS
+  several = jax.tree.map(lambda x: jax.ShapeDtypeStruct((2, *x.shape), x.dtype), args)
+  updates, state = jax.eval_shape(jax.vmap(tx.update), *several)
+  chex.assert_trees_all_equal_shapes_and_dtypes(updates, several[2])
+  chex.assert_trees_all_equal_shapes_and_dtypes(state, several[1])
 
 
 def test_steps_are_not_traced_again(method):
@@ -94,6 +111,7 @@ def test_steps_are_not_traced_again(method):
     params, state = jax.eval_shape(step, grads, state, params)
 
 
+@ON_EACH_KIND
 def test_unknown_extra_arguments_are_ignored(tx):
   update = jax.jit(tx.update, static_argnames="unknown")
   arguments = random_grads(PARAMS, NUM_TASKS), tx.init(PARAMS), PARAMS
@@ -108,11 +126,14 @@ def test_the_state_keeps_its_structure_shapes_and_dtypes(tx):
     chex.assert_trees_all_equal_shapes_and_dtypes(state, initial)
 
 
-def test_updates_have_the_parameters_structure_shapes_and_dtypes(tx):
-  updates, _ = jax.eval_shape(
-    tx.update, random_grads(PARAMS, NUM_TASKS), tx.init(PARAMS), PARAMS
-  )
-  chex.assert_trees_all_equal_shapes_and_dtypes(updates, PARAMS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_updates_have_the_parameters_structure_shapes_and_dtypes(tx, dtype):
+  args = random_grads(PARAMS, NUM_TASKS), PARAMS
+  grads, params = jax.tree.map(lambda x: x.astype(dtype), args)
+  state = tx.init(params)
+  updates, after = jax.eval_shape(tx.update, grads, state, params)
+  chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
+  chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
 
 
 def test_the_state_is_known_to_optax_tree_utilities(tx):
@@ -126,6 +147,8 @@ def test_the_state_is_known_to_optax_tree_utilities(tx):
   assert int(getattr(state, "plain", state).count) == NUM_STEPS
 
 
+# On all methods `test_derivatives.py` traces them, and sees what they change.
+@ON_EACH_KIND
 def test_hyperparameters_may_be_injected(method, tx, standard_promotion):
   if method.schedulable is None:
     pytest.skip("no number to schedule")
@@ -140,6 +163,7 @@ def test_hyperparameters_may_be_injected(method, tx, standard_promotion):
   assert np.max(np.abs(flat(history[-1][0]) - flat(constant[-1][0]))) > 1e-3
 
 
+@ON_EACH_KIND
 def test_bfloat16_keeps_its_dtype_and_follows_float32(tx):
   as_bfloat16 = jax.tree.map(lambda x: x.astype(jnp.bfloat16), (PARAMS, sequence()))
   as_float32 = jax.tree.map(lambda x: x.astype(jnp.float32), as_bfloat16)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from maxgnr_jax import maxgnr, steepest_descent
+from tests.helpers.kinds import REPRESENTATIVES
 from tests.helpers.methods import METHODS
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -75,7 +76,7 @@ def objective(name, hyperparameter, point, grads, masks, powers):
 
 
 CASES = [
-  (name, num_tasks)
+  pytest.param(name, num_tasks, marks=[pytest.mark.thorough] * (num_tasks == 2))
   for name in MAKE
   for num_tasks in sorted({max(number, AT_LEAST.get(name, 2)) for number in (2, 3)})
 ]
@@ -107,7 +108,7 @@ def test_derivatives_are_those_of_central_differences(
     np.testing.assert_allclose(
       slopes[smooth], expected[smooth], rtol=1e-5, atol=1e-5, err_msg=path
     )
-    if num_tasks == 2:  # a second program, which is costly to compile for all
+    if num_tasks == 2 or name in REPRESENTATIVES:  # a second program to compile
       np.testing.assert_allclose(
         forward(*arguments), np.sum(slopes), rtol=1e-8, atol=1e-8, err_msg=path
       )

@@ -1,11 +1,15 @@
 """Numbers that are finite but enormous: counted, not remembered."""
 
+import functools
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from maxgnr_jax import aggregators, maxgnr
+from tests.helpers.kinds import of_each_kind
 from tests.helpers.methods import METHODS, make, transformation
 from tests.helpers.runs import counts, run, without_counts
 from tests.helpers.trees import assert_trees_close
@@ -99,6 +103,18 @@ def test_tiny_numbers_beside_ordinary_ones_do_not_matter(name, tiny, large):
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", METHODS)
+def test_a_step_of_float64_parameters_and_float32_gradients_can_be_traced(name):
+  """Dtypes are not promoted here, and the state keeps its own."""
+  tx, params = make(METHODS[name], 3), jnp.zeros(6, jnp.float64)
+  state = tx.init(params)
+  step = functools.partial(tx.update, losses=jnp.ones(3))
+  updates, after = jax.eval_shape(step, jnp.ones((3, 6), jnp.float32), state, params)
+  chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
+  chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("name", of_each_kind(METHODS))
 def test_float64_parameters_take_float32_gradients_of_any_scale(name):
   scales = np.array([[1e-30], [1.0], [1e30]])
   history = np.random.default_rng(0).normal(size=(3, 3, 6)) * scales

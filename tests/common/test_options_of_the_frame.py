@@ -9,6 +9,7 @@ import pytest
 
 from maxgnr_jax import aggregators
 from tests.helpers.examples import example_params, random_grads
+from tests.helpers.kinds import of_each_kind
 from tests.helpers.methods import METHODS
 from tests.helpers.trees import assert_trees_close
 
@@ -50,7 +51,7 @@ def steps(tx):
     yield grads, updates, state, np.array([step != SPOILED, True, step != ABSENT])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", of_each_kind(NAMES))
 def test_heads_of_their_own_get_the_sum_of_their_gradients(name):
   """The rest of the update is as long as the mean, by averaged weights."""
   weighted = name not in UNWEIGHTED

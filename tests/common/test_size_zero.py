@@ -9,6 +9,7 @@ import pytest
 
 from maxgnr_jax import maxgnr, value_and_flat_task_grads
 from tests.helpers.examples import follow, random_grads
+from tests.helpers.kinds import of_each_kind
 from tests.helpers.methods import METHODS
 from tests.helpers.trees import assert_trees_close, assert_trees_equal
 
@@ -52,7 +53,9 @@ def takes(argument):
   return sorted(name for name in METHODS if argument in signatures[name].parameters)
 
 
-@pytest.mark.parametrize("name", sorted(set(METHODS) - set(takes("groups"))))
+@pytest.mark.parametrize(
+  "name", of_each_kind(sorted(set(METHODS) - set(takes("groups"))))
+)
 def test_arrays_of_size_zero_beside_others_change_nothing(name):
   tx = METHODS[name].make(num_tasks=NUM_TASKS)
   params = PARAMS | ({"z": EMPTY["z"]} if name in PER_ARRAY else EMPTY)
@@ -63,7 +66,7 @@ def test_arrays_of_size_zero_beside_others_change_nothing(name):
     assert_trees_close(beside.weights, state.weights, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", takes("groups"))
+@pytest.mark.parametrize("name", of_each_kind(takes("groups")))
 def test_a_group_of_size_zero_is_weighted_as_a_group_without_gradient(name):
   make, params = METHODS[name].make, PARAMS | EMPTY | {"y": jnp.ones(2)}
   txs = [make(num_tasks=NUM_TASKS), make(num_tasks=NUM_TASKS, groups=GROUPS)]

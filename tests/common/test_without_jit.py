@@ -1,4 +1,4 @@
-"""Every method without `jax.jit` around it: compiled once, and fit to be pickled."""
+"""Methods without `jax.jit` around them: compiled once, and fit to be pickled."""
 
 import cloudpickle
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ import pytest
 from maxgnr_jax import maxgnr
 from tests.helpers.compilations import left_by
 from tests.helpers.examples import follow, grads_sequence, random_grads
+from tests.helpers.kinds import of_each_kind
 from tests.helpers.methods import METHODS, with_task_values
 from tests.helpers.trees import assert_trees_close, assert_trees_equal
 
@@ -25,8 +26,8 @@ def steps(tx, num_tasks, number=2):
   return history, state
 
 
-@pytest.mark.parametrize("num_tasks", [3, 10])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("num_tasks", [3, pytest.param(10, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("name", of_each_kind(METHODS))
 def test_nothing_is_compiled_after_two_steps_and_nothing_is_kept(name, num_tasks):
   if name in ("constant_weights", "ngdiff") and num_tasks == 10:
     pytest.skip("its arguments say how many tasks")
@@ -47,7 +48,7 @@ def test_the_independent_gradients_of_two_batches_compile_nothing_either():
   assert left_by(step, 5) == (0, 0, 0)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", of_each_kind(METHODS))
 def test_a_pickled_method_gives_equal_updates(name):
   tx = METHODS[name].make(num_tasks=3)
   there = cloudpickle.loads(cloudpickle.dumps(tx))
@@ -80,7 +81,7 @@ def test_a_train_state_can_be_pickled():
 SCHEDULABLE = [name for name, method in METHODS.items() if method.schedulable]
 
 
-@pytest.mark.parametrize("name", SCHEDULABLE)
+@pytest.mark.parametrize("name", of_each_kind(SCHEDULABLE))
 def test_a_schedule_compiles_nothing_after_two_steps(name):
   """`inject_hyperparams` makes a new transformation in every step."""
   method = METHODS[name]

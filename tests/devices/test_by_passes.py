@@ -25,7 +25,7 @@ def losses(params, x):
   [
     maxgnr(num_tasks=TASKS, sketch=101),
     aggregators.mgda(num_tasks=TASKS),
-    aggregators.gls(num_tasks=TASKS),
+    pytest.param(aggregators.gls(num_tasks=TASKS), marks=pytest.mark.thorough),
   ],
 )
 def test_gradients_and_states_equal_those_of_one_device(aggregator):

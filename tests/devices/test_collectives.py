@@ -21,7 +21,10 @@ def compiled_update(tx, num_tasks, mesh, dtype="float32"):
   return jax.jit(tx.update).lower(grads, tx.init(params), params).compile()
 
 
-@pytest.mark.parametrize(("num_tasks", "dtype"), [(3, "bfloat16"), (17, "float32")])
+@pytest.mark.parametrize(
+  ("num_tasks", "dtype"),
+  [(3, "bfloat16"), pytest.param(17, "float32", marks=pytest.mark.thorough)],
+)
 def test_maxgnr_on_explicit_axes_takes_two_sums_of_few_numbers(num_tasks, dtype):
   mesh = make_mesh(AxisType.Explicit)
   compiled = compiled_update(maxgnr(num_tasks=num_tasks), num_tasks, mesh, dtype)
@@ -36,7 +39,10 @@ def test_maxgnr_on_explicit_axes_takes_two_sums_of_few_numbers(num_tasks, dtype)
   assert_branches_are_small(compiled, num_tasks)
 
 
-@pytest.mark.parametrize(("num_tasks", "dtype"), [(3, "float32"), (17, "bfloat16")])
+@pytest.mark.parametrize(
+  ("num_tasks", "dtype"),
+  [pytest.param(3, "float32", marks=pytest.mark.thorough), (17, "bfloat16")],
+)
 def test_maxgnr_on_automatic_axes_takes_sums_of_few_numbers(num_tasks, dtype):
   compiled = compiled_update(maxgnr(num_tasks=num_tasks), num_tasks, make_mesh(), dtype)
   found = collectives(compiled)

@@ -57,11 +57,11 @@ def on_one_device():
 @pytest.mark.parametrize(
   ("name", "how"),
   [
-    ("maxgnr", AxisType.Auto),
+    pytest.param("maxgnr", AxisType.Auto, marks=pytest.mark.thorough),
     ("maxgnr", AxisType.Explicit),
     ("maxgnr", "shard_map"),
     ("mgda", AxisType.Auto),
-    ("mgda", AxisType.Explicit),
+    pytest.param("mgda", AxisType.Explicit, marks=pytest.mark.thorough),
   ],
 )
 def test_the_derivative_on_a_mesh_is_that_of_differences_on_one_device(name, how):

@@ -39,7 +39,9 @@ def compare(tx, num_tasks, mesh, rtol=1e-4, atol=1e-5):
   return found
 
 
-@pytest.mark.parametrize("name", ["graddrop", "moco"])
+@pytest.mark.parametrize(
+  "name", ["graddrop", pytest.param("moco", marks=pytest.mark.thorough)]
+)
 def test_aggregators_are_the_same_on_a_mesh(name):
   compare(make(METHODS[name], 3), 3, make_mesh())
 
@@ -129,7 +131,9 @@ def test_a_data_parallel_step_equals_one_device():
     assert_trees_close(found, expected, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["maxgnr", "mgda", "equal_weights"])
+@pytest.mark.parametrize(
+  "name", ["maxgnr", "mgda", pytest.param("equal_weights", marks=pytest.mark.thorough)]
+)
 def test_a_method_inside_shard_map_with_axis_name_equals_one_device(name):
   tx = METHODS[name].make(num_tasks=3)
   extra = {"losses": jnp.array([1.0, 2.0, 3.0])}

@@ -67,7 +67,9 @@ def in_shard_map(mesh, axis_names=("data", "model"), specs=SPEC_LIST):
   return jax.jit(jax.shard_map(fun, mesh=mesh, in_specs=(STACKED,), out_specs=P()))
 
 
-@pytest.mark.parametrize("kind", ["automatic", "explicit", "named"])
+@pytest.mark.parametrize(
+  "kind", ["automatic", pytest.param("explicit", marks=pytest.mark.thorough), "named"]
+)
 def test_a_sketch_of_sharded_gradients_is_that_of_whole_ones(kind, expected):
   mesh = make_mesh(AxisType.Explicit if kind == "explicit" else AxisType.Auto)
   fun = in_shard_map(mesh) if kind == "named" else jax.jit(local_sketch)

@@ -76,19 +76,18 @@ def test_delta_m_rewards_lower_errors_and_higher_accuracies():
   assert delta_m(base, base, pairs.METRICS) == 0.0
 
 
-def run_digits(command, *options):
-  done = commands.run("-m", "benchmarks.experiments", "digits", command, *options)
-  assert done.returncode == 0, done.stderr
-  return done.stdout
-
-
-def test_sweep_and_report_commands_write_table_figures_and_results(tmp_path):
+def test_sweep_and_report_commands_write_table_figures_and_results(
+  tmp_path, capsys, quick_experiments
+):
   methods = ["equal-weights", "flat-imtl-g", "maxgnr-0.9-by-layer"]
   out = ["--out", str(tmp_path)]
   options = ["--seeds", "2", "--epochs", "2", "--learning-rates", "1e-4", "1e-3"]
+  options += ["--canvases-per-epoch", "640", "--steps-per-call", "10"]
   options += ["--schedule", "cosine", "--tuning-seeds-apart", "--most-extensions", "0"]
-  run_digits("sweep", *out, *options, "--methods", *methods)
-  said = run_digits("report", *out)
+  digits = "benchmarks.experiments", "digits"
+  commands.run_here(*digits, "sweep", *out, *options, "--methods", *methods)
+  commands.run_here(*digits, "report", *out)
+  said = capsys.readouterr().out
   assert (tmp_path / "table.md").read_text() in said
   assert "test set, the model at the end of training:" in said
   seeds = {path.name for path in (tmp_path / "runs").glob("*/*/seed-*")}

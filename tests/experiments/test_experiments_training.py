@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 
 from benchmarks.experiments import cli, train
+from benchmarks.experiments import model as models
 from benchmarks.experiments.checkpoint import Best, load_model
 from benchmarks.experiments.loading import in_order
 from benchmarks.experiments.model import Model
@@ -26,6 +26,7 @@ from benchmarks.experiments.problems.fashion.problem import (
   make_problem,
 )
 from benchmarks.experiments.step import Trainer
+from tests.helpers.commands import quick_environment
 from tests.helpers.experiments import (
   ROOT,
   STEPS,
@@ -171,14 +172,17 @@ def test_killed_process_is_resumed_from_the_command_line(
     str(out),
     *flags(epochs=epochs, method=METHOD),
   ]
-  started = [sys.executable, "-m", "benchmarks.experiments", "fashion", *arguments]
   # The same compiler options as in this process give the same numbers.
-  xla = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
-  environment = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": xla}
+  program = f"""
+from benchmarks.experiments import __main__, model
+model.CPU_OPTIONS = {models.CPU_OPTIONS}
+__main__.main()
+"""
+  started = [sys.executable, "-c", program, "fashion", *arguments]
   with subprocess.Popen(
     [*started, "--checkpoint-seconds", "0"],
     cwd=ROOT,
-    env=environment,
+    env=quick_environment(),
     stdout=subprocess.DEVNULL,
     stderr=subprocess.PIPE,
   ) as process:

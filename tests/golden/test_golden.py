@@ -102,6 +102,7 @@ def test_updates_and_weights_agree_with_other_libraries_in_float64(
 ONE_EACH = {case["method"]: case for case in CASES.values()}
 
 
+@pytest.mark.thorough  # the same code in another dtype
 @pytest.mark.parametrize("case", ONE_EACH.values(), ids=ONE_EACH)
 def test_updates_and_weights_agree_with_other_libraries_in_float32(
   case, standard_promotion

@@ -1,5 +1,6 @@
 """`value_and_combined_grad` by the cheapest way, against stacked gradients."""
 
+import functools
 import re
 
 import jax
@@ -103,7 +104,9 @@ def test_the_update_is_that_of_stacked_gradients_whatever_is_not_finite(kind):
   assert_as_stacked(KINDS[kind], scenes)
 
 
-@pytest.mark.parametrize("kind", ["losses", "gramian", "sketches"])
+@pytest.mark.parametrize(
+  "kind", [pytest.param("losses", marks=pytest.mark.thorough), "gramian", "sketches"]
+)
 def test_masked_tasks_spoil_nothing(kind):
   mask = jnp.array([True, False, True, True])
   scenes = ["usual", "a loss is not finite", "usual"]
@@ -120,7 +123,9 @@ def test_microbatches_with_auxiliary_data(kind):
   assert_as_stacked(KINDS[kind], scenes, rtol=1e-3, **options)
 
 
-@pytest.mark.parametrize("kind", ["gramian", "sketches"])
+@pytest.mark.parametrize(
+  "kind", ["gramian", pytest.param("sketches", marks=pytest.mark.thorough)]
+)
 def test_without_jit(kind):
   scenes = ["usual", "a gradient is not finite"]
   assert_as_stacked(KINDS[kind], scenes, jit=lambda fun: fun)
@@ -277,16 +282,19 @@ def test_what_the_losses_leave_for_derivatives_is_not_stored_twice(
 
 def assert_memory(program, gradients):
   """Bounds the temporary memory beyond that of the gradient of the mean loss."""
-
-  def mean_loss(params, x):
-    return sum(deep_losses(params, x))
-
-  single = jax.jit(jax.grad(mean_loss)).lower(DEEP, draw(ROWS, WIDE)).compile()
   size = sum(x.nbytes for x in jax.tree.leaves(DEEP))
-  beyond = temporary(program) - temporary(single)
+  beyond = temporary(program) - of_mean_loss()
   assert beyond < gradients * size
   stacked = rf"f32\[{MANY * LAYERS * WIDE * WIDE}\]"
   assert not re.search(stacked, program.as_text())
+
+
+@functools.cache
+def of_mean_loss():
+  def mean_loss(params, x):
+    return sum(deep_losses(params, x))
+
+  return temporary(jax.jit(jax.grad(mean_loss)).lower(DEEP, draw(ROWS, WIDE)).compile())
 
 
 def temporary(program):

@@ -58,7 +58,17 @@ FUNCTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+# Each is compiled twice; the others combine what these do.
+USUAL = {"plain", "two at a time", "side by side", "many", "microbatches", "flat, one"}
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(name, marks=[] if name in USUAL else pytest.mark.thorough)
+    for name in FUNCTIONS
+  ],
+)
 def test_calls_compile_nothing_again_and_give_what_jit_gives(name):
   def call():
     return FUNCTIONS[name](PARAMS, X)

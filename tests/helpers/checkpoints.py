@@ -4,6 +4,7 @@
 folder, in a new process.
 """
 
+import functools
 import sys
 from pathlib import Path
 
@@ -58,10 +59,14 @@ def like(state, mesh):
 
 def follow(tx, state, params, sequence):
   """The last update and state of jitted steps that donate the state."""
-  step = jax.jit(lambda g, s, p: tx.update(g, s, p), donate_argnums=1)
   for grads in sequence:
-    updates, state = step(grads, state, params)
+    updates, state = step_of(tx)(grads, state, params)
   return updates, state
+
+
+@functools.lru_cache(maxsize=8)
+def step_of(tx):
+  return jax.jit(lambda g, s, p: tx.update(g, s, p), donate_argnums=1)
 
 
 def gradients():

@@ -18,7 +18,9 @@ def temporary_share(tx, num_tasks, shapes, dtype):
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="Measured on CPUs.")
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+  "dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.thorough)]
+)
 @pytest.mark.parametrize(
   ("num_tasks", "shapes"),
   [

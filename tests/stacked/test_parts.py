@@ -44,7 +44,9 @@ def in_parts(sums, leaves, devices):
   return jax.jit(lambda leaves: _parts.sum_in_parts(sums, leaves, devices))(leaves)
 
 
-@pytest.mark.parametrize("devices", [4, 6, 256])
+@pytest.mark.parametrize(
+  "devices", [4, pytest.param(6, marks=pytest.mark.thorough), 256]
+)
 @pytest.mark.parametrize("num_tasks", [3, 10])
 def test_sums_in_parts_of_a_million_positive_numbers_agree_with_float64(
   num_tasks, devices

@@ -21,7 +21,9 @@ def in_float64(x, y):
   return flat(x) @ flat(y).T
 
 
-@pytest.mark.parametrize("num_tasks", [3, 7, 10])
+@pytest.mark.parametrize(
+  "num_tasks", [3, pytest.param(7, marks=pytest.mark.thorough), 10]
+)
 @pytest.mark.parametrize("leaves", [1, 100])
 def test_sums_of_millions_of_positive_numbers_agree_with_float64(num_tasks, leaves):
   rng = np.random.default_rng(0)
