@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument(
     "command",
     nargs=argparse.REMAINDER,
-    help="train, sweep, grouping, report or cost, and its options",
+    help="train, sweep, grouping, report, cost or steadiness, and its options",
   )
   chosen = parser.parse_args(argv)
   module = load(chosen.problem)

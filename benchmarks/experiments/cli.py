@@ -1,4 +1,8 @@
-"""The commands of every experiment: `train`, `sweep`, `grouping`, `report`, `cost`."""
+"""The commands of every experiment.
+
+``train``, ``sweep`` and ``grouping`` train; ``report``, ``cost`` and ``steadiness`` are
+about a finished sweep.
+"""
 
 import dataclasses
 import sys
@@ -15,6 +19,7 @@ from benchmarks.experiments.grouping import Grouping, grouping
 from benchmarks.experiments.model import Model
 from benchmarks.experiments.problem import Problem
 from benchmarks.experiments.report import Report, report, settings_of, text
+from benchmarks.experiments.steadiness import Steadiness, steadiness
 from benchmarks.experiments.summary import caption, judged_models
 from benchmarks.experiments.sweep import Sweep, sweep
 from benchmarks.experiments.train import make_trainer, train_with_bar
@@ -22,7 +27,7 @@ from benchmarks.experiments.train import make_trainer, train_with_bar
 
 def commands(settings: type[Settings]) -> dict[str, Any]:
   """Makes the settings classes of all commands for a problem."""
-  found: dict[str, Any] = {"cost": Cost, "report": Report}
+  found: dict[str, Any] = {"steadiness": Steadiness, "cost": Cost, "report": Report}
   for name, kind in {"grouping": Grouping, "sweep": Sweep, "train": Run}.items():
     bases = (settings, kind)
     made = dataclasses.make_dataclass(name, [], bases=bases, frozen=True, kw_only=True)
@@ -62,10 +67,11 @@ def main(
       model = Model(make_problem(config_of_sweep))
       published = reference(config_of_sweep)
       print(text(report(model, config, published), published))
-    elif isinstance(config, Cost):
+    elif isinstance(config, Cost | Steadiness):
       of_sweep = settings_of(of_settings["sweep"], config.out, config.data)
+      study: Any = cost if isinstance(config, Cost) else steadiness
       model = Model(make_problem(of_sweep))
-      print(cost(model, config, of_sweep, of_settings["train"]))
+      print(study(model, config, of_sweep, of_settings["train"]))
     elif isinstance(config, Sweep):
       sweep(Model(make_problem(config)), config, of_settings["train"])
       print(f"Results are in {config.out}; `report` makes tables and figures of them.")

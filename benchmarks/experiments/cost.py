@@ -28,7 +28,12 @@ from benchmarks.experiments.metric import (
 from benchmarks.experiments.model import Model
 from benchmarks.experiments.runner import Job, Runner
 from benchmarks.experiments.summary import baseline_of, by_seed
-from benchmarks.experiments.sweep import command, read_summary, reported_seeds
+from benchmarks.experiments.sweep import (
+  command,
+  joint_rows,
+  read_summary,
+  reported_seeds,
+)
 from benchmarks.experiments.tuning import Row
 from benchmarks.machine import describe_machine
 from benchmarks.methods import FIXED_WEIGHTS
@@ -69,7 +74,7 @@ def cost(model: Model, options: Cost, settings: ManyRuns, kind: type[Run]) -> st
     ValueError: if the sweep lacks one of the rows.
   """
   summary = read_summary(options.out)
-  rows = _rows(summary, options.methods)
+  rows = joint_rows(summary, options.methods)
   runner = Runner(model, settings, kind)
   ratios = step_times(runner, [*rows.values()], options.rounds)
   found = {
@@ -94,19 +99,6 @@ def cost(model: Model, options: Cost, settings: ManyRuns, kind: type[Run]) -> st
   (options.out / "cost.json").write_text(json.dumps(whole, indent=1) + "\n")
   (options.out / "cost.md").write_text(text + "\n")
   return text
-
-
-def _rows(summary: Mapping[str, Any], names: Sequence[str]) -> dict[str, Row]:
-  there = summary["rows"]
-  names = names or [name for name in there if name != "single-task"]
-  for name in names:
-    if name not in there or name == "single-task":
-      raise ValueError(
-        f"the sweep has no joint row {name!r}: it must be one of {', '.join(there)}"
-      )
-  return {
-    name: Row(name, weights=tuple(there[name].get("weights", ()))) for name in names
-  }
 
 
 def equal_epochs(epochs: int, ratio: float) -> int:

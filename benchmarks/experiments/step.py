@@ -202,7 +202,7 @@ class Trainer:
     self._init_rest = CompiledOnce(self._state_of)
     self._scan = CompiledOnce(self._steps, donate_argnums=0)
     if self._combination.combine is None:
-      self._whole_step = CompiledOnce(self._step, donate_argnums=0)
+      self._whole_step = CompiledOnce(self.traced_step, donate_argnums=0)
     else:
       self._second_part = CompiledOnce(self._combine, donate_argnums=0)
 
@@ -266,7 +266,8 @@ class Trainer:
       epoch=EpochSums.zeros(len(self.tasks)),
     )
 
-  def _step(self, state: RunState, batch: Batch):
+  def traced_step(self, state: RunState, batch: Batch):
+    """Takes a step like :meth:`step`, inside of a function that is compiled."""
     (losses, _, rest), grad, method_state = self._combination.value_and_grad(
       state.combination, state.params, batch, state.rest
     )
@@ -274,7 +275,7 @@ class Trainer:
     return self._descend(state, losses, mask, rest, grad, method_state)
 
   def _steps(self, state: RunState, batches: Batch):
-    state, shown = jax.lax.scan(self._step, state, batches)
+    state, shown = jax.lax.scan(self.traced_step, state, batches)
     return state, jax.tree.map(lambda x: x[-1], shown)
 
   def _combine(self, state: RunState, found: dict[str, Any], rest):

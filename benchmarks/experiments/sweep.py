@@ -179,3 +179,20 @@ def read_summary(out: Path) -> dict[str, Any]:
   if not path.exists():
     raise ValueError(f"there is no {path}: run `sweep --out {out}` to its end first")
   return json.loads(path.read_text())
+
+
+def joint_rows(summary: Mapping[str, Any], names: Sequence[str]) -> dict[str, Row]:
+  """Finds rows of a sweep's results; without names all but single-task models.
+
+  Raises:
+    ValueError: if there is no such row.
+  """
+  there = summary["rows"]
+  names = names or [name for name in there if name != "single-task"]
+  for name in names:
+    if name not in there or name == "single-task":
+      raise ValueError(
+        f"the sweep has no joint row {name!r}: it must be one of {', '.join(there)}"
+      )
+  weights = {name: tuple(there[name].get("weights", ())) for name in names}
+  return {name: Row(name, weights=weights[name]) for name in names}
