@@ -115,13 +115,13 @@ def combination(
   if method.stacked or method.flat_radius is not None:
     radius = method.flat_radius
     gradients = task_gradients(task_losses, microbatches, radius, labelled)
-    combine = _combine(aggregator)
+    of_stacked = _combine(aggregator)
 
     def stacked(state, params, *args):
       values, found = gradients(params, *args)
-      return values, *combine(found, state, params)
+      return values, *of_stacked(found, state, params)
 
-    return Combination(aggregator.init, stacked, combine)
+    return Combination(aggregator.init, stacked, of_stacked)
 
   cheapest = value_and_combined_grad(
     _with_aux(task_losses),

@@ -26,7 +26,7 @@ from benchmarks.experiments.metric import (
   mean_over_seeds,
 )
 from benchmarks.experiments.model import Model
-from benchmarks.experiments.runner import Job, Runner
+from benchmarks.experiments.runner import Runner
 from benchmarks.experiments.summary import baseline_of, by_seed
 from benchmarks.experiments.sweep import (
   command,
@@ -34,7 +34,7 @@ from benchmarks.experiments.sweep import (
   read_summary,
   reported_seeds,
 )
-from benchmarks.experiments.tuning import Row
+from benchmarks.experiments.tuning import Job, Row
 from benchmarks.machine import describe_machine
 from benchmarks.methods import FIXED_WEIGHTS
 from benchmarks.speed.timing import interleave

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.experiments.runner import Job, Runner
+from benchmarks.experiments.runner import Runner
 from benchmarks.experiments.summary import Found
-from benchmarks.experiments.tuning import Row, score_rates
+from benchmarks.experiments.tuning import Job, Row, score_rates
 from benchmarks.methods import FIXED_WEIGHTS
 
 _ORDERS = 3  # of magnitude, between the largest and the smallest weight of a draw
@@ -32,7 +32,7 @@ def draw(num_tasks: int, number: int) -> list[tuple[float, ...]]:
 
 
 def choose(
-  runner: Runner, baseline: Mapping[Row, Found]
+  runner: Runner, baseline: Mapping[Row, Found], number: int
 ) -> tuple[Row, list[dict[str, Any]]]:
   """Chooses the draw that is best on the validation data.
 
@@ -41,6 +41,7 @@ def choose(
   Args:
     runner: Of the sweep.
     baseline: The rows that Δm is relative to, as the sweep tuned them.
+    number: How many draws.
 
   Returns:
     The row of the best weights, and of each draw ``weights``, ``learning_rate`` and
@@ -56,7 +57,7 @@ def choose(
       "--validation 0.1"
     )
   rates = settings.learning_rates
-  draws = draw(len(problem.tasks), settings.weight_draws)
+  draws = draw(len(problem.tasks), number)
   rate_of = {
     Row(FIXED_WEIGHTS, weights=weights): rates[at % len(rates)]
     for at, weights in enumerate(draws)

@@ -4,7 +4,7 @@ import dataclasses
 import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 from tqdm import tqdm
 
@@ -12,15 +12,7 @@ from benchmarks.experiments.config import ManyRuns, Run
 from benchmarks.experiments.model import Model
 from benchmarks.experiments.step import Trainer
 from benchmarks.experiments.train import make_trainer, train
-from benchmarks.experiments.tuning import Row
-
-
-class Job(NamedTuple):
-  """One run of a row of the table."""
-
-  row: Row
-  rate: float
-  seed: int
+from benchmarks.experiments.tuning import Job, Row
 
 
 class Runner:

@@ -12,8 +12,9 @@ from benchmarks.experiments import fixed_weights, summary
 from benchmarks.experiments.config import ManyRuns, Run
 from benchmarks.experiments.model import Model
 from benchmarks.experiments.problem import Problem
-from benchmarks.experiments.runner import Job, Runner
+from benchmarks.experiments.runner import Runner
 from benchmarks.experiments.tuning import (
+  Job,
   Row,
   Scores,
   best_rate,
@@ -76,9 +77,10 @@ def sweep(model: Model, settings: Sweep, kind: type[Run]) -> dict:
   """
   runner = Runner(model, settings, kind)
   rows = baseline_rows(model.problem)
-  draws = []
+  draws: list[dict[str, Any]] = []
   if FIXED_WEIGHTS in settings.methods:
-    chosen, draws = fixed_weights.choose(runner, run_rows(runner, rows))
+    baseline = run_rows(runner, rows)
+    chosen, draws = fixed_weights.choose(runner, baseline, settings.weight_draws)
   rows += [
     chosen if method == FIXED_WEIGHTS else Row(method) for method in settings.methods
   ]

@@ -29,6 +29,14 @@ class Row(NamedTuple):
     return "-".join([self.method, *on, *self.tasks, *(f"{w:g}" for w in self.weights)])
 
 
+class Job(NamedTuple):
+  """One run of a row."""
+
+  row: Row
+  rate: float
+  seed: int
+
+
 # Learning rate -> Δm % on the validation data; not finite where runs diverged.
 Scores = dict[float, float]
 
@@ -37,7 +45,7 @@ def score_rates(
   problem: Problem,
   grids: Mapping[Row, Sequence[float]],
   seeds: Sequence[int],
-  results: Mapping[tuple[Row, float, int], Mapping[str, Any]],
+  results: Mapping[Job, Mapping[str, Any]],
 ) -> dict[Row, Scores]:
   """Computes the Δm of each row and rate on the validation data, mean over seeds.
 
@@ -52,7 +60,7 @@ def score_rates(
   """
 
   def mean(row: Row, rate: float) -> dict[str, float]:
-    runs = [results[row, rate, seed]["last"]["validation"] for seed in seeds]
+    runs = [results[Job(row, rate, seed)]["last"]["validation"] for seed in seeds]
     return mean_over_seeds(runs, problem.metrics)
 
   def score(row: Row, base: Mapping[str, float], metrics: Sequence[Metric]) -> Scores:

@@ -123,9 +123,12 @@ def constant_weights(
   """
   check_has_no_names("weights", weights)
   # Traced values are not known yet, as in a jitted `optax.inject_hyperparams`.
-  is_traced = isinstance(weights, jax.core.Tracer)
-  values = weights if is_traced else np.asarray(weights, np.float64)
-  is_finite = is_traced or np.isfinite(values).all()
+  values: np.ndarray | jax.Array
+  if isinstance(weights, jax.core.Tracer):
+    values, is_finite = weights, True
+  else:
+    values = np.asarray(weights, np.float64)
+    is_finite = bool(np.isfinite(values).all())
   if values.ndim != 1 or not values.size or not is_finite:
     raise ValueError(
       f"`weights` must be a vector of one finite number per task, got {weights!r}."
