@@ -286,3 +286,22 @@ def test_the_readme_names_the_digits_rows_whose_rate_is_at_an_edge_of_the_grid()
     if row.get("learning_rate") in (min(rates), max(rates))
   ]
   assert f"not fully tuned: {', '.join(rows)}." in " ".join(README.split())
+
+
+def test_what_the_text_says_of_groups_of_scm20d_are_the_committed_results():
+  found = json.loads((RESULTS / "scm20d-grouping" / "results.json").read_text())
+  text = " ".join(README.split()).replace("−", "-")
+  of_size = next(
+    values
+    for what, values in found["correlations"].items()
+    if what.endswith("its size")
+  )
+  low, high = of_size["spearman_interval"]
+  assert f"gain less, {of_size['spearman']:.2f} ({low:.2f} to {high:.2f})," in text
+  assert high < 0
+  proposed, *others = (np.mean(division["change"]) for division in found["divisions"])
+  assert f"are proposed, {proposed:.1f} %, are the worst of" in text
+  assert f"({np.mean(others):.1f} % on average for the others)" in text
+  assert proposed < min(others)
+  pairs = [group for group in found["groups"] if len(group["tasks"]) == 2]
+  assert (len(pairs), len(found["groups"])) == (30, 54)

@@ -19,6 +19,7 @@ _MANY = 6  # with more tasks a legend has no room
 _ALL = "share that a task retains"
 _WITHIN = "share that a task retains, less the task's mean over its groups"
 _OF_GROUP = "mean share in a group"
+_OF_SIZE = "mean share in a group, less the mean of groups of its size"
 _SIZE = "size of the group alone (1 / size)"
 
 
@@ -41,17 +42,20 @@ def correlations(groups: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any
   at, tasks, size, share, change = map(np.array, zip(*points, strict=True))
   share = np.log(share)
 
-  def centred(values: np.ndarray) -> np.ndarray:
-    return values - np.array([values[tasks == task].mean() for task in tasks])
+  def centred(values: np.ndarray, within: np.ndarray = tasks) -> np.ndarray:
+    return values - np.array([values[within == one].mean() for one in within])
 
   def of_groups(values: np.ndarray) -> np.ndarray:
     return np.array([values[at == number].mean() for number in range(len(groups))])
 
+  whole = of_groups(share), of_groups(change)
+  numbers, sizes = np.arange(len(groups)), of_groups(size)
   return {
     _ALL: correlate(share, change, at),
     _WITHIN: correlate(centred(share), centred(change), at),
     _SIZE: correlate(-np.log(size), change, at),
-    _OF_GROUP: correlate(of_groups(share), of_groups(change), np.arange(len(groups))),
+    _OF_GROUP: correlate(*whole, numbers),
+    _OF_SIZE: correlate(*(centred(values, sizes) for values in whole), numbers),
   }
 
 

@@ -100,6 +100,9 @@ def test_all_groups_of_few_tasks_are_trained_and_shares_predict_their_change(pre
   assert (row["points"], row["groups"]) == (28, 11)
   assert row["pearson"] == pytest.approx(1, abs=1e-4)
   assert row["spearman"] == pytest.approx(1, abs=1e-2)
+  of_size = found["correlations"][grouping_report._OF_SIZE]
+  assert of_size["points"] == 11
+  assert of_size["pearson"] == pytest.approx(1, abs=1e-4)
   assert found["alone"]["a"]["learning_rate"] == 0.01
   assert "| share that a task retains " in text
   assert "+1.00 (+1.00 to +1.00)" in text
