@@ -48,14 +48,14 @@ def correlations(groups: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any
   def of_groups(values: np.ndarray) -> np.ndarray:
     return np.array([values[at == number].mean() for number in range(len(groups))])
 
-  whole = of_groups(share), of_groups(change)
-  numbers, sizes = np.arange(len(groups)), of_groups(size)
+  shares, changes, sizes = of_groups(share), of_groups(change), of_groups(size)
+  numbers = np.arange(len(groups))
   return {
     _ALL: correlate(share, change, at),
     _WITHIN: correlate(centred(share), centred(change), at),
     _SIZE: correlate(-np.log(size), change, at),
-    _OF_GROUP: correlate(*whole, numbers),
-    _OF_SIZE: correlate(*(centred(values, sizes) for values in whole), numbers),
+    _OF_GROUP: correlate(shares, changes, numbers),
+    _OF_SIZE: correlate(centred(shares, sizes), centred(changes, sizes), numbers),
   }
 
 
