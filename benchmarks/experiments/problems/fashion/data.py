@@ -1,6 +1,7 @@
 """Fashion-MNIST from a file, and canvases of two images."""
 
 import functools
+import itertools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,15 +73,24 @@ def canvases(images: Images, left: np.ndarray, right: np.ndarray, pool: int) -> 
   whole = np.zeros((len(left), SIDE, SIDE), np.uint8)
   whole[:, :28, :28] = upper
   np.maximum(whole[:, SHIFT:, SHIFT:], lower, out=whole[:, SHIFT:, SHIFT:])
-  cells = whole.reshape(len(left), SIDE // pool, pool, SIDE // pool, pool)
-  canvas = cells.mean((2, 4), dtype=np.float32) / 255
-  ink = (upper.mean((1, 2)) + lower.mean((1, 2))) / (2 * 255)
+  # Sums of whole arrays take a quarter of the time of a mean over two axes.
+  offsets = itertools.product(range(pool), repeat=2)
+  first, *others = (whole[:, row::pool, column::pool] for row, column in offsets)
+  total = sum(others, start=first.astype(np.uint32))
+  canvas = total.astype(np.float32) / pool**2 / 255
+  ink = (_brightness(upper) + _brightness(lower)) / (2 * 255)
   return {
     "canvas": canvas.reshape(len(left), -1),
     "left": images.label[left],
     "right": images.label[right],
     "ink": ink.astype(np.float32),
   }
+
+
+def _brightness(images: np.ndarray) -> np.ndarray:
+  """Computes the mean of each image, [N]."""
+  pixels = images.reshape(len(images), -1)
+  return pixels.sum(1, dtype=np.uint32) / pixels.shape[1]
 
 
 def random_pairs(
