@@ -227,7 +227,8 @@ class Trainer:
           f"weights must be one for each of {', '.join(self.tasks)}, got {weights}"
         )
       fixed = optax.tree.set(state.combination, weights=jnp.array(weights, jnp.float32))
-      state = state._replace(combination=fixed)
+      # One array each: a step gives up the memory of every one.
+      state = state._replace(combination=jax.tree.map(jnp.copy, fixed))
     return self.model.replicate(state)
 
   def step(self, state: RunState, batch: Batch) -> tuple[RunState, tuple[Any, Any]]:

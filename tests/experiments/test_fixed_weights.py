@@ -122,6 +122,9 @@ def test_step_takes_the_gradient_of_the_weighted_sum(trained):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), grad, expected)
   state, (_, shown) = trained.step(state, batch)
   np.testing.assert_allclose(shown, jnp.array(weights), rtol=1e-6)
+  batches = jax.tree.map(lambda x: np.stack([x, x]), batch)
+  _, (_, shown) = trained.steps(trained.init(0, 0.01, weights), batches)
+  np.testing.assert_allclose(shown, jnp.array(weights), rtol=1e-6)
 
 
 def test_wrong_weights_are_errors(trained, tmp_path):
