@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.experiments.runner import Runner
 from benchmarks.experiments.summary import Found
-from benchmarks.experiments.tuning import Job, Row, score_rates
+from benchmarks.experiments.tuning import Job, Row, best_of, score_rates
 from benchmarks.methods import FIXED_WEIGHTS
 
 _ORDERS = 3  # of magnitude, between the largest and the smallest weight of a draw
@@ -81,7 +81,5 @@ def choose(
     }
     for row, rate in rate_of.items()
   ]
-  best = max(
-    rate_of, key=lambda row: np.nan_to_num(scores[row][rate_of[row]], nan=-np.inf)
-  )
+  best = best_of({row: scores[row][rate] for row, rate in rate_of.items()})
   return best, tried

@@ -16,7 +16,7 @@ from benchmarks.experiments.noise import GradientNoise, gradient_noise
 from benchmarks.experiments.problem import SPLITS, Problem
 from benchmarks.experiments.step import Trainer
 from benchmarks.experiments.summary import caption, judged_models
-from benchmarks.experiments.sweep import read_summary, reported_seeds
+from benchmarks.experiments.sweep import joint_rows, read_summary, reported_seeds
 from benchmarks.experiments.train import LAST
 from benchmarks.experiments.tuning import Row
 
@@ -95,10 +95,10 @@ def report(
     settings["tuning_seeds"],
     settings.get("tuning_seeds_apart", False),
   )
+  of_method = joint_rows(summary, ())
   joint = {
-    m: _histories(out, _name(m, rows[m]), rows[m]["learning_rate"], seeds)
-    for m in rows
-    if m != "single-task"
+    m: _histories(out, row.name, rows[m]["learning_rate"], seeds)
+    for m, row in of_method.items()
   }
   single_task = {}
   if "single-task" in rows:
@@ -108,9 +108,9 @@ def report(
     method: _last_epochs(problem, histories) for method, histories in joint.items()
   }
   measured = {
-    m: _measured(model, out, m, summary, seeds[0])
+    m: _measured(model, out, of_method[m], summary, seeds[0])
     for m in options.noise_of
-    if m in rows
+    if m in of_method
   }
   if measured:
     first, (noise, _) = next(iter(measured.items()))
@@ -165,11 +165,6 @@ def _draw_training(
 
 def _folder(out: Path, method: str, rate: float, seed: int) -> Path:
   return out / "runs" / method / f"lr-{rate:g}" / f"seed-{seed}"
-
-
-def _name(method: str, row: dict[str, Any]) -> str:
-  """Returns the name of the folder of a row's runs."""
-  return Row(method, weights=tuple(row.get("weights", ()))).name
 
 
 def _history(folder: Path) -> list[dict[str, Any]]:
@@ -233,13 +228,15 @@ def _last_epochs(
 
 
 def _measured(
-  model: Model, out: Path, method: str, summary: dict[str, Any], seed: int
+  model: Model, out: Path, row: Row, summary: dict[str, Any], seed: int
 ) -> tuple[GradientNoise, np.ndarray]:
   """Measures the gradients of one seed's best model; adds its weights."""
-  rate = summary["rows"][method]["learning_rate"]
-  folder = _folder(out, method, rate, seed)
+  rate = summary["rows"][row.method]["learning_rate"]
+  folder = _folder(out, row.name, rate, seed)
   settings = summary["settings"]
-  trainer = Trainer(model, method, (), settings["batch_size"], settings["microbatches"])
+  trainer = Trainer(
+    model, row.method, (), settings["batch_size"], settings["microbatches"]
+  )
   state = trainer.init(0, 1.0)
   like = Best(np.array(0.0), np.array(0), state.params, state.rest)
   best = load_model(folder / "model", like)

@@ -120,9 +120,10 @@ def watch(
   """Trains from a state, and returns what was seen in each epoch.
 
   Returns:
-    Of each epoch ``jump``, the mean over steps and tasks of how far the logarithm of a
-    weight moves in a step, and ``update_gnr``, the squared norm of the trunk's mean
-    update over the variance of an update, both without bias.
+    For each epoch, ``jump`` and ``update_gnr``. ``jump`` says how far the logarithm of
+    a weight moves from one step to the next, as a mean over steps and tasks.
+    ``update_gnr`` compares the trunk's updates with their noise: it is the squared norm
+    of their mean, divided by their variance, both estimated without bias.
   """
   is_trunk = jax.tree.leaves(trainer.problem.trunk_only(state.params))
 
@@ -151,19 +152,21 @@ def watch(
   take, per_call = jax.jit(many, donate_argnums=0), trainer.steps_per_call
   batches = trainer.problem.train_batches(trainer.batch_size, seed)
   per_epoch = trainer.steps_per_epoch
+
+  def nothing() -> Sums:
+    # One array each: a call gives up the memory of every one.
+    update = [jnp.zeros_like(x) for x in trunk(state.params)]
+    return Sums(jnp.zeros(()), update, jnp.zeros(()))
+
   last = jnp.full(len(trainer.tasks), jnp.nan)  # before the first step there are none
-  seen = []
-  carry = None
+  carry, seen = (state, last, nothing()), []
   stacked = stream(batches, 0, epochs * per_epoch, per_call)
   for done, batch in zip(itertools.count(per_call, per_call), stacked):
-    if carry is None:
-      nothing = [jnp.zeros_like(x) for x in trunk(state.params)]
-      carry = (state, last, Sums(jnp.zeros(()), nothing, jnp.zeros(())))
     carry = take(carry, _stacked(trainer, batch))
     if done % per_epoch == 0:
       state, last, sums = carry
       seen.append(_epoch(sums, per_epoch))
-      carry = None
+      carry = (state, last, nothing())
   return seen
 
 

@@ -17,7 +17,7 @@ from benchmarks.experiments.tuning import (
   Job,
   Row,
   Scores,
-  best_rate,
+  best_of,
   next_rate,
   score_rates,
 )
@@ -126,7 +126,7 @@ def run_rows(runner: Runner, rows: Sequence[Row]) -> dict[Row, summary.Found]:
       jobs = [Job(row, rate, seed) for seed in tuning for row, rate in new.items()]
       results |= runner.run(jobs, "rates beyond")
       scores = score_rates(problem, grids, tuning, results)
-    chosen = {row: best_rate(scores[row]) for row in rows}
+    chosen = {row: best_of(scores[row]) for row in rows}
   jobs = [Job(row, chosen[row], seed) for seed in reported for row in rows]
   results = runner.run(jobs, "reporting")
   return {

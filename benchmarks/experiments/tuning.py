@@ -1,12 +1,14 @@
 """Chooses the learning rate of each row on validation data, and extends its grid."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from benchmarks.experiments.metric import Metric, delta_m, mean_over_seeds
 from benchmarks.experiments.problem import Problem
+
+K = TypeVar("K")
 
 
 class Row(NamedTuple):
@@ -74,7 +76,7 @@ def score_rates(
       values = [mean(row, rate) for rate in rates]
       own = {m.name: _median([v[m.name] for v in values]) for m in metrics}
       scores[row] = score(row, own, metrics)
-      best = mean(row, best_rate(scores[row]))
+      best = mean(row, best_of(scores[row]))
       base |= {metric.name: best[metric.name] for metric in metrics}
     else:
       scores[row] = score(row, base, metrics)
@@ -86,9 +88,9 @@ def _median(values: Sequence[float]) -> float:
   return float(np.median(finite)) if finite else np.nan
 
 
-def best_rate(scores: Mapping[float, float]) -> float:
-  """Returns the rate with the highest score; rates whose runs diverged come last."""
-  return max(scores, key=lambda rate: np.nan_to_num(scores[rate], nan=-np.inf))
+def best_of(scores: Mapping[K, float]) -> K:
+  """Returns what has the highest score; what diverged comes last."""
+  return max(scores, key=lambda key: np.nan_to_num(scores[key], nan=-np.inf))
 
 
 def is_at_edge(scores: Mapping[float, float], chosen: float) -> bool:
@@ -110,7 +112,7 @@ def next_rate(scores: Mapping[float, float]) -> float | None:
   The grid goes on by the ratio of its two outermost rates, rounded to one digit such
   that 0.01 and 0.03 are followed by 0.1, 0.3, 1...
   """
-  best = best_rate(scores)
+  best = best_of(scores)
   if len(scores) < 2 or not is_at_edge(scores, best):
     return None
   tried = sorted(scores)

@@ -50,7 +50,7 @@ def test_next_rate_lies_beyond_the_edge_of_the_best_one(rates, data):
     st.lists(st.floats(-9, 9), min_size=len(rates), max_size=len(rates))
   )
   scores = dict(zip(rates, scores, strict=True))
-  best, found = tuning.best_rate(scores), tuning.next_rate(scores)
+  best, found = tuning.best_of(scores), tuning.next_rate(scores)
   assert tuning.is_at_edge(scores, best) == (found is not None)
   if best == max(rates):
     assert found > best
