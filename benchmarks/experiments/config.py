@@ -15,7 +15,7 @@ _OPERATION = ("data", "out", "resume", "checkpoint_seconds", "tensorboard")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-  """Settings that all runs of a sweep share. Defaults are the paper's (Section 5.1)."""
+  """Settings that all runs of a sweep share."""
 
   out: Path = Path("out/run")
   """Folder for settings, log, checkpoints and results."""
@@ -27,11 +27,11 @@ class Settings:
   """Passes over the training set; each ends with an evaluation."""
   optimizer: Literal["adam", "sgd"] = "adam"
   """What follows the method: Adam, or gradient descent with a momentum of 0.9."""
-  schedule: Literal["constant", "cosine"] = "constant"
-  """The learning rate over a run: constant, or a linear warm-up over 5 % of the steps
-  and a cosine decay to 0. With a constant one the result is the mean over the last
-  epochs, 10 at most, else the last model's."""
-  validation: float = 0.0
+  schedule: Literal["cosine", "warmup", "constant"] = "cosine"
+  """The learning rate over a run: a linear warm-up over 5 % of the steps and a cosine
+  decay to 0, or the warm-up alone, or constant as in the paper. With ``cosine`` the
+  result is the last model's, else the mean over the last epochs, 10 at most."""
+  validation: float = 0.1
   """Share of the training set that is held out to choose settings by."""
   checkpoint_seconds: float = 60.0
   """Least time between two checkpoints."""
@@ -69,18 +69,18 @@ class FileSettings(Settings):
 class ManyRuns(Settings):
   """Settings by which all rows of a table are tuned and repeated alike."""
 
-  learning_rates: tuple[float, ...] = (1e-4,)
+  learning_rates: tuple[float, ...] = (3e-3, 1e-2, 3e-2)
   """The optimiser's; validation data choose one of several for each row."""
   most_extensions: int = 4
   """Rates that are tried besides with a row whose best one is at an edge of several,
   one after another, until it is inside. 0: none."""
-  seeds: int = 3
-  """Runs per row."""
-  tuning_seeds: int = 1
-  """Runs by which the learning rate is chosen, at most ``seeds``."""
-  tuning_seeds_apart: bool = False
-  """Report other seeds than those by which the learning rate is chosen: the
-  ``seeds`` that follow them, so that there may be fewer."""
+  seeds: int = 5
+  """Runs per row that are reported."""
+  tuning_seeds: int = 4
+  """Runs per row by which the learning rate is chosen."""
+  tuning_seeds_apart: bool = True
+  """Report other seeds than those by which the learning rate is chosen: the ``seeds``
+  that follow them. Otherwise there must be at least as many ``seeds``."""
   jobs: int = os.cpu_count() or 1
   """Runs at the same time."""
 

@@ -54,15 +54,6 @@ class Grouping(ManyRuns):
   random_divisions: int = 5
   """Random divisions of more than five tasks into groups of the proposed sizes; of
   fewer tasks, all such divisions are compared."""
-  learning_rates: tuple[float, ...] = (3e-3, 1e-2, 3e-2)
-  """The optimiser's; validation data choose one of several for each row."""
-  seeds: int = 5
-  """Runs per row."""
-  tuning_seeds: int = 4
-  """Runs by which the learning rate is chosen, at most ``seeds``."""
-  tuning_seeds_apart: bool = True
-  """Report other seeds than those by which the learning rate is chosen: the
-  ``seeds`` that follow them, so that there may be fewer."""
 
   def __post_init__(self) -> None:
     """Checks the settings before anything is loaded."""

@@ -107,12 +107,22 @@ class RunState(NamedTuple):
   epoch: EpochSums
 
 
-def warmup_cosine(steps: int) -> optax.Schedule:
+def rate_factor(schedule: str, steps: int) -> optax.Schedule | None:
   """Makes a schedule of factors in [0, 1] of the learning rate.
 
-  It rises from 0 to 1 over 5 % of the steps, then falls to 0 as a cosine.
+  Args:
+    schedule: ``"warmup"`` rises from 0 to 1 over 5 % of the steps and stays there,
+      ``"cosine"`` then falls to 0, ``"constant"`` is 1.
+    steps: Steps of a run.
+
+  Returns:
+    The schedule, or None for a factor that is always 1.
   """
   warmup = max(1, round(_WARMUP * steps))
+  if schedule == "constant":
+    return None
+  if schedule == "warmup":
+    return optax.linear_schedule(0.0, 1.0, warmup)
   # One step has no decay: the cosine must have at least one of its own.
   return optax.warmup_cosine_decay_schedule(0.0, 1.0, warmup, max(steps, warmup + 1))
 
@@ -127,8 +137,8 @@ class Trainer:
     batch_size: Examples per step.
     microbatches: Parts into which a batch is divided.
     steps_per_call: Steps that :meth:`steps` takes.
-    decay_epochs: Epochs over which the learning rate warms up and falls to 0; None for
-      a constant one.
+    schedule: Of the learning rate, see :func:`rate_factor`.
+    epochs: Those of a run, over which the schedule extends.
     optimizer: A key of ``OPTIMIZERS``.
 
   Raises:
@@ -144,7 +154,8 @@ class Trainer:
     batch_size: int,
     microbatches: int = 1,
     steps_per_call: int = 1,
-    decay_epochs: int | None = None,
+    schedule: str = "constant",
+    epochs: int = 1,
     optimizer: str = "adam",
   ):
     problem, devices = model.problem, model.mesh.size
@@ -174,11 +185,7 @@ class Trainer:
         f"steps_per_call must divide the {self.steps_per_epoch} steps of an epoch, got "
         f"{steps_per_call}"
       )
-    self._factor = (
-      None
-      if decay_epochs is None
-      else warmup_cosine(self.steps_per_epoch * decay_epochs)
-    )
+    self._factor = rate_factor(schedule, self.steps_per_epoch * epochs)
     make_optimizer = optax.inject_hyperparams(OPTIMIZERS[optimizer])
     self._optimizer = make_optimizer(learning_rate=0.0)
     chosen = SUM if len(tasks) == 1 else named(method)

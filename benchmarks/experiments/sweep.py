@@ -12,6 +12,7 @@ from benchmarks.experiments import fixed_weights, summary
 from benchmarks.experiments.config import ManyRuns, Run
 from benchmarks.experiments.model import Model
 from benchmarks.experiments.problem import Problem
+from benchmarks.experiments.rows import expand
 from benchmarks.experiments.runner import Runner
 from benchmarks.experiments.tuning import (
   Job,
@@ -21,26 +22,16 @@ from benchmarks.experiments.tuning import (
   next_rate,
   score_rates,
 )
-from benchmarks.methods import FIXED_WEIGHTS, METHODS, named
-
-PAPER_METHODS = (
-  "equal-weights",
-  "dwa",
-  "uncertainty",
-  "gradnorm",
-  "mgda",
-  "pcgrad",
-  "maxgnr-0.5",
-  "maxgnr-0.9",
-)
+from benchmarks.methods import FIXED_WEIGHTS, named
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sweep(ManyRuns):
   """Train several methods and single-task models, each with the same budget."""
 
-  methods: tuple[str, ...] = PAPER_METHODS
-  """Rows of the table: names of benchmarks/methods.py, or ``all`` of these."""
+  methods: tuple[str, ...] = ("few",)
+  """Rows of the table: names of benchmarks/methods.py, or of a set of them, ``few``,
+  ``paper``, ``evidence`` or ``all``."""
   weight_draws: int = 16
   """Random weights of which ``fixed-weights`` takes the best, by the tuning seeds."""
 
@@ -49,8 +40,7 @@ class Sweep(ManyRuns):
     super().__post_init__()
     if self.weight_draws < 1:
       raise ValueError(f"weight_draws must be at least 1, got {self.weight_draws}")
-    if "all" in self.methods:
-      object.__setattr__(self, "methods", tuple(METHODS))
+    object.__setattr__(self, "methods", expand(self.methods))
     for method in self.methods:
       named(method)
 

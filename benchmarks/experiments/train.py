@@ -26,7 +26,7 @@ from benchmarks.experiments.step import RunState, Trainer
 # Besides its best model's, a run's result is the mean over its last evaluations. A
 # learning rate that has fallen to 0 leaves nothing to average.
 LAST = 10
-_LAST_OF = {"constant": LAST, "cosine": 1}
+_LAST_OF = {"constant": LAST, "warmup": LAST, "cosine": 1}
 _SECONDS_PER_LINE = 1.0
 
 
@@ -39,7 +39,8 @@ def make_trainer(model: Model, run: Run) -> Trainer:
     run.batch_size,
     run.microbatches,
     run.steps_per_call,
-    run.epochs if run.schedule == "cosine" else None,
+    run.schedule,
+    run.epochs,
     run.optimizer,
   )
 

@@ -31,12 +31,11 @@ def done(tmp_path_factory, quick_experiments):
   """Runs a sweep and returns its model, its settings and its summary."""
   folder = tmp_path_factory.mktemp("cost")
   settings = COMMANDS["sweep"](
-    **TINY | {"epochs": 4},
+    **TINY | {"epochs": 4, "validation": 0.25},
     data=write_images(folder),
     out=folder / "out",
     methods=("slaw", "fixed-weights"),
     learning_rates=(0.01,),
-    validation=0.25,
     seeds=2,
     weight_draws=2,
   )

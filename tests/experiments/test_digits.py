@@ -83,7 +83,7 @@ def test_sweep_and_report_commands_write_table_figures_and_results(
   out = ["--out", str(tmp_path)]
   options = ["--seeds", "2", "--epochs", "2", "--learning-rates", "1e-4", "1e-3"]
   options += ["--canvases-per-epoch", "640", "--steps-per-call", "10"]
-  options += ["--schedule", "cosine", "--tuning-seeds-apart", "--most-extensions", "0"]
+  options += ["--tuning-seeds", "1", "--most-extensions", "0"]
   digits = "benchmarks.experiments", "digits"
   commands.run_here(*digits, "sweep", *out, *options, "--methods", *methods)
   commands.run_here(*digits, "report", *out)

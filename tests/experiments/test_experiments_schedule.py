@@ -11,11 +11,12 @@ from benchmarks.experiments import runner, train
 from benchmarks.experiments import sweep as sweeps
 from benchmarks.experiments.model import Model
 from benchmarks.experiments.problems.fashion.problem import make_problem
-from benchmarks.experiments.step import warmup_cosine
+from benchmarks.experiments.step import rate_factor
 from benchmarks.experiments.summary import caption
 from tests.helpers.experiments import (
   TASKS,
   TinyRun,
+  TinySweep,
   of_two_tasks,
   tiny_run,
   tiny_sweep,
@@ -48,28 +49,34 @@ def make_run(data, out, schedule):
   return tiny_run(data, out, schedule=schedule, **options)
 
 
-def expected_factors(steps):
+def expected_factors(schedule, steps):
   at, warmup = np.arange(steps), max(1, round(steps / 20))
   falling = (1 + np.cos(np.pi * (at - warmup) / (steps - warmup))) / 2
-  return np.where(at < warmup, at / warmup, falling)
+  after = falling if schedule == "cosine" else np.ones(steps)
+  return np.where(at < warmup, at / warmup, after)
 
 
 @pytest.mark.parametrize("steps", [2, 30, 100])
-def test_factor_rises_linearly_over_5_percent_and_falls_to_0_as_a_cosine(steps):
-  factor = warmup_cosine(steps)
-  factors = [float(factor(step)) for step in range(steps)]
-  np.testing.assert_allclose(factors, expected_factors(steps), atol=1e-6)
-  assert float(factor(steps)) == pytest.approx(0, abs=1e-6)
-
-
-def test_cosine_trains_like_rates_that_are_set_before_each_step(
-  model, constant, data, tmp_path
+@pytest.mark.parametrize("schedule", ["cosine", "warmup"])
+def test_factor_rises_linearly_over_5_percent_and_a_cosine_then_falls_to_0(
+  schedule, steps
 ):
-  cosine = train.make_trainer(model, make_run(data, tmp_path, "cosine"))
-  states = [trainer.init(0, RATE) for trainer in (constant, cosine)]
+  factor = rate_factor(schedule, steps)
+  factors = [float(factor(step)) for step in range(steps)]
+  np.testing.assert_allclose(factors, expected_factors(schedule, steps), atol=1e-6)
+  assert float(factor(steps)) == pytest.approx(float(schedule == "warmup"), abs=1e-6)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "warmup"])
+def test_a_schedule_trains_like_rates_that_are_set_before_each_step(
+  schedule, model, constant, data, tmp_path
+):
+  run = make_run(data, tmp_path, schedule)
+  trainer = train.make_trainer(model, run)
+  states = [either.init(0, RATE) for either in (constant, trainer)]
   batches = model.problem.train_batches(8, 0)
   steps = constant.steps_per_epoch * 3
-  for step, factor in enumerate(expected_factors(steps)):
+  for step, factor in enumerate(expected_factors(schedule, steps)):
     by_hand, scheduled = states
     rate = model.replicate(np.float32(RATE * factor))
     hyperparams = by_hand.optimizer.hyperparams | {"learning_rate": rate}
@@ -77,7 +84,7 @@ def test_cosine_trains_like_rates_that_are_set_before_each_step(
     by_hand = by_hand._replace(optimizer=optimizer)
     states = [
       constant.step(by_hand, batches[step])[0],
-      cosine.step(scheduled, batches[step])[0],
+      trainer.step(scheduled, batches[step])[0],
     ]
   leaves = [jax.tree.leaves(state.params) for state in states]
   chex.assert_trees_all_close(*leaves, rtol=1e-3, atol=1e-5)
@@ -157,3 +164,18 @@ def test_tuning_seeds_are_reported_only_if_they_are_not_apart(
   assert len(row["delta_m"]["last"]) == len(reported)
   assert summary["settings"]["tuning_seeds_apart"] == apart
   assert summary["tasks"] == list(TASKS)
+
+
+def test_a_sweep_follows_the_protocol_unless_told_otherwise(data, tmp_path):
+  settings = TinySweep(data=data, out=tmp_path)
+  assert settings.schedule == "cosine"
+  assert settings.validation > 0
+  rates = settings.learning_rates
+  assert len(rates) >= 3
+  ratios = np.divide(rates[1:], rates[:-1])
+  assert (ratios >= 3 - 1e-6).all()
+  assert (ratios <= 4).all()
+  assert settings.most_extensions > 0  # rows at an edge go on
+  assert settings.tuning_seeds >= 4
+  assert settings.tuning_seeds_apart
+  assert settings.seeds >= 5

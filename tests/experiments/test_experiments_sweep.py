@@ -24,6 +24,7 @@ from benchmarks.experiments.metric import (
 from benchmarks.experiments.model import Model
 from benchmarks.experiments.problems.fashion import problem as fashion
 from benchmarks.experiments.report import Report, report, settings_of
+from benchmarks.experiments.rows import SETS
 from benchmarks.experiments.step import Trainer
 from tests.helpers.experiments import (
   TASKS,
@@ -452,9 +453,10 @@ def test_report_uses_the_settings_of_its_sweep(done):
       assert getattr(found, field.name) == getattr(settings, field.name)
 
 
-def test_all_selects_every_method_of_the_table(data, tmp_path):
-  settings = make_settings(data, tmp_path, methods=("mgda", "all"))
-  assert settings.methods == tuple(methods.METHODS)
+def test_names_of_sets_stand_for_their_rows_and_each_row_comes_once(data, tmp_path):
+  settings = make_settings(data, tmp_path, methods=("mgda", "few", "all", "slaw"))
+  others = [name for name in methods.METHODS if name not in ("mgda", *SETS["few"])]
+  assert settings.methods == ("mgda", *SETS["few"], *others)
 
 
 def test_report_without_sweep_or_on_other_data_is_rejected(done, model, tmp_path):

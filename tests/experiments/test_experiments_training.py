@@ -384,7 +384,7 @@ def test_flags_override_settings_from_a_file(data, tmp_path, monkeypatch, capsys
   assert run.pool == 6
   assert run.epochs == 30  # the problem's default
   printed = capsys.readouterr().out
-  assert "test, mean over the last epochs" in printed
+  assert "test, the model at the end of training" in printed
   assert "left accuracy: 0.5" in printed
 
 

@@ -102,7 +102,7 @@ def pretended(problem, monkeypatch, tmp_path):
         "methods": ("slaw", "dwa"),
         "learning_rates": GRID,
         "tuning_seeds": 2,
-        "tuning_seeds_apart": True,
+        "seeds": 3,
       }
       config = OF_DIGITS["sweep"](out=tmp_path, **options | settings)
       model = types.SimpleNamespace(problem=problem)

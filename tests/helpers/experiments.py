@@ -19,6 +19,15 @@ TINY = {
   "pairs_per_epoch": 32,
   "evaluated_pairs": 16,
   "epochs": 3,
+  "schedule": "constant",
+  "validation": 0.0,
+}
+# Short of the protocol, which is the default.
+ONE_RATE = {
+  "learning_rates": (0.01,),
+  "seeds": 3,
+  "tuning_seeds": 1,
+  "tuning_seeds_apart": False,
 }
 STEPS_PER_EPOCH, STEPS = 4, 12
 TASKS = ("ink", "left")  # those of the problem with two tasks
@@ -39,7 +48,7 @@ def tiny_run(data, out=Path("unused"), **settings):
 
 
 def tiny_sweep(data, out, **settings):
-  return TinySweep(data=data, out=out, **TINY | settings)
+  return TinySweep(data=data, out=out, **TINY | ONE_RATE | settings)
 
 
 def of_two_tasks(problem):
