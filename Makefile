@@ -2,27 +2,30 @@
 # Python >= 3.11.
 PYTHON ?= python3
 BIN := .venv/bin
-SEEDS ?= 3
-METHODS ?= equal-weights maxgnr-0.5 maxgnr-0.9 maxgnr-0.9-paper-solver \
-  maxgnr-0.9-noise-0.9 maxgnr-0.9-noise-0.99 maxgnr-0.9-by-layer
-RATES ?= 1e-4 3e-4 1e-3
+METHODS ?= few
+SEEDS ?= 5
 OUT ?= out/demo
 DIGITS = $(BIN)/python -m benchmarks.experiments digits
 
-.PHONY: demo paper speed test test-all test-lowest lint format clean
+.PHONY: demo paper evidence speed docs test test-all test-lowest lint format clean
 
 demo: .venv/demo  ## train on handwritten digits; table, figures and JSON in $(OUT)
-	$(DIGITS) sweep --out $(OUT) --methods $(METHODS) --learning-rates $(RATES) \
-	  --most-extensions 0 --seeds $(SEEDS) --tuning-seeds $(SEEDS)
+	$(DIGITS) sweep --out $(OUT) --methods $(METHODS) --seeds $(SEEDS)
 	$(DIGITS) report --out $(OUT)
 
 paper: .venv/demo  ## the paper's tables and figures, small, on rendered scenes; in out/paper
 	$(BIN)/python -m benchmarks.experiments.paper
 
+evidence: .venv/demo  ## every table of docs/results.md, in a day of two cores
+	$(BIN)/python -m benchmarks.evidence $(PROBLEMS)
+
 speed: .venv/demo .venv-torch/torch  ## time of a step, beside PyTorch and TorchJD; of train steps
 	$(BIN)/python -m benchmarks.speed --torch .venv-torch/bin/python
 	$(BIN)/python -m benchmarks.speed.ways
 	$(BIN)/python -m benchmarks.speed.refresh
+
+docs: .venv/dev  ## the documentation, in docs/_build/html
+	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build/html
 
 test: .venv/dev  ## what every change must pass
 	$(BIN)/pytest
@@ -33,17 +36,20 @@ test-all: .venv/dev  ## all tests, for nights and releases
 test-lowest: .venv-lowest/dev  ## all tests with the oldest versions allowed
 	.venv-lowest/bin/pytest -m ""
 
-lint: .venv/dev  ## style and types
+lint: .venv/dev  ## style, types, and files that GitHub reads
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
+	$(BIN)/zizmor --offline --quiet .github
 
 format: .venv/dev  ## rewrite the sources in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-lowest .venv-torch out
+	rm -rf .venv .venv-lowest .venv-torch docs/_build docs/api/generated out
 
 .venv-torch/torch:
 	$(PYTHON) -m venv $(@D)

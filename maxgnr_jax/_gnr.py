@@ -87,7 +87,7 @@ def single_task_gnr(stats: GradientStats) -> jax.Array:
       ``aggregator_state(opt_state).stats``.
 
   Returns:
-    [K], ``‖m_k‖² / ‖n_k‖²``: infinite for a task without noise, 0 for a task without
+    [K], ``‖m_k‖² / ‖n_k‖²``. Infinite for a task without noise, 0 for a task without
     gradient.
 
   Example:
@@ -115,7 +115,7 @@ def task_gnr(weights: jax.typing.ArrayLike, stats: GradientStats) -> jax.Array:
       ``aggregator_state(opt_state).stats``.
 
   Returns:
-    [K]: infinite if the weighted noises cancel exactly, 0 for a task without weight or
+    [K]. Infinite if the weighted noises cancel exactly, 0 for a task without weight or
     without gradient.
 
   Raises:

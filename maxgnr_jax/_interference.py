@@ -29,8 +29,8 @@ def interference(
     weights: [K], those of the update. Default: equal weights.
 
   Returns:
-    [K, K], row k: who disturbs task k. Infinite in the row of a task without weight or
-    gradient, but 0 for tasks without noise.
+    [K, K]. Row k says who disturbs task k. Infinite in the row of a task without weight
+    or gradient, but 0 for tasks without noise.
 
   Raises:
     ValueError: if ``weights`` does not hold one number per task.
@@ -72,7 +72,7 @@ def retained_gnr(
       all.
 
   Returns:
-    One number per task of ``tasks``, in their order (in ascending order for a mask): 1
+    One number per task of ``tasks``, in their order (in ascending order for a mask). 1
     if company costs nothing, about 1/n among n tasks of unrelated, equal noises; above
     1 where the noises of others cancel a task's own. A task without gradient or noise
     that meets no noise has nothing to lose, and gets 1.

@@ -155,8 +155,8 @@ def markdown(summary: dict[str, Any], against: str | None = None) -> str:
   judged = caption("last", summary["settings"])
   return (
     f"{summary['problem']}; test set, {judged}; {seeds} seeds, intervals by the paired "
-    f"bootstrap, that of Δm against {baseline_text}; last fifth: what Δm gained in the "
-    f"last fifth of the epochs, rising if above {_FLAT:g}:\n\n{table}"
+    f"bootstrap, that of Δm against {baseline_text}; last fifth: what a row gained on "
+    f"them in the last fifth of the epochs, rising if above {_FLAT:g}:\n\n{table}"
   )
 
 

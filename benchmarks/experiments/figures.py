@@ -31,7 +31,7 @@ def delta_m(summary: dict[str, Any], judged: str, path: Path) -> None:
   names = sorted(
     values, key=lambda name: np.nan_to_num(np.mean(values[name]), nan=-1e9)
   )
-  figure = Figure(figsize=(7, 1.2 + 0.22 * len(names)), layout="constrained")
+  figure = Figure(figsize=(8, 1.2 + 0.22 * len(names)), layout="constrained")
   ax = figure.add_subplot()
   for row, name in enumerate(names):
     colour = "tab:red" if name.startswith("maxgnr") else "tab:blue"
@@ -43,7 +43,7 @@ def delta_m(summary: dict[str, Any], judged: str, path: Path) -> None:
     ax.set_xscale("symlog", linthresh=100)
     ax.set_xlim(right=max(10.0, 1.2 * max(map(max, values.values()))))
   ax.set(yticks=range(len(names)), yticklabels=names, ylim=(-1, len(names)))
-  ax.set_xlabel(f"Δm % against {text}, test (dots: seeds; bar: mean)")
+  ax.set_xlabel(f"Δm % against {text}, test\n(dots: seeds; bar: mean)")
   ax.set_title(
     f"{summary['problem']}\n{caption(judged, summary['settings'])}", fontsize="medium"
   )

@@ -37,13 +37,13 @@ class Report:
   weights_of: tuple[str, ...] = (
     "maxgnr-0.5",
     "maxgnr-0.9",
-    "maxgnr-0.9-paper-solver",
-    "maxgnr-0.9-by-layer",
+    "maxgnr-0.9-smoothed-0.9-own-heads",
     "mgda",
   )
   """Figure 4: methods whose weights are shown; those that the sweep lacks are not."""
   noise_of: tuple[str, ...] = ("equal-weights", "maxgnr-0.9")
-  """Figures 1 (the first) and 5: methods whose gradients are measured."""
+  """Figures 1 (the first) and 5: methods whose gradients are measured. The GNR over
+  training is shown of these and of those whose weights are shown."""
 
 
 def settings_of(kind: type[S], out: Path, data: Path | None) -> S:
@@ -153,7 +153,8 @@ def _draw_training(
   shown = {method: joint[method] for method in options.weights_of if method in joint}
   if shown:
     figures.over_training(shown, "weight", tasks, title, to / "weights.png")
-  measured = {method: x for method, x in joint.items() if _measures_gnr(x)}
+  methods = dict.fromkeys((*options.noise_of, *options.weights_of))
+  measured = {m: joint[m] for m in methods if m in joint and _measures_gnr(joint[m])}
   if measured:
     path = to / "gnr_over_training.png"
     figures.over_training(measured, "gnr", tasks, title, path)

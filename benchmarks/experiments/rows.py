@@ -20,6 +20,8 @@ _RIVALS = (
   "dwa",
   "modo",
   "gradient-norm-scaling",
+  "ngdiff",
+  "dibs-mtl",
 )
 _MAXGNR = (
   "maxgnr-0",

@@ -115,8 +115,9 @@ def _change_at_end(
 ) -> float:
   """Computes how much Δm still rises in the last fifth of the epochs, mean over seeds.
 
-  It is that on the validation data, or on the test set if there are none. It should be
-  near 0, or the training was too short to tell what the row can reach.
+  It is that on the validation data, or on the test set if there are none, against the
+  baseline after as many epochs. It should be near 0, or the training was too short to
+  tell what the row can reach.
   """
 
   def values(of_metric: Mapping[str, Found], share: float) -> list[dict[str, float]]:
@@ -126,12 +127,12 @@ def _change_at_end(
     }
     return by_seed(at)
 
-  level = mean_over_seeds(values(base, 1.0), metrics)
-  before, after = (
-    np.mean([delta_m(run, level, metrics) for run in values(found, share)])
-    for share in (_ALMOST_DONE, 1.0)
-  )
-  return float(after - before)
+  def mean_delta_m(share: float) -> float:
+    level = mean_over_seeds(values(base, share), metrics)
+    runs = values(found, share)
+    return float(np.mean([delta_m(run, level, metrics) for run in runs]))
+
+  return mean_delta_m(1.0) - mean_delta_m(_ALMOST_DONE)
 
 
 def _evaluated(history: Sequence[dict[str, Any]], share: float) -> dict[str, float]:

@@ -113,6 +113,29 @@ def ways(summary: dict) -> str:
   return tabulate(rows, header, tablefmt="github", disable_numparse=True)
 
 
+def in_short(summary: dict) -> str:
+  """Formats what the ways cost: the range over models, in units of the mean loss."""
+  what = {
+    "losses": "methods that look at losses (`uncertainty`, `slaw`, …)",
+    "last_bias": "`maxgnr`, measured on the last shared bias",
+    "sketch": "`maxgnr(sketch=True)`",
+    "stacked": "`maxgnr`, measured exactly",
+  }
+
+  def span(name: str, tasks: int) -> str:
+    times = [
+      entry["runs"][name]["to_single"]
+      for entry in summary["steps"]
+      if entry["tasks"] == tasks
+    ]
+    return f"{min(times):.1f} to {max(times):.1f}"
+
+  counts = sorted({entry["tasks"] for entry in summary["steps"]})
+  rows = [[text, *(span(name, k) for k in counts)] for name, text in what.items()]
+  header = ["losses and combined gradient", *(f"K = {k}" for k in counts)]
+  return tabulate(rows, header, tablefmt="github", disable_numparse=True)
+
+
 def costs(summary: dict) -> str:
   """Formats temporary memory and compile times of the ways."""
   rows = []

@@ -53,9 +53,9 @@ def aggregator(
     shared: Pytree of bools like the parameters (or a prefix of it), or a function from
       the parameters to one: selects the trunk, where gradients are measured. Default:
       all parameters.
-    groups: Parameters that get task weights of their own, as in :func:`maxgnr`. The
-      method's measurements and weights then have the groups on a leading axis.
-      Default: the same weights for all.
+    groups: Parameters that get task weights of their own, as in
+      :func:`maxgnr_jax.maxgnr`. The method's measurements and weights then have the
+      groups on a leading axis. Default: the same weights for all.
     sketch: Measures sketches of the gradients, as in :func:`gramian_method`: the
       Gramian of :meth:`Step.gramian` is then theirs.
     smoothing: Decay rate, in [0, 1), of an average of the weights over the steps, as in

@@ -36,7 +36,8 @@ def gramian_method(
 ) -> optax.GradientTransformationExtraArgs:
   """Makes an aggregator of a function from the Gramian to task weights.
 
-  Takes stacked gradients and returns their weighted sum, as :func:`maxgnr` does.
+  Takes stacked gradients and returns their weighted sum, as
+  :func:`maxgnr_jax.maxgnr` does.
 
   Args:
     weighting: From ``⟨g_i, g_j⟩`` [K, K] to weights [K]. Pure JAX. Rows and columns of

@@ -119,7 +119,7 @@ def krum_weights(
       fewer than the other arguments need: :func:`krum` says what happens then.
 
   Returns:
-    [K], of sum 1: equal weights for the selected tasks, 0 for the others.
+    Weights [K] of sum 1, equal ones for the selected tasks and 0 for the others.
 
   Raises:
     ValueError: if K is less than ``num_byzantine + 3`` or ``num_selected``.

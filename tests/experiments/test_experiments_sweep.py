@@ -487,11 +487,12 @@ def test_summary_says_what_delta_m_gained_in_the_last_fifth_of_the_epochs(done):
       )
     return found
 
-  base = {task: x.mean() for task, x in values("single-task", -1).items()}
+  def mean_delta_m(name, at):
+    base = {task: x.mean() for task, x in values("single-task", at).items()}
+    of_task = values(name, at).items()
+    return 100 * np.mean([SIGNS[t] * (x / base[t] - 1) for t, x in of_task])
+
   for name in rows:
-    before, after = (
-      np.mean([SIGNS[t] * (x / base[t] - 1) for t, x in values(name, at).items()])
-      for at in (1, 2)  # of three epochs
-    )
-    expected = 100 * (after - before)
+    expected = mean_delta_m(name, 2) - mean_delta_m(name, 1)  # of three epochs
     assert rows[name]["change_at_end"] == pytest.approx(expected, abs=1e-9)
+  assert rows["single-task"]["change_at_end"] == pytest.approx(0, abs=1e-9)

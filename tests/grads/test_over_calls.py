@@ -1,4 +1,4 @@
-"""The README's recipe for `optax.experimental.aggregating` against microbatches."""
+"""The recipe of docs/ for `optax.experimental.aggregating` against microbatches."""
 
 import re
 
@@ -12,16 +12,16 @@ from maxgnr_jax import aggregators, maxgnr, value_and_task_grads
 from tests.grads.test_microbatches import NUM_TASKS, PARAMS, losses, make_batch
 from tests.helpers.traces import jit_with_max_traces
 from tests.helpers.trees import assert_trees_close, assert_trees_equal
-from tests.test_readme import README
+from tests.test_pages import DOCS
 
 CALLS, NUM_STEPS = 4, 3
 pytestmark = pytest.mark.usefixtures("standard_promotion", "quick_compilation")
 
 
 def recipe():
-  """Names that the README's block defines; optax 0.2.6 lacks what it imports."""
+  """Names that the page's block defines; optax 0.2.6 lacks what it imports."""
   pytest.importorskip("optax.experimental")
-  (block,) = re.findall(r"```py\n(.*?)```", README, re.DOTALL)
+  (block,) = re.findall(r"```py\n(.*?)```", DOCS["large-batches"], re.DOTALL)
   namespace = {"jax": jax, "jnp": jnp, "optax": optax, "maxgnr": maxgnr}
   exec(block, namespace)
   return namespace

@@ -1,0 +1,321 @@
+"""The README and docs/: code runs, and numbers are those of the committed results."""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import maxgnr_jax
+from benchmarks.accuracy import residuals
+from benchmarks.accuracy.solvers import report as solvers_report
+from benchmarks.experiments import comparison
+from benchmarks.experiments.paper import batch_size
+from benchmarks.speed import report as speed_report
+from maxgnr_jax import aggregators
+from maxgnr_jax._solvers import MOST_STEPS
+from tests.helpers.methods import public_methods
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+DOCS = {path.stem: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
+TEXT = "\n".join([README, *DOCS.values()])
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def compared(name):
+  """Compares the rows of a sweep with MaxGNR as it is by default."""
+  summary = json.loads((RESULTS / name / "results.json").read_text())
+  return comparison.compare(summary, "maxgnr-0.9")
+
+
+def python_blocks(text):
+  return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+def run(blocks):
+  namespace = {"__name__": "page"}
+  for block in blocks:
+    exec(block, namespace)
+
+
+@pytest.mark.filterwarnings("default")  # flax raises some of its own
+def test_the_readmes_loop_runs(standard_promotion, quick_compilation):
+  blocks = python_blocks(README)
+  assert len(blocks) == 1
+  run(blocks)
+  assert blocks[0] in DOCS["getting-started"]
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("page", [page for page in DOCS if python_blocks(DOCS[page])])
+def test_the_python_blocks_of_a_page_run_in_order(
+  page, standard_promotion, quick_compilation
+):
+  # They continue the first example.
+  run([*python_blocks(README), *python_blocks(DOCS[page])])
+
+
+@pytest.mark.parametrize(
+  ("name", "module"),
+  [
+    ("residuals", residuals),
+    ("solvers", solvers_report),
+    ("speed", speed_report),
+  ],
+)
+def test_tables_are_the_committed_results(name, module):
+  summary = json.loads((RESULTS / name / "results.json").read_text())
+  table = module.table(summary)
+  assert (RESULTS / name / "table.md").read_text() == table + "\n"
+  assert table in TEXT
+  assert summary["command"].startswith("python -m benchmarks.")
+  assert summary["machine"]["processor"]
+
+
+def test_batch_sizes_are_the_committed_results():
+  summary = json.loads((RESULTS / "batch_size" / "results.json").read_text())
+  table = batch_size.table(summary)
+  assert (RESULTS / "batch_size" / "table.md").read_text() == table + "\n"
+  assert table in TEXT
+  assert summary["data"] == "Fashion-MNIST"
+
+
+def test_times_of_combined_gradients_are_the_committed_results():
+  folder = RESULTS / "speed-ways"
+  summary = json.loads((folder / "results.json").read_text())
+  for name in speed_report.TABLES_OF_WAYS:
+    table = getattr(speed_report, name)(summary)
+    assert (folder / f"{name}.md").read_text() == table + "\n"
+  assert speed_report.ways(summary) in TEXT
+  for entry in summary["steps"]:
+    runs = entry["runs"]
+    assert runs["sketch"]["to_separate_passes"] < 1.1
+    assert max(runs[name]["to_single"] for name in ("losses", "last_bias")) < 1.5
+
+
+def test_times_between_refreshes_are_the_committed_results():
+  folder = RESULTS / "speed-refresh"
+  summary = json.loads((folder / "results.json").read_text())
+  table = speed_report.refresh(summary)
+  assert (folder / "table.md").read_text() == table + "\n"
+  assert table in TEXT
+
+
+def minus(value):
+  return f"{value:.1f}".replace("-", "−")
+
+
+def test_what_the_text_says_of_parts_and_sketches_are_the_committed_results():
+  rows, text = compared("digits"), " ".join(TEXT.split())
+  for row, before in (("last-bias", "cost"), ("last-layer", "whole last layer")):
+    paired = rows[f"maxgnr-0.9-{row}"]
+    high, low = paired["difference_interval"]
+    points = " points of Δm" if row == "last-bias" else ""
+    says = f"{before} {-paired['difference']:.1f}{points} ({-low:.1f} to {-high:.1f})"
+    assert says in text
+  assert rows["maxgnr-0.9-last-layer-smoothed-0.9"]["difference_interval"][0] > 0
+  for size in (127, 1021, 16381):
+    low, high = rows[f"maxgnr-0.9-sketch-{size}"]["difference_interval"]
+    assert low < 0 < high
+
+
+def test_what_the_text_says_of_kept_weights_are_the_committed_results():
+  rows, text = compared("digits"), " ".join(TEXT.split())
+  every, same = (
+    [minus(rows[name]["delta_m"]) for name in names]
+    for names in (
+      ("maxgnr-0.9", "maxgnr-0.9-every-4", "maxgnr-0.9-every-16"),
+      ("maxgnr-0.66-every-4", "maxgnr-0.19-every-16"),
+    )
+  )
+  assert "from {} to {} for n = 4 and {} for n = 16".format(*every) in text
+  assert "helps for n = 4 ({}), but not for n = 16 ({})".format(*same) in text
+
+
+def test_the_captions_ratios_are_the_committed_results():
+  summary = json.loads((RESULTS / "digits" / "results.json").read_text())
+  last = summary["last_epochs"]
+  smallest = {
+    name: min(last[name]["gnr"].values()) for name in ("equal-weights", "maxgnr-0.9")
+  }
+  assert f"{smallest['equal-weights']:.1e} with equal weights" in README
+  assert f"and {smallest['maxgnr-0.9']:.3f} with MaxGNR" in README
+  steps = summary["settings"]["canvases_per_epoch"] // summary["settings"]["batch_size"]
+  assert f"Over the last {10 * steps:,} steps" in README
+
+
+def test_what_the_readme_says_of_wins_and_losses_are_the_committed_results():
+  digits, fashion, short, equation = (
+    {name: row["delta_m"] for name, row in compared(problem).items()}
+    for problem in ("digits", "fashion", "fashion-short", "helmholtz")
+  )
+  for joint in (fashion, short):
+    assert max(joint.values()) == joint["single-task"]
+  for rows, best in (
+    (digits, "maxgnr-0.9-smoothed-0.9-own-heads"),
+    (fashion, "maxgnr-0.9-smoothed-0.9-own-heads"),
+    (short, "uncertainty"),
+    (equation, "uncertainty"),
+  ):
+    assert max(set(rows) - {"single-task"}, key=rows.get) == best
+
+
+def test_the_default_number_of_steps_is_enough_by_the_committed_results():
+  summary = json.loads((RESULTS / "solvers" / "results.json").read_text())
+  steps = solvers_report.steps(summary)
+  assert (RESULTS / "solvers" / "steps.md").read_text() == steps + "\n"
+  measured = summary["steps"]
+  assert measured["enough"] <= measured["default"] == MOST_STEPS
+  worst = solvers_report.worst_of_steps(summary)
+  text = " ".join(TEXT.split())
+  for count in (measured["enough"], measured["default"]):
+    assert f"{count} steps reach {worst[count]:.5f}" in text
+  assert f"with {measured['default']} projected Newton steps" in text
+  problems = {entry["problems"] for entry in measured["fraction_of_optimum"]}
+  assert f"the worst of {problems.pop():,} problems" in text
+  took = {
+    (entry["solver"], entry["tasks"]): f"{entry['median']:.0f}"
+    for entry in measured["times"]
+  }
+  newton, gradient = (
+    [took[solver, num_tasks] for num_tasks in (3, 100)]
+    for solver in ("projected_newton()", "projected_gradient()")
+  )
+  assert f"takes {newton[0]} µs at K = 3 and {newton[1]} µs at K = 100" in text
+  assert f"take {gradient[0]} and {gradient[1]} µs" in text
+
+
+def test_what_the_text_says_of_options_of_the_frame_are_the_committed_results():
+  def signed(*values):
+    return [f"{value:+.1f}".replace("-", "−") for value in values]
+
+  text = " ".join(TEXT.split())
+  adam = compared("digits")
+  mean = {name: row["delta_m"] for name, row in adam.items()}
+  plain, smoothed = "maxgnr-0.9", "maxgnr-0.9-smoothed-0.9"
+  assert f"from {mean[plain]:.1f} to {mean[smoothed]:.1f}, by" in text
+  gain = adam[smoothed]
+  by, low, high = signed(gain["difference"], *gain["difference_interval"])
+  assert f", by {by} ({low} to {high})" in text
+  low, high = adam["maxgnr-0.9-smoothed-0.99"]["difference_interval"]
+  assert low < 0 < high  # "no better than none"
+  assert f"own heads, as below, it is {mean[smoothed + '-own-heads']:.1f}" in text
+  gains = [
+    mean[f"{name}-smoothed-0.9{heads}"] - mean[name]
+    for name, heads in (
+      ("imtl-g", ""),
+      ("nash-mtl", "-own-heads"),
+      ("mgda", "-own-heads"),
+    )
+  ]
+  assert "IMTL-G {:.1f}, Nash-MTL {:.1f} and MGDA {:.1f} points".format(*gains) in text
+
+  fashion = {name: row["delta_m"] for name, row in compared("fashion").items()}
+  own, both = f"{plain}-own-heads", f"{smoothed}-own-heads"
+  told = [f"{fashion[name]:.1f}" for name in (plain, smoothed, own, "uncertainty")]
+  assert told[2] == f"{fashion[both]:.1f}"
+  says = "from {} to {}, and own heads raise it to {}, with and without it; ".format
+  says = f"{says(*told)}uncertainty weighting has {told[3]}."
+  assert says.replace("-", "−") in text
+  joint = {name for name in fashion if name != "single-task"}
+  assert sorted(joint, key=fashion.get)[-3:] == [smoothed, own, both]
+  short = {name: row["delta_m"] for name, row in compared("fashion-short").items()}
+  told = [f"{short[name]:.1f}" for name in ("uncertainty", plain, own)]
+  says = "weighting {}, MaxGNR {}, with own heads {}".format(*told)
+  assert says.replace("-", "−") in text
+  assert short[smoothed] < short[plain]
+
+  sgd = compared("digits-sgd")
+  rescaled = [
+    sgd[f"maxgnr-0.9{name}-rescaled"]["delta_m"] for name in ("", "-smoothed-0.9")
+  ]
+  assert f"Δm from {rescaled[0]:.1f} to {abs(rescaled[1]):.1f} (both" in text
+  assert round(rescaled[1], 1) == 0
+  rate = {name: row["learning_rate"] for name, row in sgd.items()}
+  assert f"of equal weights is {rate['equal-weights']}; that of MaxGNR is" in text
+  for method, end in ((plain, " with `rescale`"), ("mgda", " with it")):
+    assert f"is {rate[method]}, and {rate[method + '-rescaled']}{end}" in text
+  assert f"from {rate['imtl-g']} to {rate['imtl-g-rescaled']}, and" in text
+  assert sgd["imtl-g-rescaled"]["delta_m"] < sgd["imtl-g"]["delta_m"]
+
+
+def test_what_the_text_says_of_the_physics_informed_network_are_the_results():
+  rows = compared("helmholtz")
+  smoothed = rows["maxgnr-0.9-smoothed-0.9"]
+  low, high = (np.exp(-x / 100) for x in smoothed["difference_interval"][::-1])
+  ratio = np.exp(-smoothed["difference"] / 100)
+  text = " ".join(TEXT.split())
+  assert f"error is {ratio:.2f} of what it is without smoothing" in text
+  assert f"without smoothing ({low:.2f} to {high:.2f})" in text
+  assert max(rows, key=lambda name: rows[name]["delta_m"]) == "uncertainty"
+  assert smoothed["delta_m_interval"][0] < 0 < smoothed["delta_m_interval"][1]
+
+
+def test_what_the_text_says_of_groups_of_tasks_are_the_committed_results():
+  found = json.loads((RESULTS / "digits-grouping" / "results.json").read_text())
+  text = " ".join(TEXT.split()).replace("−", "-")
+  within, groups = (
+    next(values for what, values in found["correlations"].items() if what.endswith(end))
+    for end in ("mean over its groups", "mean share in a group")
+  )
+  low, high = within["spearman_interval"]
+  interval = f"{within['spearman']:+.2f} (95 % interval {low:+.2f} to {high:+.2f})"
+  assert interval in text
+  assert f"nothing about the group ({groups['spearman']:.2f})" in text
+  assert groups["spearman_interval"][0] < 0 < groups["spearman_interval"][1]
+  proposed, *others = (np.mean(division["change"]) for division in found["divisions"])
+  assert f"{proposed:.1f} % against {np.mean(others):+.1f} % for the others" in text
+  assert proposed < min(others)
+
+
+def test_files_linked_from_the_readme_exist():
+  links = re.findall(r"\]\(([^)#]+)\)", README)
+  files = [link for link in links if not link.startswith("https://")]
+  assert files
+  for file in files:
+    assert (ROOT / file).exists(), file
+
+
+def test_every_aggregator_is_in_the_table_of_methods():
+  listed = set(re.findall(r"^\| `(\w+)\(", DOCS["methods"], re.MULTILINE))
+  factories = public_methods()
+  weightings = {name for name in factories if name.removesuffix("_weights") in listed}
+  assert factories - weightings <= listed
+  assert listed <= factories
+
+
+def test_what_the_text_says_of_groups_of_scm20d_are_the_committed_results():
+  found = json.loads((RESULTS / "scm20d-grouping" / "results.json").read_text())
+  text = " ".join(TEXT.split()).replace("−", "-")
+  of_size = next(
+    values
+    for what, values in found["correlations"].items()
+    if what.endswith("its size")
+  )
+  low, high = of_size["spearman_interval"]
+  assert f"gain less, {of_size['spearman']:.2f} ({low:.2f} to {high:.2f})," in text
+  assert high < 0
+  proposed, *others = (np.mean(division["change"]) for division in found["divisions"])
+  assert f"are proposed, {proposed:.1f} %, are the worst of" in text
+  assert f"({np.mean(others):.1f} % on average for the others)" in text
+  assert proposed < min(others)
+  pairs = [group for group in found["groups"] if len(group["tasks"]) == 2]
+  assert (len(pairs), len(found["groups"])) == (30, 54)
+
+
+def test_every_public_name_is_in_the_reference():
+  reference = (ROOT / "docs" / "api" / "index.md").read_text()
+  listed = re.findall(r"^   (\w+)$", reference, re.MULTILINE)
+  names = ["plot_interference"]
+  for module in (maxgnr_jax, aggregators):
+    tree = ast.parse(Path(module.__file__).read_text())
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    names += [alias.asname for node in imports for alias in node.names]
+  assert sorted(listed) == sorted(names)
+
+
+def test_the_readme_is_read_to_its_end():
+  assert len(README.splitlines()) <= 150
