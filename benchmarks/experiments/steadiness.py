@@ -219,7 +219,7 @@ def markdown(summary: Mapping[str, Any], whole: Mapping[str, Any]) -> str:
 
 def draw(whole: Mapping[str, Any], path: Path) -> None:
   """Draws both quantities over the epochs, a line per method, a band over seeds."""
-  figure = Figure(figsize=(10, 3.8), layout="constrained")
+  figure = Figure(figsize=(10, 4.4), layout="constrained")
   axes = figure.subplots(1, 2)
   titles = {
     "jump": "how far log w moves in a step, mean of the epoch",
@@ -236,6 +236,7 @@ def draw(whole: Mapping[str, Any], path: Path) -> None:
     ax.set(yscale="log", xlabel="epoch")
     ax.set_title(title, fontsize="medium")
     ax.grid(alpha=0.3)
-  axes[0].legend(fontsize="small")
+  handles, labels = axes[0].get_legend_handles_labels()
+  figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize="small")
   figure.suptitle(f"{whole['problem']}, {whole['optimizer']}", fontsize="medium")
   figure.savefig(path, dpi=100)

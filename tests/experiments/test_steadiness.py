@@ -13,6 +13,7 @@ from benchmarks.experiments.runner import Runner
 from benchmarks.experiments.sweep import sweep
 from benchmarks.experiments.tuning import Row
 from tests.helpers.experiments import (
+  ROOT,
   STEPS_PER_EPOCH,
   TINY,
   of_two_tasks,
@@ -82,6 +83,19 @@ def test_study_writes_table_figure_and_numbers(done):
   plain, smoothed = (np.mean(row["jump"]) for row in rows.values())
   assert smoothed < plain
   assert f"| mgda              | {plain:.3f}" in text
+
+
+def test_the_committed_table_is_that_of_the_committed_results():
+  folder = ROOT / "benchmarks" / "results" / "digits"
+  summary = json.loads((folder / "results.json").read_text())
+  found = json.loads((folder / "steadiness.json").read_text())
+  table = steadiness.markdown(summary, found)
+  assert (folder / "steadiness.md").read_text() == table + "\n"
+  # What docs/results.md says of them.
+  jump = {name: np.mean(row["jump"]) for name, row in found["rows"].items()}
+  ours, smoothed = jump["maxgnr-0.9"], jump["maxgnr-0.9-smoothed-0.9"]
+  assert (round(np.exp(ours), 1), round(ours / smoothed)) == (1.4, 13)
+  assert jump["slaw"] < smoothed < ours < jump["ngdiff"]
 
 
 def test_wrong_rows_and_no_seeds_are_errors(done):
