@@ -86,7 +86,7 @@ def test_sweep_and_report_commands_write_table_figures_and_results(
   options += ["--tuning-seeds", "1", "--most-extensions", "0"]
   digits = "benchmarks.experiments", "digits"
   commands.run_here(*digits, "sweep", *out, *options, "--methods", *methods)
-  commands.run_here(*digits, "report", *out)
+  commands.run_here(*digits, "report", *out, "--weights-of", methods[-1])
   said = capsys.readouterr().out
   assert (tmp_path / "table.md").read_text() in said
   assert "test set, the model at the end of training:" in said

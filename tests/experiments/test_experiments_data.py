@@ -373,7 +373,7 @@ def test_scene_settings_and_metrics_are_those_of_the_paper(
   label, batch_size, microbatches, epochs, tmp_path
 ):
   data = write_scenes(tmp_path, label)
-  settings = SceneSettings(data=data, filters=(4,))
+  settings = SceneSettings(data=data, filters=(4,), validation=0.0)
   found = settings.batch_size, settings.microbatches, settings.epochs
   assert found == (batch_size, microbatches, epochs)
   chosen = SceneSettings(data=data, batch_size=6, microbatches=3, epochs=7)
@@ -413,7 +413,7 @@ def test_scenes_can_be_trained_from_the_command_line(tmp_path, capsys):
   data, out = tmp_path / "rooms", tmp_path / "out"
   synthetic.write(data, 2, 1, 8, 8)
   arguments = ["train", "--data", data, "--out", out, "--filters", "4", "--epochs", "1"]
-  arguments += ["--method", "dwa", "--augment"]
+  arguments += ["--method", "dwa", "--augment", "--validation", "0"]
   cli.main(
     "benchmarks.experiments scenes",
     SceneSettings,

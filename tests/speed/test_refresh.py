@@ -16,6 +16,7 @@ def flax(standard_promotion, quick_compilation):
   """Flax promotes dtypes itself."""
 
 
+@pytest.mark.thorough
 def test_one_compiled_step_with_cond_equals_two_compiled_steps():
   problem = make_problem("MLP", tasks=3, batch_size=3)
   chosen = refresh.refreshed(problem, every=2)
@@ -30,6 +31,7 @@ def test_one_compiled_step_with_cond_equals_two_compiled_steps():
   np.testing.assert_allclose(*weights, rtol=0.05)
 
 
+@pytest.mark.thorough
 def test_the_command_writes_its_table_and_results(tmp_path, capsys, monkeypatch):
   monkeypatch.setattr(report, "EVERY", (2, 16))  # each is a program to compile
   options = ["--rounds", "1", "--models", "MLP", "--tasks", "2", "--batch-sizes", "4"]

@@ -23,6 +23,7 @@ def assert_close(actual, expected):
   jax.tree.map(compare, actual, expected)
 
 
+@pytest.mark.thorough
 def test_all_ways_to_stacked_gradients_give_the_same():
   problem = make_problem("MLP", tasks=4, batch_size=3)
   runs = ways.stacked_ways(problem)
@@ -46,6 +47,7 @@ def test_every_aggregator_gets_the_values_that_its_update_needs():
     assert jax.tree.map(np.shape, updates) == jax.tree.map(np.shape, params)
 
 
+@pytest.mark.thorough
 def test_the_command_writes_its_tables_and_results(tmp_path, capsys):
   options = ["--rounds", "1", "--models", "MLP", "--tasks", "2", "--batch-size", "4"]
   options += ["--out", str(tmp_path)]
