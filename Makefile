@@ -4,13 +4,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 METHODS ?= few
 SEEDS ?= 5
+EPOCHS ?= 12
 OUT ?= out/demo
 DIGITS = $(BIN)/python -m benchmarks.experiments digits
 
 .PHONY: demo paper evidence speed docs test test-all test-lowest lint format clean
 
 demo: .venv/demo  ## train on handwritten digits; table, figures and JSON in $(OUT)
-	$(DIGITS) sweep --out $(OUT) --methods $(METHODS) --seeds $(SEEDS)
+	$(DIGITS) sweep --out $(OUT) --methods $(METHODS) --seeds $(SEEDS) --epochs $(EPOCHS)
 	$(DIGITS) report --out $(OUT)
 
 paper: .venv/demo  ## the paper's tables and figures, small, on rendered scenes; in out/paper
