@@ -137,14 +137,14 @@ def test_what_the_text_says_of_kept_weights_are_the_committed_results():
 
 def test_the_captions_ratios_are_the_committed_results():
   summary = json.loads((RESULTS / "digits" / "results.json").read_text())
-  last = summary["last_epochs"]
+  last, text = summary["last_epochs"], " ".join(README.split())
   smallest = {
     name: min(last[name]["gnr"].values()) for name in ("equal-weights", "maxgnr-0.9")
   }
-  assert f"{smallest['equal-weights']:.1e} with equal weights" in README
-  assert f"and {smallest['maxgnr-0.9']:.3f} with MaxGNR" in README
+  assert f"{smallest['equal-weights']:.1e} with equal weights" in text
+  assert f"and {smallest['maxgnr-0.9']:.3f} with MaxGNR" in text
   steps = summary["settings"]["canvases_per_epoch"] // summary["settings"]["batch_size"]
-  assert f"Over the last {10 * steps:,} steps" in README
+  assert f"Over the last {10 * steps:,} steps" in text
 
 
 def test_what_the_readme_says_of_wins_and_losses_are_the_committed_results():
@@ -186,6 +186,31 @@ def test_the_default_number_of_steps_is_enough_by_the_committed_results():
   )
   assert f"takes {newton[0]} µs at K = 3 and {newton[1]} µs at K = 100" in text
   assert f"take {gradient[0]} and {gradient[1]} µs" in text
+
+
+def test_what_the_text_says_of_classifications_and_ranks_are_the_committed_results():
+  text, best = " ".join(TEXT.split()), "maxgnr-0.9-smoothed-0.9-own-heads"
+  rows = json.loads((RESULTS / "digits" / "results.json").read_text())["rows"]
+  equal, ours = (
+    [f"{np.mean(rows[name]['test']['last'][task]):.1f}" for task in ("left", "right")]
+    for name in ("equal-weights", best)
+  )
+  assert "(digits: {} and {} % right, MaxGNR in the first".format(*equal) in text
+  assert "first row {} and {} %)".format(*ours) in text
+  assert (
+    "{} and {} % right on the digits against {} and {} %".format(*equal, *ours) in text
+  )
+  rank = {name: row["mean_rank"]["last"] for name, row in rows.items()}
+  assert len(rows) == 77
+  assert rank[best] == rank["equal-weights"] == pytest.approx(77 / 2, abs=4)
+  by_rank = sorted(set(rank) - {"single-task"}, key=rank.get)
+  assert set(by_rank[:2]) == {"ngdiff", "maxgnr-0.97"}
+  fashion = json.loads((RESULTS / "fashion" / "results.json").read_text())["rows"]
+  for task in ("left", "right"):
+    equal, ours = (
+      np.mean(fashion[name]["test"]["last"][task]) for name in ("equal-weights", best)
+    )
+    assert equal > ours
 
 
 def test_what_the_text_says_of_options_of_the_frame_are_the_committed_results():
