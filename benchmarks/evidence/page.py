@@ -18,6 +18,7 @@ from tabulate import tabulate
 from benchmarks.experiments import comparison, figures
 from benchmarks.experiments.rows import expand
 from benchmarks.experiments.summary import baseline_of
+from benchmarks.experiments.sweep import read_summary
 from benchmarks.experiments.tables import EDGE
 from benchmarks.speed import report
 
@@ -48,10 +49,7 @@ Compared = Mapping[str, dict[str, dict[str, Any]]]
 
 def read(problems: Sequence[str]) -> dict[str, dict[str, Any]]:
   """Reads the committed results of some problems."""
-  return {
-    problem: json.loads((RESULTS / problem / "results.json").read_text())
-    for problem in problems
-  }
+  return {problem: read_summary(RESULTS / problem) for problem in problems}
 
 
 def only(summary: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:

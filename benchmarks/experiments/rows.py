@@ -68,6 +68,21 @@ SETS = {
   ),
   # What is compared on every problem of benchmarks/evidence.
   "evidence": ("equal-weights", FIXED_WEIGHTS, *_MAXGNR, *_RIVALS),
+  # The same for the physics-informed networks, which have no heads.
+  "equations": (
+    "equal-weights",
+    "fixed-weights",
+    "maxgnr-0",
+    "maxgnr-0.5",
+    "maxgnr-0.9",
+    "maxgnr-0.97",
+    "maxgnr-0.9-smoothed-0.9",
+    "maxgnr-0.9-smoothed-0.99",
+    "uncertainty",
+    "imtl-g",
+    "config",
+    "jaxpi-grad-norm",
+  ),
   "all": tuple(METHODS),
 }
 

@@ -31,7 +31,7 @@ class Sweep(ManyRuns):
 
   methods: tuple[str, ...] = ("few",)
   """Rows of the table: names of benchmarks/methods.py, or of a set of them, ``few``,
-  ``paper``, ``evidence`` or ``all``."""
+  ``paper``, ``evidence``, ``equations`` or ``all``."""
   weight_draws: int = 16
   """Random weights of which ``fixed-weights`` takes the best, by the tuning seeds."""
 

@@ -13,7 +13,7 @@ from benchmarks.experiments.runner import Runner
 from benchmarks.experiments.summary import by_seed
 from benchmarks.experiments.sweep import sweep
 from benchmarks.experiments.tuning import Row
-from tests.helpers.experiments import ROOT, TINY, of_two_tasks, write_images
+from tests.helpers.experiments import TINY, committed, of_two_tasks, write_images
 
 COMMANDS = cli.commands(fashion.FashionSettings)
 
@@ -44,12 +44,8 @@ def done(tmp_path_factory, quick_experiments):
 
 
 def test_the_committed_table_is_that_of_the_committed_results():
-  folder = ROOT / "benchmarks" / "results" / "digits"
-  summary = json.loads((folder / "results.json").read_text())
-  found = json.loads((folder / "cost.json").read_text())
-  table = cost.markdown(summary, found)
-  assert (folder / "cost.md").read_text() == table + "\n"
-  reached = {name: np.mean(row["delta_m"]) for name, row in found["rows"].items()}
+  rows = committed("cost", cost.markdown)
+  reached = {name: np.mean(row["delta_m"]) for name, row in rows.items()}
   first, second = sorted(reached, key=reached.get)[:-3:-1]
   assert (first, second) == ("slaw", "maxgnr-0.9-last-bias-smoothed-0.9")  # as it says
 

@@ -13,9 +13,9 @@ from benchmarks.experiments.runner import Runner
 from benchmarks.experiments.sweep import sweep
 from benchmarks.experiments.tuning import Row
 from tests.helpers.experiments import (
-  ROOT,
   STEPS_PER_EPOCH,
   TINY,
+  committed,
   of_two_tasks,
   write_images,
 )
@@ -86,13 +86,9 @@ def test_study_writes_table_figure_and_numbers(done):
 
 
 def test_the_committed_table_is_that_of_the_committed_results():
-  folder = ROOT / "benchmarks" / "results" / "digits"
-  summary = json.loads((folder / "results.json").read_text())
-  found = json.loads((folder / "steadiness.json").read_text())
-  table = steadiness.markdown(summary, found)
-  assert (folder / "steadiness.md").read_text() == table + "\n"
+  rows = committed("steadiness", steadiness.markdown)
   # What docs/results.md says of them.
-  jump = {name: np.mean(row["jump"]) for name, row in found["rows"].items()}
+  jump = {name: np.mean(row["jump"]) for name, row in rows.items()}
   ours, smoothed = jump["maxgnr-0.9"], jump["maxgnr-0.9-smoothed-0.9"]
   assert (round(np.exp(ours), 1), round(ours / smoothed)) == (1.4, 13)
   assert jump["slaw"] < smoothed < ours < jump["ngdiff"]

@@ -1,6 +1,7 @@
 """Provides a tiny problem for the tests of the experiments, with very short steps."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from benchmarks.experiments.config import Run
 from benchmarks.experiments.mlp import MLP
 from benchmarks.experiments.problems import pairs
 from benchmarks.experiments.problems.fashion.problem import FashionSettings
-from benchmarks.experiments.sweep import Sweep
+from benchmarks.experiments.sweep import Sweep, read_summary
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = {
@@ -41,6 +42,15 @@ class TinyRun(FashionSettings, Run):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TinySweep(FashionSettings, Sweep):
   pass
+
+
+def committed(study, markdown):
+  """Reads a study of the digits, and checks that its table is that of its results."""
+  folder = ROOT / "benchmarks" / "results" / "digits"
+  found = json.loads((folder / f"{study}.json").read_text())
+  table = markdown(read_summary(folder), found)
+  assert (folder / f"{study}.md").read_text() == table + "\n"
+  return found["rows"]
 
 
 def tiny_run(data, out=Path("unused"), **settings):
