@@ -94,7 +94,7 @@ def diagnostics(
     for prefix, ratio in _by_group(groups, ratios, grouped).items():
       for (i, first), (j, second) in itertools.permutations(enumerate(names), 2):
         result[f"interference/{prefix}{first},{second}"] = ratio[i, j]
-    if certificate:
+    if certificate and tasks:
       certify = _certificate.certificate
       certify = jax.vmap(certify) if grouped else certify
       shares = certify(state.stats, state.weights)

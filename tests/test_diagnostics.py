@@ -102,6 +102,7 @@ def test_diagnostics_can_be_traced_inside_a_step():
 def test_before_the_first_step_diagnostics_need_num_tasks():
   params = example_params()
   assert diagnostics(maxgnr().init(params)) == {}
+  assert diagnostics(maxgnr().init(params), certificate=True) == {}
   logged = diagnostics(maxgnr(num_tasks=3).init(params), NAMES)
   assert logged["weights/edges"] == pytest.approx(1 / 3)
 
