@@ -1,7 +1,7 @@
 """The combined gradient of K losses, by as few backward passes as it takes."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from maxgnr_jax._checks import (
   check_state,
 )
 from maxgnr_jax._grads._passes import MicrobatchPasses, Passes
-from maxgnr_jax._grads._task_grads import differentiated
+from maxgnr_jax._grads._task_grads import Losses, differentiated
 from maxgnr_jax._linalg import zero_inactive
 from maxgnr_jax._task_names import check_same_names
 from maxgnr_jax.aggregators._by_passes import STACKED, Kept, Update
@@ -35,7 +35,7 @@ class CombinedGradState(NamedTuple):
   aggregator: optax.OptState
 
 
-class CombinedGrad(NamedTuple):
+class CombinedGrad(NamedTuple, Generic[Losses]):
   """Two pure functions, which :func:`value_and_combined_grad` returns.
 
   Attributes:
@@ -45,11 +45,11 @@ class CombinedGrad(NamedTuple):
   """
 
   init: Callable[[optax.Params], CombinedGradState]
-  value_and_grad: Callable[..., tuple[Any, optax.Updates, CombinedGradState]]
+  value_and_grad: Callable[..., tuple[Losses, optax.Updates, CombinedGradState]]
 
 
 def value_and_combined_grad(
-  fun: Callable[..., Any],
+  fun: Callable[..., Losses],
   aggregator: optax.GradientTransformation,
   *,
   refresh_every: int = 1,
@@ -58,7 +58,7 @@ def value_and_combined_grad(
   tasks_at_once: int | None = None,
   microbatches: int | None = None,
   batch_argnums: int | Sequence[int] = 1,
-) -> CombinedGrad:
+) -> CombinedGrad[Losses]:
   """Takes the combined gradient of K losses by as few backward passes as it can.
 
   The aggregator chooses the weights, and a backward pass of ``Σ w_k L_k`` makes the

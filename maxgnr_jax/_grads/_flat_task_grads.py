@@ -9,12 +9,17 @@ import jax.numpy as jnp
 
 from maxgnr_jax import _stacked
 from maxgnr_jax._checks import check_at_least_one, check_positive
-from maxgnr_jax._grads._task_grads import for_each_task, value_and_task_grads
+from maxgnr_jax._grads._task_grads import (
+  Arguments,
+  Losses,
+  for_each_task,
+  value_and_task_grads,
+)
 from maxgnr_jax._task_names import in_order
 
 
 def value_and_flat_task_grads(
-  fun: Callable[..., Any],
+  fun: Callable[Arguments, Losses],
   radius: jax.typing.ArrayLike = 0.05,
   argnum: int = 0,
   has_aux: bool = False,
@@ -22,7 +27,7 @@ def value_and_flat_task_grads(
   adaptive: bool = False,
   shared: Any | Callable[[Any], Any] | None = None,
   tasks_at_once: int | None = None,
-) -> Callable[..., tuple[Any, tuple[Any, Any]]]:
+) -> Callable[Arguments, tuple[Losses, tuple[Any, Any]]]:
   """Differentiates K losses at the parameters and where each task's loss rises fastest.
 
   For each task the parameters are moved up that task's gradient by a distance of
@@ -99,8 +104,8 @@ def value_and_flat_task_grads(
       def loss(perturbed):
         full = list(args)
         full[argnum] = perturbed
-        losses = fun(*full, **kwargs)
-        losses = in_order(losses[0] if has_aux else losses)
+        value: Any = fun(*full, **kwargs)
+        losses = in_order(value[0] if has_aux else value)
         dtype = _stacked.compute_dtype(losses)
         return jnp.concatenate([jnp.ravel(x).astype(dtype) for x in losses])[task]
 

@@ -3,7 +3,7 @@
 import functools
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,16 +17,19 @@ from maxgnr_jax._task_names import from_order, in_order, is_vector
 # Up to this many backward passes are written out; each adds to the compilation time.
 MOST_WRITTEN_OUT = 16
 
+Arguments = ParamSpec("Arguments")
+Losses = TypeVar("Losses")  # with auxiliary data, if there are any
+
 
 def value_and_task_grads(
-  fun: Callable[..., Any],
+  fun: Callable[Arguments, Losses],
   argnums: int | Sequence[int] = 0,
   has_aux: bool = False,
   *,
   tasks_at_once: int | None = None,
   microbatches: int | None = None,
   batch_argnums: int | Sequence[int] = 1,
-) -> Callable[..., tuple[Any, Any]]:
+) -> Callable[Arguments, tuple[Losses, Any]]:
   """Differentiates K losses, as :func:`jax.value_and_grad` differentiates one.
 
   This takes one forward pass and K backward passes over the whole batch or, with
