@@ -8,7 +8,7 @@ EPOCHS ?= 12
 OUT ?= out/demo
 DIGITS = $(BIN)/python -m benchmarks.experiments digits
 
-.PHONY: demo paper evidence speed docs test test-all test-lowest lint format clean
+.PHONY: demo paper evidence speed docs test test-all test-lowest lint format dist clean
 
 demo: .venv/demo  ## train on handwritten digits; table, figures and JSON in $(OUT)
 	$(DIGITS) sweep --out $(OUT) --methods $(METHODS) --seeds $(SEEDS) --epochs $(EPOCHS)
@@ -49,8 +49,14 @@ format: .venv/dev  ## rewrite the sources in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+dist: .venv/dev  ## what a release uploads, in dist
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist/*.whl
+
 clean:
-	rm -rf .venv .venv-lowest .venv-torch docs/_build docs/api/generated out
+	rm -rf .venv .venv-lowest .venv-torch docs/_build docs/api/generated out dist
 
 .venv-torch/torch:
 	$(PYTHON) -m venv $(@D)
