@@ -28,4 +28,4 @@ from maxgnr_jax._stacked._groups import group_names as group_names
 from maxgnr_jax._state import aggregator_state as aggregator_state
 from maxgnr_jax._task_names import task_names as task_names
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
