@@ -26,6 +26,7 @@ nitpick_ignore_regex = [(r"py:.*", r"(jax|jaxlib|optax|flax|numpy|collections)\.
 nitpick_ignore = [
   ("py:class", "ArrayTree"),
   ("py:class", "maxgnr_jax.aggregators._measured.Measured"),
+  ("py:class", "maxgnr_jax._grads._task_grads.Losses"),
 ]
 
 autosummary_imported_members = True
