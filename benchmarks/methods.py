@@ -29,6 +29,8 @@ class Aggregator(NamedTuple):
       this power.
     schedulable: A numeric argument, its default, and another value that leads to other
       updates. None if the factory has no such argument.
+    takes: Extra arguments of ``update`` that may be given.
+    guarantees: What holds of every update, as ``docs/methods.md`` explains it.
   """
 
   factory: Callable[..., optax.GradientTransformation]
@@ -37,6 +39,8 @@ class Aggregator(NamedTuple):
   on_trunk: bool = True
   degree: float = 1.0
   schedulable: tuple[str, float, float] | None = None
+  takes: tuple[str, ...] = ()
+  guarantees: tuple[str, ...] = ()
 
   def make(
     self, num_tasks: int, shared: Any = None, **options: Any
@@ -75,20 +79,30 @@ AGGREGATORS = {
   "maxgnr": Aggregator(maxgnr, schedulable=("gamma", 0.9, 0.1)),
   "aligned_mtl": Aggregator(aggregators.aligned_mtl),
   "bmtl": _of_losses(aggregators.bmtl, schedulable=("temperature", 1.0, 0.1)),
-  "cagrad": Aggregator(aggregators.cagrad, schedulable=("c", 0.5, 0.1)),
-  "config": Aggregator(aggregators.config),
-  "conicgrad": Aggregator(aggregators.conicgrad, schedulable=("c", 0.5, 0.99)),
+  "cagrad": Aggregator(
+    aggregators.cagrad, schedulable=("c", 0.5, 0.1), guarantees=("mean loss falls",)
+  ),
+  "config": Aggregator(aggregators.config, guarantees=("equal cosines", "scale")),
+  "conicgrad": Aggregator(
+    aggregators.conicgrad, schedulable=("c", 0.5, 0.99), guarantees=("mean loss falls",)
+  ),
   "constant_weights": Aggregator(_constant_weights, on_trunk=False),
   "db_mtl": Aggregator(
-    aggregators.db_mtl, needs=("losses",), schedulable=("beta", 0.9, 0.1)
+    aggregators.db_mtl,
+    needs=("losses",),
+    schedulable=("beta", 0.9, 0.1),
+    guarantees=("scale",),
   ),
   "dibs_mtl": Aggregator(
-    aggregators.dibs_mtl, degree=0.0, schedulable=("step_size", 0.01, 0.3)
+    aggregators.dibs_mtl,
+    degree=0.0,
+    schedulable=("step_size", 0.01, 0.3),
+    guarantees=("scale",),
   ),
   "dtp": Aggregator(
     aggregators.dtp, needs=("kpis",), on_trunk=False, schedulable=("gamma", 1.0, 3.0)
   ),
-  "dualproj": Aggregator(aggregators.dualproj),
+  "dualproj": Aggregator(aggregators.dualproj, guarantees=("no conflict",)),
   "dwa": _of_losses(
     aggregators.dwa,
     arguments={"steps_per_epoch": 100},
@@ -99,39 +113,78 @@ AGGREGATORS = {
     aggregators.excess_mtl, schedulable=("step_size", 0.01, 0.5)
   ),
   "fairgrad": Aggregator(
-    aggregators.fairgrad, degree=0.0, schedulable=("alpha", 1.0, 2.0)
+    aggregators.fairgrad,
+    degree=0.0,
+    schedulable=("alpha", 1.0, 2.0),
+    guarantees=("no conflict", "scale, by default"),
   ),
-  "famo": _of_losses(aggregators.famo, schedulable=("min_losses", 0.0, 0.2)),
+  "famo": _of_losses(
+    aggregators.famo,
+    schedulable=("min_losses", 0.0, 0.2),
+    takes=("losses_after_step",),
+    guarantees=("scale",),
+  ),
   "flat_regions": Aggregator(_flat_regions, needs=("flat_grads",)),
-  "gls": _of_losses(aggregators.gls),
+  "gls": _of_losses(aggregators.gls, guarantees=("scale",)),
   "go4align": _of_losses(aggregators.go4align, schedulable=("step_size", 1e-4, 1.0)),
   "graddrop": Aggregator(
     aggregators.graddrop, on_trunk=False, schedulable=("leak", 0.0, 0.5)
   ),
   "gradient_dropout": Aggregator(
-    aggregators.gradient_dropout, on_trunk=False, schedulable=("rate", 0.1, 0.3)
+    aggregators.gradient_dropout,
+    on_trunk=False,
+    schedulable=("rate", 0.1, 0.3),
+    guarantees=("mean of the gradients, in expectation",),
   ),
-  "gradient_norm_scaling": Aggregator(aggregators.gradient_norm_scaling),
+  "gradient_norm_scaling": Aggregator(
+    aggregators.gradient_norm_scaling, guarantees=("scale",)
+  ),
   "gradnorm": Aggregator(aggregators.gradnorm, needs=("losses",)),
   "gradvac": Aggregator(aggregators.gradvac),
-  "igb": _of_losses(aggregators.igb, arguments={"steps_per_epoch": 100}),
-  "imtl_g": Aggregator(aggregators.imtl_g),
-  "imtl_l": _of_losses(aggregators.imtl_l),
-  "krum": Aggregator(aggregators.krum),
-  "mgda": Aggregator(aggregators.mgda),
+  "igb": _of_losses(
+    aggregators.igb, arguments={"steps_per_epoch": 100}, guarantees=("scale",)
+  ),
+  "imtl_g": Aggregator(
+    aggregators.imtl_g, guarantees=("equal projections", "scale, up to the sign")
+  ),
+  "imtl_l": _of_losses(aggregators.imtl_l, guarantees=("scale, once learned",)),
+  "krum": Aggregator(
+    aggregators.krum, guarantees=("withstands `num_byzantine` arbitrary gradients",)
+  ),
+  "mgda": Aggregator(aggregators.mgda, guarantees=("no conflict",)),
   "moco": Aggregator(aggregators.moco, schedulable=("gamma", 0.1, 0.5)),
-  "modo": Aggregator(aggregators.modo, schedulable=("gamma", 0.1, 0.5)),
-  "nash_mtl": Aggregator(aggregators.nash_mtl, degree=0.0),
-  "ngdiff": Aggregator(_ngdiff, degree=0.0),
-  "ntkmtl": Aggregator(aggregators.ntkmtl, schedulable=("exponent", 0.5, 0.75)),
-  "pcgrad": Aggregator(aggregators.pcgrad),
+  "modo": Aggregator(
+    aggregators.modo, schedulable=("gamma", 0.1, 0.5), takes=("independent_grads",)
+  ),
+  "nash_mtl": Aggregator(
+    aggregators.nash_mtl, degree=0.0, guarantees=("no conflict", "scale")
+  ),
+  "ngdiff": Aggregator(_ngdiff, degree=0.0, guarantees=("scale",)),
+  "ntkmtl": Aggregator(
+    aggregators.ntkmtl,
+    schedulable=("exponent", 0.5, 0.75),
+    guarantees=("scale, by default",),
+  ),
+  "pcgrad": Aggregator(aggregators.pcgrad, guarantees=("no conflict for K = 2",)),
   "random_weights": Aggregator(aggregators.random_weights, on_trunk=False),
-  "sdmgrad": Aggregator(aggregators.sdmgrad, schedulable=("direction", 0.3, 3.0)),
-  "slaw": _of_losses(aggregators.slaw, schedulable=("beta", 0.99, 0.1)),
+  "sdmgrad": Aggregator(
+    aggregators.sdmgrad,
+    schedulable=("direction", 0.3, 3.0),
+    takes=("independent_grads",),
+  ),
+  "slaw": _of_losses(
+    aggregators.slaw,
+    schedulable=("beta", 0.99, 0.1),
+    guarantees=("scale, after its first step",),
+  ),
   "stch": _of_losses(aggregators.stch, schedulable=("mu", 1.0, 0.1)),
-  "trimmed_mean": Aggregator(aggregators.trimmed_mean, on_trunk=False),
+  "trimmed_mean": Aggregator(
+    aggregators.trimmed_mean,
+    on_trunk=False,
+    guarantees=("withstands `trim` arbitrary gradients",),
+  ),
   "uncertainty": _of_losses(aggregators.uncertainty),
-  "upgrad": Aggregator(aggregators.upgrad),
+  "upgrad": Aggregator(aggregators.upgrad, guarantees=("no conflict",)),
 }
 
 

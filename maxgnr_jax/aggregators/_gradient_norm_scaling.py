@@ -67,6 +67,9 @@ def gradient_norm_scaling(
     Guo et al., Revisit the Imbalance Optimization in Multi-task Learning: An
     Experimental Analysis, 2025, Section V-F ("AvgNorm"). The formula is taken from
     other authors' notes on the paper, because its text was not available to us.
+    Wang et al., An Expert's Guide to Training Physics-informed Neural Networks, 2023:
+    their code, jaxpi, has weights of the same ratios and averages them, as
+    ``smoothing`` does.
   """
   return gramian_rule(
     gradient_norm_scaling_weights,
