@@ -80,11 +80,9 @@ def table(names: Sequence[str], common: set[str]) -> str:
   """Makes the table of some methods, without columns that would be empty."""
   columns: dict[str, Callable[[str], str]] = {
     "method": lambda name: call(name, common),
-    "what it does": what_it_does,
-    "`update` needs": needs,
+    "what it does": idea,
     "keeps": keeps,
     "guarantees": lambda name: "; ".join(row_of(name).guarantees),
-    "from": source,
     "tested": tested,
   }
   cells = {title: [cell(name) for name in names] for title, cell in columns.items()}
@@ -98,9 +96,21 @@ def row_of(name: str) -> Aggregator:
 
 
 def call(name: str, common: set[str]) -> str:
-  """Returns a call with the arguments that not all methods beside it have."""
+  """Returns a call with the arguments that not all methods beside it have.
+
+  A second line says what ``update`` needs.
+  """
   own = [argument for argument in arguments(name) if argument not in common]
-  return f"`{name}({', '.join(own)})`"
+  lines = [f"`{name}({', '.join(own)})`"]
+  if needed := needs(name):
+    lines.append(f"needs {needed}")
+  return "<br>".join(lines)
+
+
+def idea(name: str) -> str:
+  """Tells what a method does, and who proposed it."""
+  papers = source(name)
+  return f"{what_it_does(name)} ({papers})" if papers else what_it_does(name)
 
 
 def what_it_does(name: str) -> str:
