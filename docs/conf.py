@@ -95,7 +95,7 @@ def mathml(as_block):
   """Returns a visitor that writes a formula as MathML, which needs no script."""
 
   def visit(translator, node):
-    translator.body.append(tex2mathml(node.astext(), as_block))
+    translator.body.append(tex2mathml(node.astext(), as_block=as_block))
     raise nodes.SkipNode
 
   return visit, None
