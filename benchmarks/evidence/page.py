@@ -1,8 +1,8 @@
 """Writes the tables and the picture of the results where they are shown.
 
 ``python -m benchmarks.evidence.page`` reads ``benchmarks/results`` and replaces what
-lies between ``<!-- NAME -->`` and ``<!-- end of NAME -->`` in ``docs/results.md`` and
-``README.md``.
+lies between ``<!-- NAME -->`` and ``<!-- end of NAME -->`` in ``docs/results.md``,
+``docs/speed.md`` and ``README.md``.
 """
 
 import json
@@ -24,7 +24,7 @@ from benchmarks.speed import report
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = (ROOT / "docs" / "results.md", ROOT / "README.md")
+PAGES = (ROOT / "docs" / "results.md", ROOT / "docs" / "speed.md", ROOT / "README.md")
 # Name of a summary -> its problems, whose rows are ranked together.
 SUMMARIES = {
   "summary": ("digits", "fashion"),
@@ -143,9 +143,17 @@ def draw(results: Results, found: Compared, ranked: Sequence[str], path: Path) -
 
 
 def blocks() -> dict[str, str]:
-  """Makes the text of every block: each summary, the README's, and each problem's."""
-  ways = json.loads((RESULTS / "speed-ways" / "results.json").read_text())
-  texts = {"cost": report.in_short(ways)}
+  """Makes the text of every block: of speed, each summary, and each problem."""
+  update, ways, refresh = (
+    json.loads((RESULTS / name / "results.json").read_text())
+    for name in ("speed", "speed-ways", "speed-refresh")
+  )
+  texts = {
+    "cost": report.in_short(ways),
+    "update": report.table(update),
+    "ways": report.ways(ways),
+    "refresh": report.refresh(refresh),
+  }
   for name, problems in SUMMARIES.items():
     results = read(problems)
     found, ranked = compared(results), common_rows(results)

@@ -99,10 +99,11 @@ def main() -> None:
   if torch is not None:
     torch.close()
   (args.out / "results.json").write_text(json.dumps(summary, indent=1) + "\n")
-  (args.out / "table.md").write_text(report.table(summary) + "\n")
-  (args.out / "aggregators.md").write_text(report.aggregators(summary) + "\n")
+  tables = {name: getattr(report, name)(summary) for name in report.TABLES_OF_UPDATES}
+  for name, table in tables.items():
+    (args.out / f"{name}.md").write_text(table + "\n")
   plots.growth(summary, args.out / "growth.png")
-  print(report.table(summary), report.aggregators(summary), sep="\n\n")
+  print(*tables.values(), sep="\n\n")
 
 
 def _maxgnr(case: Case):

@@ -3,6 +3,7 @@
 from tabulate import tabulate
 
 PROBLEM = ("model", "parameters", "K", "batch")
+UPDATE = ("K", "D", "arrays", "dtype")
 # The compared numbers of steps from one choice of weights to the next.
 EVERY = (2, 4, 8, 16)
 TASK_GRADS = {
@@ -18,45 +19,62 @@ WAYS = {
   "gramian": "Gramian",
   "stacked": "stacked, exact",
 }
+TABLES_OF_UPDATES = ("table", "resources", "aggregators")
 TABLES_OF_WAYS = ("ways", "costs", "task_grads")
 
 
 def table(summary: dict) -> str:
   """Formats the step of MaxGNR beside the copy and TorchJD's MGDA."""
   rows = []
-  for entry in [*summary["table"], *summary["bfloat16"], summary["compiled"]]:
+  for entry in _updates(summary):
     runs = entry["runs"]
-    mgda = runs.get("torch mgda", {}).get("median_ms")
-    ours, sketched = runs["maxgnr"]["median_ms"], runs["sketch"]["median_ms"]
+    ours, mgda = runs["maxgnr"], runs.get("torch mgda")
     rows.append(
       [
-        entry["tasks"],
-        f"{entry['parameters'] / 1e6:g}M",
-        entry["leaves"],
-        entry["dtype"],
+        *_update(entry),
         _ms(runs.get("torch copy", runs.get("copy"))),
-        _ms(runs["maxgnr"]),
-        f"{runs['maxgnr']['to_copy']:.2f}",
-        _ms(runs["solver"]),
         _ms(runs["naive"]),
-        _ms(runs.get("torch mgda")),
-        f"{ours / mgda:.2f}" if mgda else "",
+        _ms(mgda),
+        _ms(ours),
+        f"{ours['to_copy']:.2f}",
+        f"{ours['median_ms'] / mgda['median_ms']:.2f}" if mgda else "",
         _ms(runs["sketch"]),
-        f"{runs['sketch']['to_maxgnr']:.2f}",
         f"{runs['sketch']['to_copy']:.2f}",
-        f"{sketched / mgda:.2f}" if mgda else "",
-        f"{100 * entry['temporary_share']['maxgnr']:.1f} %",
-        f"{100 * entry['temporary_share']['naive']:.0f} %",
-        f"{entry['compile_seconds']['maxgnr']:.1f}",
-        f"{entry['compile_seconds']['naive']:.1f}",
+        f"{runs['sketch']['to_maxgnr']:.2f}",
       ]
     )
-  header = ["K", "D", "arrays", "dtype", "copy, ms", "MaxGNR, ms", "to copy"]
-  header += ["solver, ms"]
-  header += ["naive, ms", "TorchJD MGDA, ms", "to MGDA"]
-  header += ["sketch, ms", "to exact", "to copy", "to MGDA", "temporary", "naive"]
-  header += ["compile, s", "naive"]
+  header = [*UPDATE, "copy, ms", "naive, ms", "TorchJD MGDA, ms", "MaxGNR, ms"]
+  header += ["MaxGNR / copy", "MaxGNR / MGDA", "sketch, ms", "sketch / copy"]
+  header += ["sketch / MaxGNR"]
   return tabulate(rows, header, tablefmt="github", disable_numparse=True)
+
+
+def resources(summary: dict) -> str:
+  """Formats what else the step of MaxGNR takes, beside the same step written naively."""
+  rows = [
+    [
+      *_update(entry),
+      _ms(entry["runs"]["solver"]),
+      f"{100 * entry['temporary_share']['maxgnr']:.1f} %",
+      f"{100 * entry['temporary_share']['naive']:.0f} %",
+      f"{entry['compile_seconds']['maxgnr']:.1f}",
+      f"{entry['compile_seconds']['naive']:.1f}",
+    ]
+    for entry in _updates(summary)
+  ]
+  header = [*UPDATE, "solver, ms", "temporary memory", "naive: memory"]
+  header += ["compilation, s", "naive: compilation, s"]
+  return tabulate(rows, header, tablefmt="github", disable_numparse=True)
+
+
+def _updates(summary: dict) -> list[dict]:
+  return [*summary["table"], *summary["bfloat16"], summary["compiled"]]
+
+
+def _update(entry: dict) -> list[str]:
+  """Returns the cells of the columns in `UPDATE`."""
+  size = f"{entry['parameters'] / 1e6:g}M"
+  return [str(entry["tasks"]), size, str(entry["leaves"]), entry["dtype"]]
 
 
 def aggregators(summary: dict) -> str:
@@ -83,18 +101,14 @@ def aggregators(summary: dict) -> str:
 
 def refresh(summary: dict) -> str:
   """Formats steps that keep their weights for some steps."""
-  columns = ["every 1"]
-  columns += [f"{way} {every}" for way in ("cond", "two") for every in EVERY]
-  rows = [
-    [
-      *_problem(entry),
-      _spread(entry["runs"]["single"]),
-      *(f"{entry['runs'][name]['to_single']:.2f}" for name in columns),
-    ]
-    for entry in summary["steps"]
-  ]
-  header = [*PROBLEM, "single backward, ms", "n = 1", *(f"n = {n}" for n in EVERY)]
-  header += [f"two steps, n = {n}" for n in EVERY]
+  rows = []
+  for entry in summary["steps"]:
+    for key, way in (("cond", "one, a condition"), ("two", "two, in turn")):
+      names = ["every 1", *(f"{key} {every}" for every in EVERY)]
+      times = [f"{entry['runs'][name]['to_single']:.2f}" for name in names]
+      rows.append([*_problem(entry), _spread(entry["runs"]["single"]), way, *times])
+  header = [*PROBLEM, "single backward, ms", "compiled steps", "n = 1"]
+  header += [f"n = {n}" for n in EVERY]
   return tabulate(rows, header, tablefmt="github", disable_numparse=True)
 
 
