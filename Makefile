@@ -8,7 +8,10 @@ EPOCHS ?= 12
 OUT ?= out/demo
 DIGITS = $(BIN)/python -m benchmarks.experiments digits
 
-.PHONY: demo paper evidence speed docs test test-all test-lowest lint format dist clean
+GALLERY = digits_nnx tumours_linen signals_equinox lora_text cart_poles missing_labels \
+  heat_equation own_method
+
+.PHONY: demo paper evidence speed gallery docs test test-all test-lowest lint format dist clean
 
 demo: .venv/demo  ## train on handwritten digits; table, figures and JSON in $(OUT)
 	$(DIGITS) sweep --out $(OUT) --methods $(METHODS) --seeds $(SEEDS) --epochs $(EPOCHS)
@@ -24,6 +27,11 @@ speed: .venv/demo .venv-torch/torch  ## time of a step, beside PyTorch and Torch
 	$(BIN)/python -m benchmarks.speed --torch .venv-torch/bin/python
 	$(BIN)/python -m benchmarks.speed.ways
 	$(BIN)/python -m benchmarks.speed.refresh
+
+gallery: .venv/dev  ## the pictures of the examples
+	for name in $(GALLERY); do \
+	  $(BIN)/python examples/$$name.py --picture docs/gallery/$$name.png || exit 1; done
+	$(BIN)/python examples/data_parallel.py --fsdp --picture docs/gallery/data_parallel.png
 
 docs: .venv/dev  ## the documentation, in docs/_build/html
 	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build/html
@@ -56,7 +64,7 @@ dist: .venv/dev  ## what a release uploads, in dist
 	$(BIN)/check-wheel-contents dist/*.whl
 
 clean:
-	rm -rf .venv .venv-lowest .venv-torch docs/_build docs/api/generated out dist
+	rm -rf .venv .venv-lowest .venv-torch docs/_build docs/api/generated docs/notebooks out dist
 
 .venv-torch/torch:
 	$(PYTHON) -m venv $(@D)

@@ -1,6 +1,7 @@
 """Settings of the documentation, which ``make docs`` builds into docs/_build."""
 
 import re
+from pathlib import Path
 
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
@@ -9,6 +10,13 @@ from sphinx.ext import autosummary
 
 import maxgnr_jax
 from maxgnr_jax import aggregators
+
+# Notebooks are pages too. Pages must lie in this folder.
+HERE = Path(__file__).parent
+(HERE / "notebooks").mkdir(exist_ok=True)
+for notebook in (HERE.parent / "notebooks").glob("*.ipynb"):
+  text = notebook.read_text().replace("](../docs/", "](../")
+  (HERE / "notebooks" / notebook.name).write_text(text)
 
 project = "maxgnr_jax"
 author = "The maxgnr_jax authors"
