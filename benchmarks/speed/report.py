@@ -50,7 +50,7 @@ def table(summary: dict) -> str:
 
 
 def resources(summary: dict) -> str:
-  """Formats what else the step of MaxGNR takes, beside the same step written naively."""
+  """Formats what else the step of MaxGNR takes, beside the same one written naively."""
   rows = [
     [
       *_update(entry),
