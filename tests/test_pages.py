@@ -169,6 +169,31 @@ def test_what_the_readme_says_of_wins_and_losses_are_the_committed_results():
     assert max(set(rows) - {"single-task"}, key=rows.get) == best
 
 
+def test_what_the_text_says_of_tox21_are_the_committed_results():
+  rows, text = compared("tox21"), " ".join(TEXT.split())
+  best, others = "maxgnr-0.9-smoothed-0.9-own-heads", set(rows) - {"single-task"}
+  assert min(rows[name]["delta_m_interval"][0] for name in others) > 0
+  found = json.loads((RESULTS / "tox21" / "results.json").read_text())["rows"]
+  delta_m = {name: np.array(found[name]["delta_m"]["last"]) for name in rows}
+  seeds = delta_m[best] - delta_m["equal-weights"]
+  assert abs(seeds.mean()) < 0.1
+  assert seeds.min() < 0 < seeds.max()
+  behind = [rows[name] for name in ("uncertainty", "cagrad", "mgda")]
+  assert all(row["difference_interval"][1] < 0 for row in behind)
+  far = [-row["difference"] for row in behind]
+  assert f"are {min(far):.1f} to {max(far):.1f} points behind plain MaxGNR" in text
+  mean = {
+    name: np.mean([np.mean(values) for values in row["test"]["last"].values()])
+    for name, row in found.items()
+  }
+  logistic = json.loads((RESULTS / "tox21" / "logistic.json").read_text())["mean"]
+  numbers = logistic, max(mean.values()), mean["single-task"]
+  assert (
+    "{:.1f} % mean ROC-AUC against {:.1f} % for the best joint model and {:.1f} % for "
+    "single-task networks".format(*numbers)
+  ) in text
+
+
 def test_the_default_number_of_steps_is_enough_by_the_committed_results():
   summary = json.loads((RESULTS / "solvers" / "results.json").read_text())
   steps = solvers_report.steps(summary)
