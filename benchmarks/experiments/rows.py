@@ -80,6 +80,7 @@ SETS = {
     "maxgnr-0.9-smoothed-0.99",
     "uncertainty",
     "imtl-g",
+    "nash-mtl",
     "config",
     "jaxpi-grad-norm",
   ),
