@@ -38,7 +38,10 @@ def reset(key):
 
 
 def move(cart, push, length):
-  """Barto, Sutton and Anderson's cart pole (1983); returns it and whether it failed."""
+  """Moves the cart pole of Barto, Sutton and Anderson (1983) by one step.
+
+  Returns it, and whether the pole has fallen or the cart has left the track.
+  """
   _, angle, x_dot, angle_dot = cart.motion
   force = jnp.where(push == 1, 10.0, -10.0)
   sine, cosine = jnp.sin(angle), jnp.cos(angle)
@@ -98,7 +101,7 @@ def play(params, name, carts, key):
 
 
 def loss(params, name, seen):
-  """The actor-critic loss of one task, in the units of its rewards."""
+  """Computes the actor-critic loss of one task from what its policy has seen."""
   logits, value = act(params, name, seen["motion"])
   _, after = act(params, name, seen["next"])
   after = jnp.where(seen["failed"], 0.0, after)  # time that is up is no failure

@@ -29,7 +29,7 @@ AGGREGATORS = {
 
 
 def solution(t, x):
-  """The temperature at time t in [0, 1] and place x in [-1, 1]."""
+  """Computes the true temperature at time t in [0, 1] and place x in [-1, 1]."""
   slow = jnp.exp(-t) * jnp.cos(jnp.pi * x)
   return slow + jnp.exp(-9 * t) * jnp.sin(3 * jnp.pi * x)
 
@@ -43,7 +43,7 @@ def initial_params(key, sizes=(2, 48, 48, 48, 1)):
 
 
 def network(params, t, x):
-  """The temperature by the network, at one point."""
+  """Computes the network's temperature at one point."""
   features = jnp.stack([t, x])
   *hidden, (kernel, bias) = params
   for weights, offset in hidden:
@@ -58,7 +58,7 @@ def residual(params, t, x):
 
 
 def losses(params, key):
-  """The three losses, at points drawn anew in each step."""
+  """Computes the three losses at random points, which ``key`` determines."""
   keys = jax.random.split(key, 4)
   t = jax.random.uniform(keys[0], (POINTS,))
   x = jax.random.uniform(keys[1], (POINTS,), minval=-1, maxval=1)

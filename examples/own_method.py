@@ -23,7 +23,7 @@ DECAY = 0.9
 
 
 def init(params, shape, dtype):
-  """The memory before the first step: K sums of squared lengths, and their weights."""
+  """Makes the memory before the first step: K sums of squares, and their weights."""
   return {"squares": jnp.zeros(shape, dtype), "total": jnp.zeros(shape, dtype)}
 
 

@@ -17,7 +17,7 @@ import pytest
 import maxgnr_jax
 from tests.helpers import commands
 
-ROOT = Path(__file__).parent.parent
+ROOT = commands.ROOT
 PROGRAMS = ROOT / "tests" / "typing"
 PACKAGE = {
   path.relative_to(ROOT).as_posix() for path in (ROOT / "maxgnr_jax").rglob("*.py")

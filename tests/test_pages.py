@@ -82,22 +82,24 @@ def test_batch_sizes_are_the_committed_results():
   assert summary["data"] == "Fashion-MNIST"
 
 
-def test_times_of_updates_are_the_committed_results():
-  folder = RESULTS / "speed"
+def with_committed_tables(name, tables):
+  """Reads measurements of speed, and checks that their tables are those of the code."""
+  folder = RESULTS / name
   summary = json.loads((folder / "results.json").read_text())
-  for name in speed_report.TABLES_OF_UPDATES:
-    table = getattr(speed_report, name)(summary)
-    assert (folder / f"{name}.md").read_text() == table + "\n"
+  for table in tables:
+    text = getattr(speed_report, table)(summary)
+    assert (folder / f"{table}.md").read_text() == text + "\n"
+  return summary
+
+
+def test_times_of_updates_are_the_committed_results():
+  summary = with_committed_tables("speed", speed_report.TABLES_OF_UPDATES)
   assert summary["command"].startswith("python -m benchmarks.")
   assert summary["machine"]["processor"]
 
 
 def test_times_of_combined_gradients_are_the_committed_results():
-  folder = RESULTS / "speed-ways"
-  summary = json.loads((folder / "results.json").read_text())
-  for name in speed_report.TABLES_OF_WAYS:
-    table = getattr(speed_report, name)(summary)
-    assert (folder / f"{name}.md").read_text() == table + "\n"
+  summary = with_committed_tables("speed-ways", speed_report.TABLES_OF_WAYS)
   for entry in summary["steps"]:
     runs = entry["runs"]
     assert runs["sketch"]["to_separate_passes"] < 1.1

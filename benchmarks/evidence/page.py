@@ -5,7 +5,6 @@ lies between ``<!-- NAME -->`` and ``<!-- end of NAME -->`` in ``docs/results.md
 ``docs/speed.md`` and ``README.md``.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,7 +47,7 @@ Compared = Mapping[str, dict[str, dict[str, Any]]]
 
 
 def read(problems: Sequence[str]) -> dict[str, dict[str, Any]]:
-  """Reads the committed results of some problems."""
+  """Reads the committed results of some problems, or of measurements of speed."""
   return {problem: read_summary(RESULTS / problem) for problem in problems}
 
 
@@ -144,10 +143,7 @@ def draw(results: Results, found: Compared, ranked: Sequence[str], path: Path) -
 
 def blocks() -> dict[str, str]:
   """Makes the text of every block: of speed, each summary, and each problem."""
-  update, ways, refresh = (
-    json.loads((RESULTS / name / "results.json").read_text())
-    for name in ("speed", "speed-ways", "speed-refresh")
-  )
+  update, ways, refresh = read(("speed", "speed-ways", "speed-refresh")).values()
   texts = {
     "cost": report.in_short(ways),
     "update": report.table(update),

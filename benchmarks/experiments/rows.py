@@ -23,13 +23,16 @@ _RIVALS = (
   "ngdiff",
   "dibs-mtl",
 )
-_MAXGNR = (
+_WITHOUT_HEADS = (
   "maxgnr-0",
   "maxgnr-0.5",
   "maxgnr-0.9",
   "maxgnr-0.97",
   "maxgnr-0.9-smoothed-0.9",
   "maxgnr-0.9-smoothed-0.99",
+)
+_MAXGNR = (
+  *_WITHOUT_HEADS,
   "maxgnr-0.9-own-heads",
   "maxgnr-0.9-smoothed-0.9-own-heads",
   "maxgnr-0.9-smoothed-0.99-own-heads",
@@ -71,13 +74,8 @@ SETS = {
   # The same for the physics-informed networks, which have no heads.
   "equations": (
     "equal-weights",
-    "fixed-weights",
-    "maxgnr-0",
-    "maxgnr-0.5",
-    "maxgnr-0.9",
-    "maxgnr-0.97",
-    "maxgnr-0.9-smoothed-0.9",
-    "maxgnr-0.9-smoothed-0.99",
+    FIXED_WEIGHTS,
+    *_WITHOUT_HEADS,
     "uncertainty",
     "imtl-g",
     "nash-mtl",
