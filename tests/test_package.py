@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import subprocess
 import sys
 import sysconfig
 import tarfile
@@ -42,15 +41,7 @@ def run(folder, *command, **environment):
   """Runs a command in a folder, without the repository among the places of modules."""
   variables = commands.quick_environment() | environment
   del variables["PYTHONPATH"]
-  return subprocess.run(
-    [str(part) for part in command],
-    cwd=folder,
-    env=variables,
-    capture_output=True,
-    text=True,
-    timeout=600,
-    check=False,
-  )
+  return commands.execute(command, folder, variables)
 
 
 def output_of(*arguments, **environment):

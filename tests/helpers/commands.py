@@ -31,10 +31,15 @@ def quick_environment():
 
 def run(*arguments, timeout=600):
   """Runs ``python -m MODULE OPTION...`` or ``python FILE OPTION...`` to its end."""
+  return execute([sys.executable, *arguments], ROOT, quick_environment(), timeout)
+
+
+def execute(command, folder, environment, timeout=600):
+  """Runs a command in a folder to its end, and keeps what it prints."""
   return subprocess.run(
-    [sys.executable, *arguments],
-    cwd=ROOT,
-    env=quick_environment(),
+    [str(part) for part in command],
+    cwd=folder,
+    env=environment,
     capture_output=True,
     text=True,
     timeout=timeout,
