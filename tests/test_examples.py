@@ -54,23 +54,27 @@ def test_a_network_of_equinox_reads_signals(run):
   assert found["noise"] < 0.25  # the mean, always: 0.25
 
 
+@pytest.mark.thorough
 def test_adapters_learn_two_tasks(run):
   found = run("lora_text", pretrain_steps=10, steps=60)
   for task, chance in found["by chance"].items():
     assert found["adapted"][task] > 1.2 * chance
 
 
+@pytest.mark.thorough
 def test_equal_weights_solve_the_heat_equation_better_than_nothing_does(run):
   found = run("heat_equation", steps=100)
   assert set(found) == {"equal weights", "MaxGNR", "ConFIG", "Nash-MTL"}
   assert found["equal weights"] < 0.9  # zero, always: 1
 
 
+@pytest.mark.thorough
 def test_small_rewards_are_learnt_beside_large_ones(run):
   found = run("cart_poles", steps=60)
   assert np.all(found["maxgnr"][-5:].mean(axis=0) > 2 * found["maxgnr"][0])
 
 
+@pytest.mark.thorough
 def test_rare_labels_gain_from_frequent_ones(run):
   found = run("missing_labels", steps=200)
   assert found["all assays together"]["a"] > 0.7  # by chance 0.5

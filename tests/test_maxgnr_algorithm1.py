@@ -16,6 +16,7 @@ from tests.helpers.examples import (
   follow,
   rows,
 )
+from tests.helpers.marks import thorough_but
 
 
 def trending_grads(dtype, num_steps=50, scales=(1.0, 1e-3, 100.0, 1.0)):
@@ -58,7 +59,7 @@ def assert_follows(tx, params, sequence, expected, rtol):
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("gamma", [0.0, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("gamma", thorough_but([0.0, 0.9], [0.0, 0.5, 0.9, 0.99]))
 def test_float64_follows_algorithm_1_to_the_solvers_precision(gamma):
   params, sequence = trending_grads(jnp.float64)
   expected = algorithm1(sequence, gamma)

@@ -49,6 +49,7 @@ def with_number(grads, task, leaf, position, value):
   return jax.tree.unflatten(treedef, leaves)
 
 
+@pytest.mark.thorough
 @settings(max_examples=10)
 @given(
   num_tasks=st.sampled_from([3, 17]),

@@ -167,6 +167,7 @@ def marked_lines():
   return marked
 
 
+@pytest.mark.thorough
 def test_mypy_accepts_the_program_and_reports_wrong_uses(installed, tmp_path):
   found, output = reported_lines(
     tmp_path,

@@ -15,15 +15,11 @@ from maxgnr_jax import aggregators
 from maxgnr_jax.aggregators._gradvac import _vaccinate
 from tests.helpers import exact, scales
 from tests.helpers.gradient_sequence import projected
+from tests.helpers.marks import thorough_but
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 # Each is a program to compile.
-NUM_TASKS = (
-  pytest.param(2, marks=pytest.mark.thorough),
-  3,
-  pytest.param(4, marks=pytest.mark.thorough),
-  10,
-)
+NUM_TASKS = thorough_but([3], [2, 3, 4, 10])
 TOLERANCES = {"nearly": 3e-2, "opposite": 1e-3}
 KEY, GOAL, BETA, RADIUS, ALPHA, RATE = 7, 0.5, 0.01, 0.5, 2.0, 0.1
 

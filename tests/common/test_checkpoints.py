@@ -45,6 +45,7 @@ def test_training_continues_bit_for_bit_after_a_restart(saved, name):
   assert_same(continued(name, folder / name), results[name])
 
 
+@pytest.mark.thorough
 def test_training_continues_bit_for_bit_in_another_process(saved):
   folder, results = saved
   child = commands.run("-m", "tests.helpers.checkpoints", str(folder), timeout=300)

@@ -88,6 +88,7 @@ def test_vmap_over_seeds_equals_a_loop(tx):
   assert_follow_alike(batched, expected)
 
 
+@ON_EACH_KIND
 def test_a_step_can_be_vmapped(tx):
   """Traced only; each method could contain what cannot be batched."""
   args = random_grads(PARAMS, NUM_TASKS), tx.init(PARAMS), PARAMS
@@ -97,6 +98,7 @@ def test_a_step_can_be_vmapped(tx):
   chex.assert_trees_all_equal_shapes_and_dtypes(state, several[1])
 
 
+@ON_EACH_KIND
 def test_steps_are_not_traced_again(method):
   """Without `num_tasks` the first step changes the state's shapes: two traces."""
   tx = make(method, None)
@@ -119,6 +121,7 @@ def test_unknown_extra_arguments_are_ignored(tx):
   assert_trees_equal(result, jax.jit(tx.update)(*arguments))
 
 
+@ON_EACH_KIND
 def test_the_state_keeps_its_structure_shapes_and_dtypes(tx):
   initial = tx.init(PARAMS)
   assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(initial))
@@ -136,6 +139,7 @@ def test_updates_have_the_parameters_structure_shapes_and_dtypes(tx, dtype):
   chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
 
 
+@ON_EACH_KIND
 def test_the_state_is_known_to_optax_tree_utilities(tx):
   state = follow(tx, PARAMS, sequence())[-1][1]
   kept = optax.tree.map_params(tx, lambda x: x, state)
@@ -173,6 +177,7 @@ def test_bfloat16_keeps_its_dtype_and_follows_float32(tx):
   np.testing.assert_allclose(flat(updates), flat(expected), atol=0.05)
 
 
+@ON_EACH_KIND
 def test_the_update_for_one_task_points_along_its_gradient(method):
   grads = grads_sequence(PARAMS, 1, 2)
   updates, _ = follow(make(method, 1), PARAMS, grads)[-1]

@@ -75,8 +75,14 @@ def objective(name, hyperparameter, point, grads, masks, powers):
   return jnp.array([1.0, -2.0, 0.5]) @ updates["a"][1] + 3.0 * updates["b"][1, 0]
 
 
+# Of those that are costly to compile.
+USUAL = ("maxgnr", "modo", "mgda", "graddrop", "stch")
 CASES = [
-  pytest.param(name, num_tasks, marks=[pytest.mark.thorough] * (num_tasks == 2))
+  pytest.param(
+    name,
+    num_tasks,
+    marks=[pytest.mark.thorough] * (num_tasks == 2 or name not in USUAL),
+  )
   for name in MAKE
   for num_tasks in sorted({max(number, AT_LEAST.get(name, 2)) for number in (2, 3)})
 ]

@@ -13,6 +13,7 @@ import pytest
 from jax.experimental import checkify
 
 from maxgnr_jax import maxgnr
+from tests.helpers.kinds import of_each_kind
 from tests.helpers.methods import METHODS, NUM_TASKS
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -36,7 +37,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", MAKE)
+@pytest.mark.parametrize("name", of_each_kind(MAKE))
 def test_nothing_is_reported(name):
   tx = MAKE[name](num_tasks=NUM_TASKS)
   values = {"losses": jnp.array([1.0, 2.0, 0.5]), "kpis": jnp.array([0.3, 0.6, 0.8])}

@@ -5,6 +5,7 @@ transformation and over methods of every kind.
 """
 
 import functools
+import itertools
 
 import chex
 import jax
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 from maxgnr_jax import aggregators, maxgnr
 from tests.helpers.examples import rows
+from tests.helpers.marks import thorough_but
 from tests.helpers.traces import jit_with_max_traces
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -83,8 +85,13 @@ def steps(draw):
 
 @pytest.mark.parametrize(
   ("method", "number"),
-  [(method, 0) for method in METHODS]
-  + [(m, n) for m in ("maxgnr", "equal_weights") for n in range(1, len(TREES))],
+  thorough_but(
+    [("maxgnr", 0), ("maxgnr stochastic", 0), ("maxgnr", 1), ("graddrop", 0)],
+    [
+      *((method, 0) for method in METHODS),
+      *itertools.product(("maxgnr", "equal_weights"), range(1, len(TREES))),
+    ],
+  ),
 )
 @settings(max_examples=15)
 @given(drawn=steps())

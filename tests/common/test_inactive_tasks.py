@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.examples import example_params, random_grads
+from tests.helpers.kinds import of_each_kind
 from tests.helpers.methods import METHODS
 from tests.helpers.traces import jit_with_max_traces
 from tests.helpers.trees import assert_trees_close, assert_trees_equal
@@ -41,6 +42,11 @@ READ_LOSSES = (
 @pytest.fixture(params=METHODS, scope="module")
 def name(request):
   return request.param
+
+
+ON_EACH_KIND = pytest.mark.parametrize(
+  "name", of_each_kind(METHODS), indirect=True, scope="module"
+)
 
 
 def arguments(seed):
@@ -84,6 +90,7 @@ def parts(state):
   return (state.plain, state.flat) if hasattr(state, "plain") else (state,)
 
 
+@ON_EACH_KIND
 def test_a_task_that_is_never_active_changes_nothing(name):
   if name in DRAWN:
     pytest.skip("of fewer tasks it is another method")
@@ -106,6 +113,7 @@ def test_a_task_that_is_never_active_changes_nothing(name):
       np.testing.assert_array_equal(part.notfinite_count, 0)
 
 
+@ON_EACH_KIND
 @pytest.mark.parametrize("value", [np.nan])
 def test_a_task_with_a_non_finite_gradient_is_treated_like_a_masked_one(name, value):
   sequence, masks = [], []

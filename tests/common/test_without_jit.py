@@ -10,6 +10,7 @@ from maxgnr_jax import maxgnr
 from tests.helpers.compilations import left_by
 from tests.helpers.examples import follow, grads_sequence, random_grads
 from tests.helpers.kinds import of_each_kind
+from tests.helpers.marks import thorough_but
 from tests.helpers.methods import METHODS, with_task_values
 from tests.helpers.trees import assert_trees_close, assert_trees_equal
 
@@ -26,7 +27,7 @@ def steps(tx, num_tasks, number=2):
   return history, state
 
 
-@pytest.mark.parametrize("num_tasks", [3, pytest.param(10, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("num_tasks", thorough_but([3], [3, 10]))
 @pytest.mark.parametrize("name", of_each_kind(METHODS))
 def test_nothing_is_compiled_after_two_steps_and_nothing_is_kept(name, num_tasks):
   if name in ("constant_weights", "ngdiff") and num_tasks == 10:
@@ -81,7 +82,9 @@ def test_a_train_state_can_be_pickled():
 SCHEDULABLE = [name for name, method in METHODS.items() if method.schedulable]
 
 
-@pytest.mark.parametrize("name", of_each_kind(SCHEDULABLE))
+@pytest.mark.parametrize(
+  "name", thorough_but(["maxgnr", "mgda", "graddrop"], SCHEDULABLE)
+)
 def test_a_schedule_compiles_nothing_after_two_steps(name):
   """`inject_hyperparams` makes a new transformation in every step."""
   method = METHODS[name]

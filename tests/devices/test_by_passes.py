@@ -24,7 +24,7 @@ def losses(params, x):
   "aggregator",
   [
     maxgnr(num_tasks=TASKS, sketch=101),
-    aggregators.mgda(num_tasks=TASKS),
+    pytest.param(aggregators.mgda(num_tasks=TASKS), marks=pytest.mark.thorough),
     pytest.param(aggregators.gls(num_tasks=TASKS), marks=pytest.mark.thorough),
   ],
 )

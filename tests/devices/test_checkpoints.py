@@ -49,6 +49,7 @@ def interrupted(name, before, after, path):
   return restored
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["graddrop"])
 def test_a_state_moves_from_one_device_to_eight_and_back(name, tmp_path):
   interrupted(name, None, make_mesh(), tmp_path / "to_eight")

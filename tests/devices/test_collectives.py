@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 from maxgnr_jax import maxgnr
 from tests.devices.meshes import PARAMS, SPECS, STACKED, collectives, make_mesh, put
 from tests.helpers.examples import random_grads
+from tests.helpers.marks import thorough_but
 from tests.helpers.methods import METHODS
 
 
@@ -23,7 +24,7 @@ def compiled_update(tx, num_tasks, mesh, dtype="float32"):
 
 @pytest.mark.parametrize(
   ("num_tasks", "dtype"),
-  [(3, "bfloat16"), pytest.param(17, "float32", marks=pytest.mark.thorough)],
+  thorough_but([(3, "bfloat16")], [(3, "bfloat16"), (17, "float32")]),
 )
 def test_maxgnr_on_explicit_axes_takes_two_sums_of_few_numbers(num_tasks, dtype):
   mesh = make_mesh(AxisType.Explicit)
@@ -41,7 +42,7 @@ def test_maxgnr_on_explicit_axes_takes_two_sums_of_few_numbers(num_tasks, dtype)
 
 @pytest.mark.parametrize(
   ("num_tasks", "dtype"),
-  [pytest.param(3, "float32", marks=pytest.mark.thorough), (17, "bfloat16")],
+  thorough_but([(3, "float32")], [(3, "float32"), (17, "bfloat16")]),
 )
 def test_maxgnr_on_automatic_axes_takes_sums_of_few_numbers(num_tasks, dtype):
   compiled = compiled_update(maxgnr(num_tasks=num_tasks), num_tasks, make_mesh(), dtype)
@@ -70,6 +71,7 @@ def assert_branches_are_small(compiled, num_tasks):
   assert all(size <= 4 * len(PARAMS) * num_tasks for _, size in found)
 
 
+@pytest.mark.thorough
 def test_large_gradients_of_many_tasks_are_summed_before_they_cross_devices():
   """They are read in a loop, which must neither gather nor sum over devices."""
   mesh, tx = make_mesh(), METHODS["mgda"].make(num_tasks=8)

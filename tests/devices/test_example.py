@@ -6,6 +6,7 @@ import pytest
 from examples import data_parallel
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("standard_promotion", "quick_compilation")
 def test_sharded_parameters_give_the_losses_of_whole_ones(tmp_path):
   picture = tmp_path / "picture.png"

@@ -95,6 +95,7 @@ class Interruption(Exception):
   pass
 
 
+@pytest.mark.thorough
 def test_interrupted_run_resumes_on_other_devices(trainers, run, tmp_path):
   undisturbed = dataclasses.replace(run, out=tmp_path / "undisturbed")
   expected = train(trainers[0], undisturbed)

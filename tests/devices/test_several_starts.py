@@ -36,6 +36,7 @@ for tx in (maxgnr(num_tasks=2), aggregators.db_mtl(num_tasks=2)):
 """
 
 
+@pytest.mark.thorough
 def test_a_second_start_finds_all_that_the_first_one_compiled(tmp_path):
   environment = quick_environment() | {
     "JAX_PLATFORMS": "cpu",
@@ -54,6 +55,7 @@ def test_a_second_start_finds_all_that_the_first_one_compiled(tmp_path):
   assert entries[1] == entries[0]
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("quick_compilation")
 def test_an_exported_step_gives_the_update_of_the_step_itself():
   mesh, tx = make_mesh(data=2), maxgnr(num_tasks=3)

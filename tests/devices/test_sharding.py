@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 from maxgnr_jax import maxgnr, value_and_task_grads
 from tests.devices.meshes import PARAMS, SHAPES, SPECS, STACKED, make_mesh, put
 from tests.helpers.examples import random_grads
+from tests.helpers.marks import thorough_but
 from tests.helpers.methods import METHODS, make
 from tests.helpers.trees import assert_trees_close
 
@@ -39,14 +40,15 @@ def compare(tx, num_tasks, mesh, rtol=1e-4, atol=1e-5):
   return found
 
 
-@pytest.mark.parametrize(
-  "name", ["graddrop", pytest.param("moco", marks=pytest.mark.thorough)]
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", ["graddrop", "moco"])
 def test_aggregators_are_the_same_on_a_mesh(name):
   compare(make(METHODS[name], 3), 3, make_mesh())
 
 
-@KINDS
+@pytest.mark.parametrize(
+  "kind", thorough_but([AxisType.Auto], [AxisType.Auto, AxisType.Explicit])
+)
 @pytest.mark.parametrize("num_tasks", [10])
 def test_maxgnr_is_the_same_on_a_mesh_and_keeps_shardings(num_tasks, kind):
   mesh = make_mesh(kind)
@@ -132,7 +134,7 @@ def test_a_data_parallel_step_equals_one_device():
 
 
 @pytest.mark.parametrize(
-  "name", ["maxgnr", "mgda", pytest.param("equal_weights", marks=pytest.mark.thorough)]
+  "name", thorough_but(["maxgnr", "mgda"], ["maxgnr", "mgda", "equal_weights"])
 )
 def test_a_method_inside_shard_map_with_axis_name_equals_one_device(name):
   tx = METHODS[name].make(num_tasks=3)

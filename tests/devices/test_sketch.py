@@ -9,6 +9,7 @@ from jax.sharding import PartitionSpec as P
 
 from maxgnr_jax._stacked import named_axes, sharded_over, sketch
 from tests.devices.meshes import collectives, make_mesh, put
+from tests.helpers.marks import thorough_but
 
 SIZE, NUM_TASKS = 101, 3
 SHAPES = {
@@ -68,7 +69,7 @@ def in_shard_map(mesh, axis_names=("data", "model"), specs=SPEC_LIST):
 
 
 @pytest.mark.parametrize(
-  "kind", ["automatic", pytest.param("explicit", marks=pytest.mark.thorough), "named"]
+  "kind", thorough_but(["automatic"], ["automatic", "explicit", "named"])
 )
 def test_a_sketch_of_sharded_gradients_is_that_of_whole_ones(kind, expected):
   mesh = make_mesh(AxisType.Explicit if kind == "explicit" else AxisType.Auto)
@@ -99,6 +100,7 @@ def test_in_shard_map_sketches_of_replicas_differ_as_their_gradients_do(expected
   np.testing.assert_allclose(found, np.stack([expected, -2 * expected]), atol=2e-5)
 
 
+@pytest.mark.thorough
 def test_one_task_at_a_time_on_automatic_axes(expected):
   """As inside of a backward pass."""
   grads = put(gradients(), STACKED, make_mesh())

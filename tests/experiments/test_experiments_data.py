@@ -408,6 +408,7 @@ def test_scenes_of_unsuitable_size_and_invalid_filters_are_rejected(tmp_path):
     SceneSettings(data=tmp_path / "nowhere")
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("quick_experiments")
 def test_scenes_can_be_trained_from_the_command_line(tmp_path, capsys):
   data, out = tmp_path / "rooms", tmp_path / "out"

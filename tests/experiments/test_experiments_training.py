@@ -157,6 +157,7 @@ def test_run_interrupted_three_times_resumes_to_the_same_result(
   assert_same_run(trainer, tmp_path, whole[0].out)
 
 
+@pytest.mark.thorough
 def test_killed_process_is_resumed_from_the_command_line(
   trainer, data, tmp_path, monkeypatch
 ):

@@ -16,6 +16,7 @@ from benchmarks.experiments.problems.tox21.problem import (
 )
 from benchmarks.experiments.step import EpochSums, Trainer
 from benchmarks.methods import Setting, named
+from tests.helpers.marks import thorough_but
 from tests.helpers.molecules import NAMES, write_molecules
 from tests.helpers.trees import assert_same
 
@@ -73,9 +74,10 @@ METHODS = (
   "mgda",  # a Gramian method
   "flat-imtl-g",
 )
+USUAL = ("maxgnr-0.9-every-4", "imtl-l")
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", thorough_but(USUAL, METHODS))
 def test_task_without_labels_is_as_if_it_did_not_exist(
   method, model, params_and_rest, batches
 ):
@@ -104,7 +106,9 @@ def test_batch_without_any_label_has_a_gradient_of_zero(
     assert not leaf.any()
 
 
-@pytest.mark.parametrize("method", ["maxgnr-0.9", "maxgnr-0.9-every-4"])
+@pytest.mark.parametrize(
+  "method", thorough_but(["maxgnr-0.9"], ["maxgnr-0.9", "maxgnr-0.9-every-4"])
+)
 def test_trainer_masks_tasks_and_averages_losses_over_labelled_steps(
   method, model, batches
 ):

@@ -13,6 +13,7 @@ from tests.helpers import commands
 pytestmark = pytest.mark.usefixtures("quick_experiments")
 
 
+@pytest.mark.thorough
 def test_one_command_makes_all_tables_and_figures(tmp_path, capsys):
   options = {
     "out": tmp_path,

@@ -113,6 +113,7 @@ def test_grids_cover_the_square_and_validation_points_lie_between_the_others(pro
     np.testing.assert_array_equal(batch["points"][:, 1], batch["points"][:, 0])
 
 
+@pytest.mark.thorough
 def test_sweep_compares_with_equal_weights_at_its_best_rate(tmp_path):
   commands = cli.commands(HelmholtzSettings)
   settings = commands["sweep"](

@@ -16,6 +16,7 @@ from benchmarks.experiments.problems.pinn.points import draw_in_time, grid
 from benchmarks.experiments.problems.pinn.problem import NetworkSettings
 from benchmarks.methods import Setting, named
 from maxgnr_jax import aggregator_state
+from tests.helpers.marks import thorough_but
 
 pytestmark = pytest.mark.usefixtures("quick_experiments")
 
@@ -239,7 +240,7 @@ def test_row_of_jaxpi_has_the_ratios_of_its_averaged_weights():
   assert method.refresh_every == 100
 
 
-@pytest.mark.parametrize("name", EQUATIONS)
+@pytest.mark.parametrize("name", thorough_but(["burgers"], EQUATIONS))
 def test_network_is_trained_from_the_command_line(name, tmp_path, capsys):
   arguments = [name, "train", "--out", str(tmp_path), "--method", "imtl-l"]
   for setting, value in {

@@ -42,6 +42,7 @@ def done(tmp_path_factory, quick_experiments):
   return model, settings
 
 
+@pytest.mark.thorough
 def test_what_is_seen_agrees_with_steps_taken_one_by_one(done):
   trainer = Runner(*done, COMMANDS["train"]).trainer(Row("mgda"))
   found = steadiness.watch(trainer, trainer.init(3, 0.01), 3, 2)
@@ -66,6 +67,7 @@ def test_what_is_seen_agrees_with_steps_taken_one_by_one(done):
   assert found[1]["jump"] > 0
 
 
+@pytest.mark.thorough
 def test_study_writes_table_figure_and_numbers(done):
   model, settings = done
   options = steadiness.Steadiness(

@@ -17,6 +17,7 @@ from maxgnr_jax import (
 )
 from maxgnr_jax.aggregators._by_passes import STACKED as BY_STACKING
 from tests.helpers import methods
+from tests.helpers.marks import thorough_but
 from tests.helpers.trees import assert_trees_close
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -97,7 +98,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", thorough_but(["sketches"], KINDS))
 def test_the_update_is_that_of_stacked_gradients_whatever_is_not_finite(kind):
   scenes = ["usual", "a loss is not finite", "usual", "a gradient is not finite"]
   scenes += ["a task without labels", "nothing is finite", "usual"]
@@ -105,7 +106,7 @@ def test_the_update_is_that_of_stacked_gradients_whatever_is_not_finite(kind):
 
 
 @pytest.mark.parametrize(
-  "kind", [pytest.param("losses", marks=pytest.mark.thorough), "gramian", "sketches"]
+  "kind", thorough_but(["gramian"], ["losses", "gramian", "sketches"])
 )
 def test_masked_tasks_spoil_nothing(kind):
   mask = jnp.array([True, False, True, True])
@@ -113,7 +114,7 @@ def test_masked_tasks_spoil_nothing(kind):
   assert_as_stacked(KINDS[kind], scenes, mask=mask)
 
 
-@pytest.mark.parametrize("kind", ["losses", "sketches"])
+@pytest.mark.parametrize("kind", thorough_but(["sketches"], ["losses", "sketches"]))
 def test_microbatches_with_auxiliary_data(kind):
   def fun(params, x, scene):
     return losses(params, x, scene), {"rows": jnp.mean(x)}
@@ -123,15 +124,14 @@ def test_microbatches_with_auxiliary_data(kind):
   assert_as_stacked(KINDS[kind], scenes, rtol=1e-3, **options)
 
 
-@pytest.mark.parametrize(
-  "kind", ["gramian", pytest.param("sketches", marks=pytest.mark.thorough)]
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize("kind", ["gramian", "sketches"])
 def test_without_jit(kind):
   scenes = ["usual", "a gradient is not finite"]
   assert_as_stacked(KINDS[kind], scenes, jit=lambda fun: fun)
 
 
-@pytest.mark.parametrize("tasks_at_once", [None, 1])
+@pytest.mark.parametrize("tasks_at_once", thorough_but([1], [None, 1]))
 def test_losses_as_a_vector(tasks_at_once):
   def fun(params, x, scene):
     made = losses(params, x, scene)
@@ -141,7 +141,9 @@ def test_losses_as_a_vector(tasks_at_once):
   assert_as_stacked(KINDS["sketches"], ["usual", "usual"], **options)
 
 
-@pytest.mark.parametrize("factory", [maxgnr, aggregators.fairgrad, aggregators.slaw])
+@pytest.mark.parametrize(
+  "factory", thorough_but([maxgnr], [maxgnr, aggregators.fairgrad, aggregators.slaw])
+)
 def test_injected_hyperparameters_keep_the_cheap_way(factory):
   name = {maxgnr: "gamma", aggregators.fairgrad: "alpha"}.get(factory, "beta")
   static = {"sketch": 31} if factory is maxgnr else {}
@@ -236,7 +238,7 @@ def bias_of_deep(params):
 @pytest.mark.parametrize(
   "aggregator",
   [
-    aggregators.gls(num_tasks=MANY),
+    pytest.param(aggregators.gls(num_tasks=MANY), marks=pytest.mark.thorough),
     maxgnr(num_tasks=MANY, shared=bias_of_deep),
   ],
 )
@@ -246,6 +248,7 @@ def test_one_pass_goes_through_the_trunk(aggregator, usual_compilation):
   assert_memory(program, 0.5)
 
 
+@pytest.mark.thorough
 def test_sketches_need_the_memory_of_less_than_a_gradient(usual_compilation):
   program = compiled(maxgnr(num_tasks=MANY, sketch=127))
   assert_memory(program, 0.5)

@@ -23,6 +23,7 @@ from maxgnr_jax import (
 )
 from tests.helpers import methods
 from tests.helpers.examples import random_grads
+from tests.helpers.marks import thorough_but
 from tests.helpers.traces import jit_with_max_traces
 from tests.helpers.trees import assert_trees_close, assert_trees_equal
 
@@ -110,7 +111,7 @@ def test_weights_are_those_of_the_last_refresh(seed, refresh_every, method):
   assert states.aggregator.count[-1] == -(-NUM_STEPS // refresh_every)
 
 
-@pytest.mark.parametrize("num_tasks", [NUM_TASKS, None])
+@pytest.mark.parametrize("num_tasks", thorough_but([None], [NUM_TASKS, None]))
 def test_a_refresh_in_every_step_equals_the_plain_chain_exactly(
   num_tasks, standard_promotion, usual_compilation
 ):
@@ -401,6 +402,7 @@ def test_schedules_count_refreshes_and_diagnostics_read_the_state():
   assert log["weights/task 0"] == optax.tree.get(history[-1][1], "weights")[0]
 
 
+@pytest.mark.thorough
 def test_vmap_over_seeds_equals_a_loop():
   combined = value_and_combined_grad(losses, maxgnr(num_tasks=3), refresh_every=2)
   step = jax.vmap(combined.value_and_grad, (0, None, 0))

@@ -16,6 +16,7 @@ from tests.grads.test_by_passes import (
   last_bias,
   losses,
 )
+from tests.helpers.marks import thorough_but
 from tests.helpers.trees import assert_trees_close
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -29,15 +30,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize(
-  "kind",
-  [
-    "gramian",
-    "sketches",
-    pytest.param("losses", marks=pytest.mark.thorough),
-    pytest.param("gradients of a part", marks=pytest.mark.thorough),
-  ],
-)
+@pytest.mark.parametrize("kind", thorough_but(["gramian"], KINDS))
 def test_the_update_is_that_of_stacked_gradients(kind):
   scenes = ["usual", "a loss is not finite", "usual", "a gradient is not finite"]
   assert_as_stacked(KINDS[kind], [*scenes, "nothing is finite", "usual"])
@@ -64,7 +57,7 @@ def test_heads_of_their_own_learn_while_the_trunk_has_no_gradient():
   assert_trees_close(grad["heads"][0], expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("injected", [False, True])
+@pytest.mark.parametrize("injected", thorough_but([True], [False, True]))
 def test_between_refreshes_heads_keep_their_own_gradients(injected, standard_promotion):
   make = aggregators.mgda
   if injected:

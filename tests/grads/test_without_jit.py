@@ -15,6 +15,7 @@ from maxgnr_jax import (
   value_and_task_grads,
 )
 from tests.helpers.compilations import left_by
+from tests.helpers.marks import thorough_but
 from tests.helpers.trees import assert_trees_close
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -59,16 +60,10 @@ FUNCTIONS = {
 
 
 # Each is compiled twice; the others combine what these do.
-USUAL = {"plain", "two at a time", "side by side", "many", "microbatches", "flat, one"}
+USUAL = ("side by side", "microbatches")
 
 
-@pytest.mark.parametrize(
-  "name",
-  [
-    pytest.param(name, marks=[] if name in USUAL else pytest.mark.thorough)
-    for name in FUNCTIONS
-  ],
-)
+@pytest.mark.parametrize("name", thorough_but(USUAL, FUNCTIONS))
 def test_calls_compile_nothing_again_and_give_what_jit_gives(name):
   def call():
     return FUNCTIONS[name](PARAMS, X)
@@ -89,7 +84,11 @@ def jitted(aggregator):
 
 @pytest.mark.parametrize(
   ("refresh_every", "options"),
-  [(1, {}), (2, {}), (3, {"microbatches": 2, "tasks_at_once": 1})],
+  [
+    pytest.param(1, {}, marks=pytest.mark.thorough),
+    pytest.param(2, {}, marks=pytest.mark.thorough),
+    (3, {"microbatches": 2, "tasks_at_once": 1}),
+  ],
 )
 def test_steps_with_a_combined_gradient_compile_nothing_again(refresh_every, options):
   combined = value_and_combined_grad(

@@ -1,5 +1,7 @@
 """Sums and samples of arrays that are split into parts of any shard."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maxgnr_jax._stacked import _parts, sums_of_products, sums_of_squares
+from tests.helpers.marks import thorough_but
 
 SHAPES = st.lists(st.integers(1, 24), max_size=3)
 DEVICES = st.integers(1, 12)
@@ -45,9 +48,9 @@ def in_parts(sums, leaves, devices):
 
 
 @pytest.mark.parametrize(
-  "devices", [4, pytest.param(6, marks=pytest.mark.thorough), 256]
+  ("num_tasks", "devices"),
+  thorough_but([(3, 256), (10, 4)], itertools.product((3, 10), (4, 6, 256))),
 )
-@pytest.mark.parametrize("num_tasks", [3, 10])
 def test_sums_in_parts_of_a_million_positive_numbers_agree_with_float64(
   num_tasks, devices
 ):

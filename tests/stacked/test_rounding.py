@@ -72,6 +72,7 @@ def momentum_after(steps, **kwargs):
   return np.asarray(jax.jit(lambda s: jax.lax.scan(step, s, noise))(state)[1])
 
 
+@pytest.mark.thorough
 def test_a_narrow_momentum_stalls_unless_it_is_rounded_stochastically():
   exact = momentum_after(300)
   nearest = momentum_after(300, momentum_dtype=jnp.bfloat16)

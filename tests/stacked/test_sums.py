@@ -1,11 +1,14 @@
 """Sums over millions of numbers are as exact as float32 allows."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from maxgnr_jax import _stacked
+from tests.helpers.marks import thorough_but
 
 gram = jax.jit(_stacked.gramian, static_argnums=1)
 norms = jax.jit(_stacked.norms, static_argnums=1)
@@ -22,9 +25,9 @@ def in_float64(x, y):
 
 
 @pytest.mark.parametrize(
-  "num_tasks", [3, pytest.param(7, marks=pytest.mark.thorough), 10]
+  ("num_tasks", "leaves"),
+  thorough_but([(10, 1)], itertools.product((3, 7, 10), (1, 100))),
 )
-@pytest.mark.parametrize("leaves", [1, 100])
 def test_sums_of_millions_of_positive_numbers_agree_with_float64(num_tasks, leaves):
   rng = np.random.default_rng(0)
   shape = (num_tasks, 3_000_000 // leaves)
