@@ -7,7 +7,7 @@ lies between ``<!-- NAME -->`` and ``<!-- end of NAME -->`` in ``docs/results.md
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -44,6 +44,14 @@ _DRAWN = 12  # rows of a summary's picture, besides those of the README's table
 # Problem -> what `sweep` found, and row -> what `comparison.compare` made of it.
 Results = Mapping[str, dict[str, Any]]
 Compared = Mapping[str, dict[str, dict[str, Any]]]
+
+
+class Summary(NamedTuple):
+  """Problems whose rows are ranked together."""
+
+  results: Results
+  compared: Compared
+  ranked: Sequence[str]
 
 
 def read(problems: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -141,7 +149,16 @@ def draw(results: Results, found: Compared, ranked: Sequence[str], path: Path) -
   figure.savefig(path, dpi=100)
 
 
-def blocks() -> dict[str, str]:
+def summaries() -> dict[str, Summary]:
+  """Reads the problems of each summary, and compares their rows."""
+  read_all = {name: read(problems) for name, problems in SUMMARIES.items()}
+  return {
+    name: Summary(results, compared(results), common_rows(results))
+    for name, results in read_all.items()
+  }
+
+
+def blocks(of_problems: Mapping[str, Summary]) -> dict[str, str]:
   """Makes the text of every block: of speed, each summary, and each problem."""
   update, ways, refresh = read(("speed", "speed-ways", "speed-refresh")).values()
   texts = {
@@ -150,9 +167,7 @@ def blocks() -> dict[str, str]:
     "ways": report.ways(ways),
     "refresh": report.refresh(refresh),
   }
-  for name, problems in SUMMARIES.items():
-    results = read(problems)
-    found, ranked = compared(results), common_rows(results)
+  for name, (results, found, ranked) in of_problems.items():
     texts[name] = summary_table(found, ranked, ranked)
     if set(FEW) <= set(ranked):
       texts["few"] = summary_table(found, FEW, ranked)
@@ -173,13 +188,13 @@ def filled(page: str, texts: Mapping[str, str]) -> str:
 
 def main() -> None:
   """Rewrites the pages and draws the pictures."""
-  texts = blocks()
+  of_problems = summaries()
+  texts = blocks(of_problems)
   for path in PAGES:
     path.write_text(filled(path.read_text(), texts))
-  for name, problems in SUMMARIES.items():
-    results = read(problems)
-    draw(results, compared(results), common_rows(results), RESULTS / f"{name}.png")
-    for problem, summary in results.items():
+  for name, made in of_problems.items():
+    draw(*made, RESULTS / f"{name}.png")
+    for problem, summary in made.results.items():
       figures.delta_m(only(summary, _SHOWN), "last", RESULTS / problem / "delta_m.png")
 
 

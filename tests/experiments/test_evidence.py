@@ -66,7 +66,7 @@ def test_committed_results_come_from_the_settings(problem):
 
 
 def test_pages_show_the_committed_results():
-  texts = page.blocks()
+  texts = page.blocks(page.summaries())
   shown = set()
   for path in page.PAGES:
     text = path.read_text()
