@@ -47,6 +47,7 @@ def test_a_train_state_of_linen_tells_tumours_apart(run):
   assert found["error"] < 0.5  # the mean, always: 1
 
 
+@pytest.mark.thorough
 def test_a_network_of_equinox_reads_signals(run):
   found = run("signals_equinox", steps=60)
   assert found["shape"] > 0.4  # by chance 0.33

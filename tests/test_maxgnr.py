@@ -21,6 +21,7 @@ from tests.helpers.examples import (
 )
 from tests.helpers.trees import assert_trees_close, assert_trees_equal
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 DEFAULT = default_maxgnr()
 seeds = st.integers(0, 2**32 - 1)
 

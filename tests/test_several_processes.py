@@ -1,6 +1,7 @@
 """The example of several processes gives the same result for any number of them."""
 
 import numpy as np
+import pytest
 
 from tests.helpers import commands
 
@@ -17,6 +18,7 @@ def trained(out, *options):
   return np.load(out)
 
 
+@pytest.mark.thorough
 def test_training_on_two_processes_equals_training_on_one(tmp_path):
   one = trained(tmp_path / "one.npz", "--processes", "1")
   for options in ([], ["--shard-params"]):

@@ -21,6 +21,7 @@ from maxgnr_jax import (
 )
 from tests.helpers.marks import thorough_but
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 OPTIMAL = {"newton": projected_newton(), "gradient": projected_gradient()}
 SOLVERS = {**OPTIMAL, "paper": steepest_descent()}
 every_solver = pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
@@ -50,6 +51,7 @@ def assert_proportional(weights, expected, rtol=1e-5):
 @pytest.mark.parametrize(
   "num_tasks", thorough_but([3, 10, 64], [*solver_battery.NUM_TASKS, 128])
 )
+@pytest.mark.usefixtures("usual_compilation")
 def test_projected_newton_reaches_the_optimum_on_the_battery(num_tasks):
   seeds = 10 if num_tasks <= 20 else 2
   ratio = solver_battery.worst_ratio(projected_newton(), num_tasks, seeds=seeds)
@@ -372,11 +374,13 @@ def _operations(solver, num_tasks=8):
   return int(steps) * len(re.findall(r" (?:fusion|dot|custom-call)\(", body))
 
 
+@pytest.mark.usefixtures("usual_compilation")
 def test_projected_newton_takes_few_operations():
   # Each is a kernel of its own on an accelerator.
   assert _operations(projected_newton()) < 250
 
 
 @pytest.mark.thorough
+@pytest.mark.usefixtures("usual_compilation")
 def test_projected_newton_takes_fewer_operations_than_projected_gradient():
   assert _operations(projected_newton()) < _operations(projected_gradient()) / 8

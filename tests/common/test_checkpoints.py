@@ -19,6 +19,7 @@ from tests.helpers.checkpoints import (
   restore,
   save,
 )
+from tests.helpers.marks import thorough_but
 from tests.helpers.methods import METHODS, make
 from tests.helpers.trees import as_bytes, assert_same
 
@@ -39,7 +40,9 @@ def saved(tmp_path_factory, quick_compilation):
   return folder, results
 
 
-@pytest.mark.parametrize("name", TRANSFORMATIONS)
+@pytest.mark.parametrize(
+  "name", thorough_but(["maxgnr_sketch", "pcgrad", "graddrop"], TRANSFORMATIONS)
+)
 def test_training_continues_bit_for_bit_after_a_restart(saved, name):
   folder, results = saved
   assert_same(continued(name, folder / name), results[name])

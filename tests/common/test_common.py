@@ -129,6 +129,7 @@ def test_the_state_keeps_its_structure_shapes_and_dtypes(tx):
     chex.assert_trees_all_equal_shapes_and_dtypes(state, initial)
 
 
+@ON_EACH_KIND
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_updates_have_the_parameters_structure_shapes_and_dtypes(tx, dtype):
   args = random_grads(PARAMS, NUM_TASKS), PARAMS
@@ -224,6 +225,7 @@ def test_tasks_of_very_different_scales_leave_a_finite_nonzero_update(tx):
     assert_no_nan(state)
 
 
+@ON_EACH_KIND
 def test_none_and_masked_leaves_pass_through(tx):
   params = PARAMS | {"none": None, "masked": optax.MaskedNode()}
   grads = random_grads(params, NUM_TASKS)

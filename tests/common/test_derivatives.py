@@ -76,7 +76,7 @@ def objective(name, hyperparameter, point, grads, masks, powers):
 
 
 # Of those that are costly to compile.
-USUAL = ("maxgnr", "modo", "mgda", "graddrop", "stch")
+USUAL = ("maxgnr", "mgda", "graddrop")
 CASES = [
   pytest.param(
     name,

@@ -9,12 +9,13 @@ import pytest
 from maxgnr_jax import maxgnr
 from tests.helpers.compilations import left_by
 from tests.helpers.examples import follow, grads_sequence, random_grads
-from tests.helpers.kinds import of_each_kind
 from tests.helpers.marks import thorough_but
 from tests.helpers.methods import METHODS, with_task_values
 from tests.helpers.trees import assert_trees_close, assert_trees_equal
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
+# Each takes seconds to compile.
+USUAL = ("maxgnr", "mgda", "graddrop", "stch")
 PARAMS = {"w": jnp.arange(1.0, 6.0), "b": jnp.ones((2, 2))}
 
 
@@ -28,7 +29,7 @@ def steps(tx, num_tasks, number=2):
 
 
 @pytest.mark.parametrize("num_tasks", thorough_but([3], [3, 10]))
-@pytest.mark.parametrize("name", of_each_kind(METHODS))
+@pytest.mark.parametrize("name", thorough_but(USUAL, METHODS))
 def test_nothing_is_compiled_after_two_steps_and_nothing_is_kept(name, num_tasks):
   if name in ("constant_weights", "ngdiff") and num_tasks == 10:
     pytest.skip("its arguments say how many tasks")
@@ -49,7 +50,7 @@ def test_the_independent_gradients_of_two_batches_compile_nothing_either():
   assert left_by(step, 5) == (0, 0, 0)
 
 
-@pytest.mark.parametrize("name", of_each_kind(METHODS))
+@pytest.mark.parametrize("name", thorough_but(USUAL, METHODS))
 def test_a_pickled_method_gives_equal_updates(name):
   tx = METHODS[name].make(num_tasks=3)
   there = cloudpickle.loads(cloudpickle.dumps(tx))
@@ -82,9 +83,7 @@ def test_a_train_state_can_be_pickled():
 SCHEDULABLE = [name for name, method in METHODS.items() if method.schedulable]
 
 
-@pytest.mark.parametrize(
-  "name", thorough_but(["maxgnr", "mgda", "graddrop"], SCHEDULABLE)
-)
+@pytest.mark.parametrize("name", thorough_but(USUAL, SCHEDULABLE))
 def test_a_schedule_compiles_nothing_after_two_steps(name):
   """`inject_hyperparams` makes a new transformation in every step."""
   method = METHODS[name]

@@ -183,6 +183,7 @@ def test_invalid_settings_are_rejected(settings, message):
     OF_DIGITS["grouping"](**settings)
 
 
+@pytest.mark.thorough
 def test_study_of_two_tasks_trains_them_and_reads_the_statistics(tmp_path, monkeypatch):
   commands = cli.commands(fashion.FashionSettings)
   options = TINY | {"data": write_images(tmp_path), "validation": 0.25}
