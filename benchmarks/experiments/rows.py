@@ -4,25 +4,6 @@ from collections.abc import Iterable
 
 from benchmarks.methods import FIXED_WEIGHTS, METHODS
 
-_RIVALS = (
-  "uncertainty",
-  "imtl-l",
-  "slaw",
-  "imtl-g",
-  "imtl-g-smoothed-0.9-own-heads",
-  "nash-mtl",
-  "gradnorm",
-  "fairgrad-2",
-  "cagrad",
-  "gls",
-  "mgda",
-  "pcgrad",
-  "dwa",
-  "modo",
-  "gradient-norm-scaling",
-  "ngdiff",
-  "dibs-mtl",
-)
 _WITHOUT_HEADS = (
   "maxgnr-0",
   "maxgnr-0.5",
@@ -31,21 +12,29 @@ _WITHOUT_HEADS = (
   "maxgnr-0.9-smoothed-0.9",
   "maxgnr-0.9-smoothed-0.99",
 )
-_MAXGNR = (
+_SHORT = (
+  "equal-weights",
+  FIXED_WEIGHTS,
   *_WITHOUT_HEADS,
   "maxgnr-0.9-own-heads",
   "maxgnr-0.9-smoothed-0.9-own-heads",
-  "maxgnr-0.9-smoothed-0.99-own-heads",
-  "maxgnr-0.9-sketch-1021",
   "maxgnr-0.9-sketch-127-smoothed-0.9-own-heads",
-  "maxgnr-0.9-last-layer",
   "maxgnr-0.9-last-layer-smoothed-0.9",
   # The momentum's memory is γ per measured step: as it is, and of as many steps.
   "maxgnr-0.9-every-4",
   "maxgnr-0.66-every-4",
-  "maxgnr-0.9-every-16",
-  "maxgnr-0.19-every-16",
   "maxgnr-0.9-paper-solver",
+  "uncertainty",
+  "imtl-l",
+  "slaw",
+  "imtl-g",
+  "imtl-g-smoothed-0.9-own-heads",
+  "nash-mtl",
+  "gradnorm",
+  "fairgrad-2",
+  "mgda",
+  "ngdiff",
+  "dibs-mtl",
 )
 
 # Name -> rows.
@@ -69,8 +58,23 @@ SETS = {
     "maxgnr-0.5",
     "maxgnr-0.9",
   ),
-  # What is compared on every problem of benchmarks/evidence.
-  "evidence": ("equal-weights", FIXED_WEIGHTS, *_MAXGNR, *_RIVALS),
+  # What is compared on every problem of benchmarks/evidence, and more where a run
+  # takes little time.
+  "evidence-short": _SHORT,
+  "evidence": (
+    *_SHORT,
+    "maxgnr-0.9-smoothed-0.99-own-heads",
+    "maxgnr-0.9-sketch-1021",
+    "maxgnr-0.9-last-layer",
+    "maxgnr-0.9-every-16",
+    "maxgnr-0.19-every-16",
+    "cagrad",
+    "gls",
+    "pcgrad",
+    "dwa",
+    "modo",
+    "gradient-norm-scaling",
+  ),
   # The same for the physics-informed networks, which have no heads.
   "equations": (
     "equal-weights",
