@@ -196,6 +196,24 @@ def test_what_the_text_says_of_tox21_are_the_committed_results():
   ) in text
 
 
+def test_what_the_text_says_of_scm20d_are_the_committed_results():
+  summary = json.loads((RESULTS / "scm20d" / "results.json").read_text())
+  rows, text = comparison.compare(summary, "fairgrad-2"), " ".join(TEXT.split())
+  others = set(rows) - {"single-task"}
+  assert max(rows[name]["delta_m_interval"][1] for name in others) < 0
+  close = [rows[name]["delta_m"] for name in others - {"mgda", "fixed-weights"}]
+  assert max(close) - min(close) < 1
+  assert max(others, key=lambda name: rows[name]["delta_m"]) == "fairgrad-2"
+  ours, equal = rows["maxgnr-0.9-smoothed-0.9-own-heads"], rows["equal-weights"]
+  assert ours["difference_interval"][1] < 0
+  assert f"FairGrad comes first, {-ours['difference']:.1f} points ahead" in text
+  assert f"(smoothed, own heads) by {-ours['difference']:.1f} points" in text
+  sketch = rows["maxgnr-0.9-sketch-127-smoothed-0.9-own-heads"]["difference_interval"]
+  assert sketch[0] < 0 < sketch[1]
+  assert equal["difference_interval"][1] < 0
+  assert f"equal weights are {-equal['difference']:.1f} points behind" in text
+
+
 def test_the_default_number_of_steps_is_enough_by_the_committed_results():
   summary = json.loads((RESULTS / "solvers" / "results.json").read_text())
   steps = solvers_report.steps(summary)

@@ -26,7 +26,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 PAGES = (ROOT / "docs" / "results.md", ROOT / "docs" / "speed.md", ROOT / "README.md")
 # Name of a summary -> its problems, whose rows are ranked together.
 SUMMARIES = {
-  "summary": ("digits", "fashion", "tox21"),
+  "summary": ("digits", "fashion", "tox21", "scm20d"),
 }
 # The rows of the README's table.
 FEW = (
