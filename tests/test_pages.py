@@ -18,6 +18,7 @@ from maxgnr_jax import aggregators
 from maxgnr_jax._solvers import MOST_STEPS
 from tests.helpers.methods import public_methods
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 DOCS = {path.stem: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}

@@ -313,6 +313,7 @@ def test_the_papers_solver_takes_its_learning_rate_as_an_array():
   np.testing.assert_array_equal(weights, steepest_descent(1e-3).solve(stats))
 
 
+@pytest.mark.thorough
 @given(seed=seeds, num_tasks=st.sampled_from([2, 5, 20]))
 def test_a_certificate_is_below_the_share_that_weights_reach(seed, num_tasks):
   rng = np.random.default_rng(seed)

@@ -11,6 +11,7 @@ import scipy.stats
 from maxgnr_jax import aggregators
 from tests.helpers import coordinates
 from tests.helpers.examples import first_step, task_gradients
+from tests.helpers.marks import thorough_but
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -37,7 +38,9 @@ def trimmed(grads, trim):
   return ascending[left_out : len(grads) - left_out].mean(axis=0)
 
 
-@pytest.mark.parametrize(("num_tasks", "trim"), [(5, 2), (8, 1), (17, 4)])
+@pytest.mark.parametrize(
+  ("num_tasks", "trim"), thorough_but([(5, 2)], [(5, 2), (8, 1), (17, 4)])
+)
 def test_trimmed_mean_of_the_active_tasks_agrees_with_numpy(num_tasks, trim):
   update = coordinates.update_of(
     functools.partial(aggregators.trimmed_mean, trim), num_tasks

@@ -20,6 +20,7 @@ def losses(params, x):
   return [jnp.mean((features - k) ** 2) + 0.1 * k * total for k in range(TASKS)]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
   "aggregator",
   [

@@ -59,6 +59,7 @@ def test_maxgnr_is_the_same_on_a_mesh_and_keeps_shardings(num_tasks, kind):
   assert state.weights.sharding.is_fully_replicated
 
 
+@pytest.mark.thorough
 def test_a_vmapped_update_is_the_same_on_a_mesh():
   tx, mesh = maxgnr(num_tasks=2), make_mesh()
   several = [random_grads(PARAMS, 2, seed) for seed in range(2)]
@@ -71,6 +72,7 @@ def test_a_vmapped_update_is_the_same_on_a_mesh():
     assert_trees_close(mapped, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_a_shard_map_over_some_axes_leaves_the_others_to_the_compiler():
   tx, mesh = maxgnr(num_tasks=3), make_mesh()
 

@@ -86,6 +86,7 @@ def test_a_sketch_of_sharded_gradients_is_that_of_whole_ones(kind, expected):
     assert found == [("all-reduce", NUM_TASKS * SIZE)]
 
 
+@pytest.mark.thorough
 def test_in_shard_map_sketches_of_replicas_differ_as_their_gradients_do(expected):
   """Data are sharded there, so that each device has gradients of its own."""
   mesh = jax.make_mesh((2,), ("data",), (AxisType.Auto,), devices=jax.devices()[:2])

@@ -50,6 +50,7 @@ def test_the_committed_table_is_that_of_the_committed_results():
   assert (first, second) == ("slaw", "maxgnr-0.9-last-bias-smoothed-0.9")  # as it says
 
 
+@pytest.mark.thorough
 def test_rows_are_timed_beside_plain_training(done):
   model, settings, _ = done
   runner = Runner(model, settings, COMMANDS["train"])

@@ -106,6 +106,7 @@ def trained(tmp_path_factory, quick_experiments):
   return make_trainer(Model(of_two_tasks(fashion.make_problem(run))), run)
 
 
+@pytest.mark.thorough
 def test_step_takes_the_gradient_of_the_weighted_sum(trained):
   weights = (0.9, 0.02)
   batch = next(iter(trained.problem.train_batches(8, 0)))

@@ -48,6 +48,7 @@ def test_one_command_makes_all_tables_and_figures(tmp_path, capsys):
   }
 
 
+@pytest.mark.thorough
 def test_large_batches_win_at_equal_steps_and_small_ones_at_equal_passes(
   monkeypatch, tmp_path
 ):

@@ -380,6 +380,7 @@ def test_evaluation_uses_running_statistics_without_changing_them():
   assert np.abs(forward(model, image) - whole).max() > 1e-3
 
 
+@pytest.mark.thorough
 def test_training_lowers_every_loss():
   _, batch = example(5, h=8, w=8)
   batch = jax.tree.map(jnp.asarray, batch)

@@ -171,7 +171,9 @@ def test_files_that_are_not_archives_are_rejected(tmp_path):
     data.load(path)
 
 
-@pytest.mark.parametrize("tasks", [(), ("c",)])
+@pytest.mark.parametrize(
+  "tasks", [(), pytest.param(("c",), marks=pytest.mark.thorough)]
+)
 def test_network_is_trained_from_the_command_line(tasks, tmp_path, capsys):
   file, out = write_molecules(tmp_path), tmp_path / "out"
   arguments = ["tox21", "train", "--data", str(file), "--out", str(out)]

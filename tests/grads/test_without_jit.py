@@ -135,6 +135,7 @@ def test_losses_are_computed_from_numbers_and_no_more_often_than_needed(made, ro
   assert seen == rows
 
 
+@pytest.mark.thorough
 def test_loops_are_compiled_where_the_caller_compiles():
   loops = value_and_task_grads(named, microbatches=4, tasks_at_once=1)
   # No argument is traced here, but all is compiled.

@@ -63,9 +63,9 @@ def test_one_group_of_all_parameters_equals_no_groups():
 @pytest.mark.parametrize(
   ("groups", "names"),
   [
-    ("layer", ["head", "trunk"]),
+    pytest.param("layer", ["head", "trunk"], marks=pytest.mark.thorough),
     ("parameter", ["head/bias", "head/gain", "trunk/0", "trunk/1"]),
-    ({"head": "z", "trunk": "y"}, ["y", "z"]),
+    pytest.param({"head": "z", "trunk": "y"}, ["y", "z"], marks=pytest.mark.thorough),
   ],
 )
 def test_groups_can_be_layers_parameters_or_labels(groups, names):
