@@ -85,7 +85,7 @@ def test_a_task_with_a_non_finite_gradient_is_treated_like_a_masked_one(
   np.testing.assert_array_equal(expected[-1][1].notfinite_count, 0)
 
 
-@settings(max_examples=5)
+@settings(max_examples=10)
 @given(
   # Few sizes, because each is compiled.
   active=st.sampled_from([(3, 1), (9, 2)]).flatmap(

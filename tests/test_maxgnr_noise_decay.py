@@ -30,7 +30,7 @@ def gram(state):
   return state.noise.norm[:, None] * state.noise.norm[None, :] * state.noise.cosine
 
 
-@settings(max_examples=4)
+@settings(max_examples=8)
 @given(
   noise_decay=st.sampled_from([0.5, 0.99]),
   exponent=st.sampled_from([-15, 0, 15]),
@@ -66,7 +66,7 @@ def test_with_noise_decay_zero_only_the_last_sample_counts():
     np.testing.assert_allclose(state.weights, right.weights, rtol=1e-4)
 
 
-@settings(max_examples=4)
+@settings(max_examples=8)
 @given(
   masks=st.lists(
     st.lists(st.booleans(), min_size=4, max_size=4), min_size=8, max_size=8

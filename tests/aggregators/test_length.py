@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from maxgnr_jax import aggregators, maxgnr
@@ -14,8 +14,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 SEEDS = st.integers(0, 2**32 - 1)
 
 
-@settings(max_examples=10)
-@given(SEEDS, st.sampled_from([1, 3, 6]))
+@given(SEEDS, st.integers(1, 6))
 def test_the_sum_is_as_long_as_the_mean(seed, tasks):
   grads = task_gradients(seed, tasks, decades=6)
   rng = np.random.default_rng(seed)

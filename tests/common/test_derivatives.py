@@ -13,6 +13,7 @@ import pytest
 
 from maxgnr_jax import maxgnr, steepest_descent
 from tests.helpers.kinds import REPRESENTATIVES
+from tests.helpers.marks import thorough_but
 from tests.helpers.methods import METHODS
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -75,17 +76,16 @@ def objective(name, hyperparameter, point, grads, masks, powers):
   return jnp.array([1.0, -2.0, 0.5]) @ updates["a"][1] + 3.0 * updates["b"][1, 0]
 
 
-# Of those that are costly to compile.
+# Those that `make test` compiles.
 USUAL = ("maxgnr", "mgda", "graddrop")
-CASES = [
-  pytest.param(
-    name,
-    num_tasks,
-    marks=[pytest.mark.thorough] * (num_tasks == 2 or name not in USUAL),
-  )
-  for name in MAKE
-  for num_tasks in sorted({max(number, AT_LEAST.get(name, 2)) for number in (2, 3)})
-]
+CASES = thorough_but(
+  [(name, 3) for name in USUAL],
+  [
+    (name, num_tasks)
+    for name in MAKE
+    for num_tasks in sorted({max(number, AT_LEAST.get(name, 2)) for number in (2, 3)})
+  ],
+)
 
 
 @pytest.mark.parametrize(("name", "num_tasks"), CASES)

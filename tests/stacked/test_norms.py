@@ -30,7 +30,7 @@ def in_float64(x, y):
   seed=st.integers(0, 9),
 )
 @example(num_tasks=3, sizes=[0, 0], dtype="bfloat16", seed=0)
-@settings(max_examples=3)  # each is a program to compile
+@settings(max_examples=12)
 def test_inner_products_and_norms_agree_with_float64(num_tasks, sizes, dtype, seed):
   rng = np.random.default_rng(seed)
 
