@@ -30,7 +30,7 @@ SECTIONS = {
   "gramian": (
     "Weights from the Gramian",
     "K + 1 backward passes",
-    "a few times K × the largest layer (K × `sketch` numbers with `sketch=`)",
+    "1 to 9 times K × the largest layer (K × `sketch` numbers with `sketch=`)",
   ),
   "stacked gradients": (
     "Updates from whole gradients",

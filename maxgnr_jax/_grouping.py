@@ -23,9 +23,10 @@ def group_tasks(
 
   The shares that tasks keep are those of :func:`retained_gnr`: K-sized algebra on the
   statistics of one joint run, without training any group. They do not tell how well
-  groups train: on both data sets where that was measured (see the README), groups that
-  were proposed did worse than all others, because related tasks share their noise as
-  well as what they learn. Take them for a diagnosis, not for a plan.
+  groups train: on both data sets where that was measured (see docs/which-tasks.md),
+  groups that were proposed did worse than all others, perhaps because related tasks
+  share their noise as well as what they learn. Take them for a diagnosis, not for a
+  plan.
 
   Args:
     stats: Statistics of the K tasks, best averages of a joint run: give ``maxgnr`` a

@@ -55,8 +55,9 @@ def maxgnr(
       0.9. Larger values average the gradient over more steps (about
       1 / (1 - gamma)); 0 sees no noise and weights every task by the inverse of
       its gradient norm. May be a schedule under :func:`optax.inject_hyperparams`,
-      which takes every callable for a schedule: name ``shared``, ``groups`` and
-      ``momentum_dtype`` in its ``static_args`` if you pass them.
+      which takes every callable for a schedule and every number for an array: name
+      ``shared``, ``groups``, ``momentum_dtype`` and a number for ``sketch`` in its
+      ``static_args`` if you pass them.
     num_tasks: K, at least 1. By default it is taken from the first gradients,
       which changes the shapes of the state at the first step: a jitted step is
       traced once more. Give it for ``lax.scan``, ahead-of-time compilation and
@@ -90,9 +91,9 @@ def maxgnr(
     smoothing: Decay rate, in [0, 1), of an average of the weights' logarithms over the
       steps, which makes steadier weights of those that jump. The sum of the weights
       stays, and the average does not depend on the scale of a loss. An inactive task
-      keeps its average and comes back with it. A weight of 0 counts as a thousandth of
-      the task's average so far, so that weights stay positive. Default: the weights of
-      this step, as in the paper.
+      keeps its average and comes back with it. A weight below a thousandth of the
+      task's average so far counts as that thousandth, so that weights stay positive.
+      Default: the weights of this step, as in the paper.
     unshared: "weighted" or "own": whether parameters that ``shared`` leaves out, such
       as the heads of single tasks, get their weighted gradient, or the sum of the
       tasks' gradients, as if each task had an optimiser of its own for its head. With

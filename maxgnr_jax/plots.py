@@ -1,4 +1,4 @@
-"""Pictures of what is measured. Needs matplotlib: ``pip install maxgnr-jax[plots]``."""
+"""Pictures of what is measured; needs ``pip install 'maxgnr-jax[plots]'``."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -55,8 +55,8 @@ def plot_interference(
     from matplotlib.figure import Figure
   except ImportError as error:
     raise ImportError(
-      "`plot_interference` needs matplotlib. Install it with `pip install "
-      "maxgnr-jax[plots]`."
+      "`plot_interference` needs matplotlib. Install it with "
+      "`pip install 'maxgnr-jax[plots]'`."
     ) from error
   ratio = np.asarray(interference(stats, weights), np.float64)
   number = len(ratio)
