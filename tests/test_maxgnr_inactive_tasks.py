@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maxgnr_jax import maxgnr, value_and_task_grads
-from tests.helpers.examples import example_params, random_grads
+from tests.helpers.examples import default_maxgnr, example_params, random_grads
 from tests.helpers.traces import jit_with_max_traces
 from tests.helpers.trees import assert_trees_close
 
@@ -21,16 +21,21 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 STEPS = 4
 
 
-def run(tx, params, sequence, masks):
-  """Updates and states of all steps; the step may be traced only once."""
+@functools.cache
+def compiled(tx):
+  """A step of it, which may be traced only once."""
 
-  def step(grads, state, mask):
+  def step(grads, state, params, mask):
     return tx.update(grads, state, params, task_mask=mask)
 
-  step = jit_with_max_traces(step)
+  return jit_with_max_traces(step)
+
+
+def run(tx, params, sequence, masks):
+  """Updates and states of all steps."""
   state, results = tx.init(params), []
   for grads, mask in zip(sequence, masks, strict=True):
-    updates, state = step(grads, state, jnp.asarray(mask))
+    updates, state = compiled(tx)(grads, state, params, jnp.asarray(mask))
     results.append((updates, state))
   return results
 
@@ -96,10 +101,10 @@ def test_a_task_with_a_non_finite_gradient_is_treated_like_a_masked_one(
 def test_a_task_that_is_never_active_changes_nothing(active, seed):
   params, mask = example_params(), np.array(active)
   sequence = [random_grads(params, len(mask), seed + step) for step in range(STEPS)]
-  found = run(maxgnr(num_tasks=len(mask)), params, sequence, [mask] * STEPS)
+  found = run(default_maxgnr(len(mask)), params, sequence, [mask] * STEPS)
   fewer = [jax.tree.map(lambda g: g[mask], grads) for grads in sequence]
   num_active = int(mask.sum())
-  alone = run(maxgnr(num_tasks=num_active), params, fewer, [mask[mask]] * STEPS)
+  alone = run(default_maxgnr(num_active), params, fewer, [mask[mask]] * STEPS)
   for (updates, state), (right_updates, right_state) in zip(found, alone, strict=True):
     assert_trees_close(updates, right_updates, rtol=1e-3, atol=1e-4)
     np.testing.assert_array_equal(state.weights[~mask], 0)

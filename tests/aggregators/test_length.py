@@ -1,5 +1,6 @@
 """Updates that are as long as the mean of the gradients."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ def test_the_sum_is_as_long_as_the_mean(seed, tasks):
   active[rng.integers(tasks)] = True
   weights *= active
   gramian = np.where(active[:, None] & active[None, :], grads @ grads.T, np.nan)
-  scaled = as_long_as_the_mean(
+  scaled = jax.jit(as_long_as_the_mean)(
     jnp.asarray(weights, jnp.float32), jnp.asarray(gramian, jnp.float32), active
   )
   mean = np.linalg.norm(grads[active].mean(axis=0))
