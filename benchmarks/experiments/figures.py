@@ -6,6 +6,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.experiments.metric import Metric
@@ -48,7 +49,24 @@ def delta_m(summary: dict[str, Any], judged: str, path: Path) -> None:
     f"{summary['problem']}\n{caption(judged, summary['settings'])}", fontsize="medium"
   )
   ax.grid(alpha=0.3)
+  _errors_on_top(ax, summary, judged)
   figure.savefig(path, dpi=110)
+
+
+def _errors_on_top(ax: Axes, summary: dict[str, Any], judged: str) -> None:
+  """Adds an axis with the metric that Δm is the logarithm of, if it is of one only."""
+  metrics = [metric for metric in summary["metrics"] if metric["in_delta_m"]]
+  if len(metrics) > 1 or not metrics[0].get("by_ratio"):  # older results do not have it
+    return
+  name, label = metrics[0]["name"], metrics[0]["label"]
+  base = np.mean(np.log(summary["rows"][baseline_of(summary)[0]]["test"][judged][name]))
+  low, high = ax.get_xlim()
+  marks = np.outer(10.0 ** np.arange(-6, 3), [1, 2, 5]).ravel()
+  at = -100 * (np.log(marks) - base)
+  inside = (low < at) & (at < high)
+  top = ax.secondary_xaxis("top")
+  top.set_xticks(at[inside], [f"{mark:g}" for mark in marks[inside]])
+  top.set_xlabel(label)
 
 
 def gradient_norms(noise: GradientNoise, tasks: Sequence[str], title: str, path: Path):
