@@ -1,6 +1,7 @@
 """Tests the Helmholtz equation, a problem without single-task models."""
 
 import json
+import math
 
 import chex
 import jax
@@ -8,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from matplotlib.figure import Figure
 
-from benchmarks.experiments import cli, comparison
+from benchmarks.experiments import cli, comparison, figures
 from benchmarks.experiments.model import Model
 from benchmarks.experiments.problems.pinn.helmholtz import (
   HelmholtzSettings,
@@ -149,6 +151,29 @@ def test_sweep_compares_with_equal_weights_at_its_best_rate(tmp_path):
   assert results["metrics"][0]["by_ratio"]
   (line,) = (x for x in text.splitlines() if x.startswith("| equal-weights"))
   assert line.split("|")[3].strip() == ""  # no interval against itself
+
+
+def test_an_error_is_drawn_beside_its_delta_m(monkeypatch):
+  drawn = []
+  monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+  errors = {"equal-weights": [0.1, 0.4], "maxgnr-0": [0.02, 0.05]}  # 0.2 on average
+  rows = {
+    name: {
+      "test": {"last": {"error": values}},
+      "delta_m": {"last": [-100 * math.log(value / 0.2) for value in values]},
+    }
+    for name, values in errors.items()
+  }
+  metric = {"name": "error", "label": "L2", "in_delta_m": True, "by_ratio": True}
+  summary = {"metrics": [metric], "rows": rows, "baseline": "equal-weights"}
+  summary |= {"problem": "made up", "settings": {"schedule": "cosine"}}
+  figures.delta_m(summary, "last", "picture.png")
+  (top,) = drawn[0].axes[0].child_axes
+  assert top.get_xlabel() == "L2"
+  labels = [label.get_text() for label in top.get_xticklabels()]
+  at = dict(zip(labels, top.get_xticks(), strict=True))
+  assert at["0.2"] == pytest.approx(0, abs=1e-9)
+  assert at["0.02"] == pytest.approx(max(rows["maxgnr-0"]["delta_m"]["last"]))
 
 
 def test_study_of_groups_needs_single_task_models(tmp_path):
