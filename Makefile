@@ -75,5 +75,5 @@ clean:
 	@$(PYTHON) -c 'import sys; sys.exit("Python >= 3.11 needed: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
 	$(if $(findstring lowest,$@),grep -oE '"[a-z-]+>=[0-9.]+"' pyproject.toml | tr -d '"' | sed 's/>=/==/') > $(@D)/versions
-	$(@D)/bin/pip install --quiet --disable-pip-version-check --constraint $(@D)/versions --editable '.[$(@F)]'
+	$(@D)/bin/pip install --quiet --no-compile --disable-pip-version-check --constraint $(@D)/versions --editable '.[$(@F)]'
 	touch $@
