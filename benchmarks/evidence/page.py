@@ -27,6 +27,7 @@ PAGES = (ROOT / "docs" / "results.md", ROOT / "docs" / "speed.md", ROOT / "READM
 # Name of a summary -> its problems, whose rows are ranked together.
 SUMMARIES = {
   "summary": ("digits", "fashion", "tox21", "scm20d"),
+  "equations": ("helmholtz", "burgers"),
 }
 # The rows of the README's table.
 FEW = (
@@ -38,7 +39,8 @@ FEW = (
   "uncertainty",
   "equal-weights",
 )
-_SHOWN = expand(["evidence"])  # rows of a problem's table and picture
+# Summary -> rows of its problems' tables and pictures.
+_SHOWN = {"summary": expand(["evidence"]), "equations": expand(["equations"])}
 _DRAWN = 12  # rows of a summary's picture, besides those of the README's table
 
 # Problem -> what `sweep` found, and row -> what `comparison.compare` made of it.
@@ -172,7 +174,7 @@ def blocks(of_problems: Mapping[str, Summary]) -> dict[str, str]:
     if set(FEW) <= set(ranked):
       texts["few"] = summary_table(found, FEW, ranked)
     for problem, summary in results.items():
-      texts[problem] = comparison.markdown(only(summary, _SHOWN))
+      texts[problem] = comparison.markdown(only(summary, _SHOWN[name]))
   return texts
 
 
@@ -195,7 +197,8 @@ def main() -> None:
   for name, made in of_problems.items():
     draw(*made, RESULTS / f"{name}.png")
     for problem, summary in made.results.items():
-      figures.delta_m(only(summary, _SHOWN), "last", RESULTS / problem / "delta_m.png")
+      shown = only(summary, _SHOWN[name])
+      figures.delta_m(shown, "last", RESULTS / problem / "delta_m.png")
 
 
 if __name__ == "__main__":

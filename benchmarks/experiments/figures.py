@@ -40,7 +40,9 @@ def delta_m(summary: dict[str, Any], judged: str, path: Path) -> None:
     ax.plot(values[name], [row] * len(values[name]), ".", color=colour, alpha=0.5)
     ax.plot(np.mean(values[name]), row, "|", color=colour, ms=12, mew=2)
   ax.axvline(0, color="black", ls="--", lw=1)
-  if min(map(min, values.values())) < -100:  # one far behind would press the others
+  error = _only_error(summary)
+  far = min(map(min, values.values())) < -100  # it would press the others
+  if far and not error:  # whose Δm is a logarithm already
     ax.set_xscale("symlog", linthresh=100)
     ax.set_xlim(right=max(10.0, 1.2 * max(map(max, values.values()))))
   ax.set(yticks=range(len(names)), yticklabels=names, ylim=(-1, len(names)))
@@ -49,24 +51,32 @@ def delta_m(summary: dict[str, Any], judged: str, path: Path) -> None:
     f"{summary['problem']}\n{caption(judged, summary['settings'])}", fontsize="medium"
   )
   ax.grid(alpha=0.3)
-  _errors_on_top(ax, summary, judged)
+  if error:
+    _errors_on_top(ax, summary, error, judged)
   figure.savefig(path, dpi=110)
 
 
-def _errors_on_top(ax: Axes, summary: dict[str, Any], judged: str) -> None:
-  """Adds an axis with the metric that Δm is the logarithm of, if it is of one only."""
+def _only_error(summary: dict[str, Any]) -> dict[str, Any] | None:
+  """Returns the metric that Δm is the logarithm of, if it is of one only."""
   metrics = [metric for metric in summary["metrics"] if metric["in_delta_m"]]
   if len(metrics) > 1 or not metrics[0].get("by_ratio"):  # older results do not have it
-    return
-  name, label = metrics[0]["name"], metrics[0]["label"]
-  base = np.mean(np.log(summary["rows"][baseline_of(summary)[0]]["test"][judged][name]))
+    return None
+  return metrics[0]
+
+
+def _errors_on_top(
+  ax: Axes, summary: dict[str, Any], error: dict[str, Any], judged: str
+) -> None:
+  """Adds an axis with the metric that Δm is the logarithm of."""
+  baseline = summary["rows"][baseline_of(summary)[0]]
+  base = np.mean(np.log(baseline["test"][judged][error["name"]]))
   low, high = ax.get_xlim()
   marks = np.outer(10.0 ** np.arange(-6, 3), [1, 2, 5]).ravel()
   at = -100 * (np.log(marks) - base)
   inside = (low < at) & (at < high)
   top = ax.secondary_xaxis("top")
   top.set_xticks(at[inside], [f"{mark:g}" for mark in marks[inside]])
-  top.set_xlabel(label)
+  top.set_xlabel(error["label"])
 
 
 def gradient_norms(noise: GradientNoise, tasks: Sequence[str], title: str, path: Path):

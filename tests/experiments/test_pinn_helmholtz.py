@@ -156,7 +156,8 @@ def test_sweep_compares_with_equal_weights_at_its_best_rate(tmp_path):
 def test_an_error_is_drawn_beside_its_delta_m(monkeypatch):
   drawn = []
   monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
-  errors = {"equal-weights": [0.1, 0.4], "maxgnr-0": [0.02, 0.05]}  # 0.2 on average
+  # Equal weights have 0.2 on average; one is far behind.
+  errors = {"equal-weights": [0.1, 0.4], "maxgnr-0": [0.02, 0.05], "imtl-g": [9.0, 9.0]}
   rows = {
     name: {
       "test": {"last": {"error": values}},
@@ -169,6 +170,7 @@ def test_an_error_is_drawn_beside_its_delta_m(monkeypatch):
   summary |= {"problem": "made up", "settings": {"schedule": "cosine"}}
   figures.delta_m(summary, "last", "picture.png")
   (top,) = drawn[0].axes[0].child_axes
+  assert drawn[0].axes[0].get_xscale() == "linear"
   assert top.get_xlabel() == "L2"
   labels = [label.get_text() for label in top.get_xticklabels()]
   at = dict(zip(labels, top.get_xticks(), strict=True))
