@@ -47,5 +47,5 @@ def test_names_must_be_one_per_task():
 
 def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
   monkeypatch.setitem(sys.modules, "matplotlib.colors", None)
-  with pytest.raises(ImportError, match=r"pip install maxgnr-jax\[plots\]"):
+  with pytest.raises(ImportError, match=r"pip install 'maxgnr-jax\[plots\]'"):
     plot_interference(STATS)
