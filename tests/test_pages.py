@@ -11,8 +11,10 @@ import pytest
 import maxgnr_jax
 from benchmarks.accuracy import residuals
 from benchmarks.accuracy.solvers import report as solvers_report
+from benchmarks.evidence import page
 from benchmarks.experiments import comparison
 from benchmarks.experiments.paper import batch_size
+from benchmarks.experiments.sweep import read_summary
 from benchmarks.speed import report as speed_report
 from maxgnr_jax import aggregators
 from maxgnr_jax._solvers import MOST_STEPS
@@ -27,7 +29,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 
 def load(name):
-  return json.loads((RESULTS / name / "results.json").read_text())
+  return read_summary(RESULTS / name)
 
 
 def compared(name, against="maxgnr-0.9"):
@@ -70,7 +72,7 @@ def test_the_python_blocks_of_a_page_run_in_order(
   ],
 )
 def test_tables_are_the_committed_results(name, module):
-  summary = json.loads((RESULTS / name / "results.json").read_text())
+  summary = load(name)
   table = module.table(summary)
   assert (RESULTS / name / "table.md").read_text() == table + "\n"
   assert table in TEXT
@@ -79,7 +81,7 @@ def test_tables_are_the_committed_results(name, module):
 
 
 def test_batch_sizes_are_the_committed_results():
-  summary = json.loads((RESULTS / "batch_size" / "results.json").read_text())
+  summary = load("batch_size")
   table = batch_size.table(summary)
   assert (RESULTS / "batch_size" / "table.md").read_text() == table + "\n"
   assert table in TEXT
@@ -148,7 +150,7 @@ def test_what_the_text_says_of_kept_weights_are_the_committed_results():
 
 
 def test_the_captions_ratios_are_the_committed_results():
-  summary = json.loads((RESULTS / "digits" / "results.json").read_text())
+  summary = load("digits")
   last, text = summary["last_epochs"], " ".join(README.split())
   smallest = {
     name: min(last[name]["gnr"].values()) for name in ("equal-weights", "maxgnr-0.9")
@@ -178,7 +180,7 @@ def test_what_the_text_says_of_tox21_are_the_committed_results():
   rows, text = compared("tox21"), " ".join(TEXT.split())
   best, others = "maxgnr-0.9-smoothed-0.9-own-heads", set(rows) - {"single-task"}
   assert min(rows[name]["delta_m_interval"][0] for name in others) > 0
-  found = json.loads((RESULTS / "tox21" / "results.json").read_text())["rows"]
+  found = load("tox21")["rows"]
   delta_m = {name: np.array(found[name]["delta_m"]["last"]) for name in rows}
   seeds = delta_m[best] - delta_m["equal-weights"]
   assert abs(seeds.mean()) < 0.1
@@ -200,7 +202,7 @@ def test_what_the_text_says_of_tox21_are_the_committed_results():
 
 
 def test_what_the_text_says_of_scm20d_are_the_committed_results():
-  summary = json.loads((RESULTS / "scm20d" / "results.json").read_text())
+  summary = load("scm20d")
   rows, text = comparison.compare(summary, "fairgrad-2"), " ".join(TEXT.split())
   others = set(rows) - {"single-task"}
   assert max(rows[name]["delta_m_interval"][1] for name in others) < 0
@@ -218,7 +220,7 @@ def test_what_the_text_says_of_scm20d_are_the_committed_results():
 
 
 def test_the_default_number_of_steps_is_enough_by_the_committed_results():
-  summary = json.loads((RESULTS / "solvers" / "results.json").read_text())
+  summary = load("solvers")
   steps = solvers_report.steps(summary)
   assert (RESULTS / "solvers" / "steps.md").read_text() == steps + "\n"
   measured = summary["steps"]
@@ -244,7 +246,7 @@ def test_the_default_number_of_steps_is_enough_by_the_committed_results():
 
 def test_what_the_text_says_of_classifications_and_ranks_are_the_committed_results():
   text, best = " ".join(TEXT.split()), "maxgnr-0.9-smoothed-0.9-own-heads"
-  rows = json.loads((RESULTS / "digits" / "results.json").read_text())["rows"]
+  rows = load("digits")["rows"]
   equal, ours = (
     [f"{np.mean(rows[name]['test']['last'][task]):.1f}" for task in ("left", "right")]
     for name in ("equal-weights", best)
@@ -259,7 +261,7 @@ def test_what_the_text_says_of_classifications_and_ranks_are_the_committed_resul
   assert rank[best] == rank["equal-weights"] == pytest.approx(77 / 2, abs=4)
   by_rank = sorted(set(rank) - {"single-task"}, key=rank.get)
   assert set(by_rank[:2]) == {"ngdiff", "maxgnr-0.97"}
-  fashion = json.loads((RESULTS / "fashion" / "results.json").read_text())["rows"]
+  fashion = load("fashion")["rows"]
   for task in ("left", "right"):
     equal, ours = (
       np.mean(fashion[name]["test"]["last"][task]) for name in ("equal-weights", best)
@@ -339,9 +341,7 @@ def test_what_the_text_says_of_the_helmholtz_equation_are_the_results():
   late = found["maxgnr-0.9-smoothed-0.99"]
   chosen_by = late["validation"][f"{late['learning_rate']:g}"]
   numbers = chosen_by, rows["maxgnr-0.9-smoothed-0.99"]["delta_m"]
-  said = (
-    "a Δm of {:+.0f} on the seeds that chose its learning rate, and {:.0f} on those"
-  )
+  said = "Δm of {:+.0f} on the seeds that chose its learning rate, and {:.0f} on those"
   assert said.format(*numbers) in text
   smoothed = rows["maxgnr-0.9-smoothed-0.9"]
   low, high = (np.exp(-x / 100) for x in smoothed["difference_interval"][::-1])
@@ -360,10 +360,8 @@ def test_what_the_text_says_of_the_burgers_equation_are_the_results():
   found = load("burgers")["rows"]
   errors = {name: row["test"]["last"]["error"] for name, row in found.items()}
   names = "nash-mtl", "maxgnr-0.5", "fixed-weights", "equal-weights"
-  said = (
-    "a mean error of {:.3f}**, and was still gaining at the end; MaxGNR at γ = 0.5 "
-  )
-  said += "has {:.3f}, the best of 16 random fixed weights {:.3f}, equal weights {:.3f}"
+  said = "error of {:.3f}**, and was still gaining at the end; MaxGNR at γ = 0.5 has "
+  said += "{:.3f}, the best of 16 random fixed weights {:.3f}, equal weights {:.3f}"
   assert said.format(*(np.mean(errors[name]) for name in names)) in text
   assert found["nash-mtl"]["change_at_end"] > 100
   for name in ("maxgnr-0", "imtl-g", "jaxpi-grad-norm"):
@@ -374,17 +372,14 @@ def test_what_the_text_says_of_the_burgers_equation_are_the_results():
     assert of_row["maxgnr-0.5"]["delta_m_interval"][0] > 0
     low, high = of_row["maxgnr-0.9"]["delta_m_interval"]
     assert low < 0 < high
-    assert (
-      max(
-        (name for name in of_row if name.startswith("maxgnr-0.")),
-        key=lambda name: of_row[name]["delta_m"],
-      )
-      == "maxgnr-0.5"
-    )
+  _, ranked, names = page.summaries()["equations"]
+  ranks = page.mean_ranks(ranked, names)
+  ours = [name for name in names if name.startswith("maxgnr")]
+  assert min(ours, key=ranks.get) == "maxgnr-0.5"
 
 
 def test_what_the_text_says_of_groups_of_tasks_are_the_committed_results():
-  found = json.loads((RESULTS / "digits-grouping" / "results.json").read_text())
+  found = load("digits-grouping")
   text = " ".join(TEXT.split()).replace("−", "-")
   within, groups = (
     next(values for what, values in found["correlations"].items() if what.endswith(end))
@@ -394,6 +389,11 @@ def test_what_the_text_says_of_groups_of_tasks_are_the_committed_results():
   interval = f"{within['spearman']:+.2f} (95 % interval {low:+.2f} to {high:+.2f})"
   assert interval in text
   assert f"nothing about the group ({groups['spearman']:.2f})" in text
+  of_size = found["correlations"][
+    "mean share in a group, less the mean of groups of its size"
+  ]
+  low, high = of_size["spearman_interval"]
+  assert f"{of_size['spearman']:+.2f} ({low:+.2f} to {high:+.2f})" in text
   assert groups["spearman_interval"][0] < 0 < groups["spearman_interval"][1]
   proposed, *others = (np.mean(division["change"]) for division in found["divisions"])
   assert f"{proposed:.1f} % against {np.mean(others):+.1f} % for the others" in text
@@ -417,7 +417,7 @@ def test_every_aggregator_is_in_the_table_of_methods():
 
 
 def test_what_the_text_says_of_groups_of_scm20d_are_the_committed_results():
-  found = json.loads((RESULTS / "scm20d-grouping" / "results.json").read_text())
+  found = load("scm20d-grouping")
   text = " ".join(TEXT.split()).replace("−", "-")
   of_size = next(
     values
@@ -426,6 +426,12 @@ def test_what_the_text_says_of_groups_of_scm20d_are_the_committed_results():
   )
   low, high = of_size["spearman_interval"]
   assert f"gain less, {of_size['spearman']:.2f} ({low:.2f} to {high:.2f})," in text
+  own = found["correlations"][
+    "share that a task retains, less the task's mean over its groups"
+  ]
+  own_low, own_high = own["spearman_interval"]
+  said = f"says little, {own['spearman']:+.2f} ({own_low:+.2f} to {own_high:+.2f})"
+  assert said in text
   assert high < 0
   proposed, *others = (np.mean(division["change"]) for division in found["divisions"])
   assert f"are proposed, {proposed:.1f} %, are the worst of" in text
