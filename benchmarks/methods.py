@@ -221,12 +221,14 @@ class Method(NamedTuple):
       a method that takes none.
     refresh_every: Steps from one choice of weights to the next.
     stacked: Whether an update takes more than the gradients and the losses.
+    unit_length: Whether the optimiser gets the update divided by its length.
   """
 
   make: Callable[[Setting], optax.GradientTransformation]
   flat_radius: float | None = None
   refresh_every: int = 1
   stacked: bool = False
+  unit_length: bool = False
 
 
 def _method(
@@ -287,12 +289,15 @@ def _maxgnr(name: str) -> Method | None:
 
 _FRAME = re.compile(
   r"(?P<method>.+?)(-smoothed-(?P<smoothing>\d+(\.\d+)?))?(?P<own>-own-heads)?"
-  r"(?P<rescaled>-rescaled)?"
+  r"(?P<rescaled>-rescaled)?(?P<unit>-unit-length)?"
 )
+_FRAME_NAMES = "[-smoothed-DECAY][-own-heads][-rescaled][-unit-length]"
 
 
-def _framed(name: str) -> tuple[str, dict[str, Any]]:
-  """Splits a name into that of a method and options of the frame around it."""
+def _framed(name: str) -> tuple[str, dict[str, Any], bool]:
+  """Splits a name into that of a method, options of the frame around it, and whether
+  its updates have unit length.
+  """
   found = _FRAME.fullmatch(name)
   assert found is not None
   frame: dict[str, Any] = {}
@@ -302,7 +307,7 @@ def _framed(name: str) -> tuple[str, dict[str, Any]]:
     frame["unshared"] = "own"
   if found["rescaled"]:
     frame["rescale"] = "mean"
-  return found["method"], frame
+  return found["method"], frame, bool(found["unit"])
 
 
 def _said(setting: Setting, field: str, method: str, what: str) -> Callable[[Any], Any]:
@@ -331,11 +336,6 @@ FIXED_WEIGHTS = "fixed-weights"
 
 
 def _fixed_weights(setting: Setting) -> optax.GradientTransformation:
-  if setting.frame:
-    raise ValueError(
-      f"{FIXED_WEIGHTS} are taken as they are, without "
-      "[-smoothed-DECAY][-own-heads][-rescaled]"
-    )
   make = optax.inject_hyperparams(aggregators.constant_weights)
   return make(jnp.full(setting.num_tasks, 1 / setting.num_tasks))
 
@@ -412,7 +412,8 @@ def named(name: str) -> Method:
 
   After either, in this order: ``-smoothed-DECAY``, with averaged weights;
   ``-own-heads``, with unweighted gradients outside of ``shared``; ``-rescaled``, with
-  updates as long as the mean of the gradients.
+  updates as long as the mean of the gradients; ``-unit-length``, with updates of length
+  1 before the optimiser.
 
   The options of MaxGNR, in this order: γ in [0, 1); ``-paper-solver``, solved as in
   Section 5.1 of the paper instead of exactly; ``-noise-DECAY``, with a running mean of
@@ -422,15 +423,20 @@ def named(name: str) -> Method:
   the tasks share, or on its bias, instead of on all that they share.
 
   Raises:
-    ValueError: if there is no method of that name.
+    ValueError: if there is no method of that name, or for options of fixed weights.
   """
-  base, frame = _framed(name)
+  base, frame, unit_length = _framed(name)
   method = METHODS.get(base) or _maxgnr(base)
   if method is None:
     raise ValueError(
       f"there is no method {name!r}: it must be {_MAXGNR_NAMES} or one of "
-      f"{', '.join(METHODS)}, each with or without "
-      "[-smoothed-DECAY][-own-heads][-rescaled]"
+      f"{', '.join(METHODS)}, each with or without {_FRAME_NAMES}"
+    )
+  if base == FIXED_WEIGHTS != name:
+    raise ValueError(
+      f"{FIXED_WEIGHTS} are taken as they are, without {_FRAME_NAMES}, got {name!r}"
     )
   make = method.make
-  return method._replace(make=lambda setting: make(setting._replace(frame=frame)))
+  return method._replace(
+    make=lambda setting: make(setting._replace(frame=frame)), unit_length=unit_length
+  )

@@ -24,6 +24,17 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 }
 
 
+def _of_unit_length(
+  make_optimizer: Callable[..., optax.GradientTransformation],
+) -> Callable[..., optax.GradientTransformation]:
+  """Puts a division by the update's length before an optimiser."""
+
+  def make(learning_rate: jax.typing.ArrayLike) -> optax.GradientTransformation:
+    return optax.chain(optax.normalize_by_update_norm(), make_optimizer(learning_rate))
+
+  return make
+
+
 class EpochSums(NamedTuple):
   """Sums over the steps of the current epoch; K is the number of tasks trained.
 
@@ -186,9 +197,11 @@ class Trainer:
         f"{steps_per_call}"
       )
     self._factor = rate_factor(schedule, self.steps_per_epoch * epochs)
-    make_optimizer = optax.inject_hyperparams(OPTIMIZERS[optimizer])
-    self._optimizer = make_optimizer(learning_rate=0.0)
     chosen = SUM if len(tasks) == 1 else named(method)
+    make_optimizer = OPTIMIZERS[optimizer]
+    if chosen.unit_length:
+      make_optimizer = _of_unit_length(make_optimizer)
+    self._optimizer = optax.inject_hyperparams(make_optimizer)(learning_rate=0.0)
     self._labelled = model.labelled(self.tasks)
     parts = microbatches if microbatches > 1 else None
     self._combination = combination(

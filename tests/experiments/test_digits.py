@@ -216,6 +216,11 @@ def test_options_of_the_frame_are_parsed_from_a_name():
     assert named(base).make(setting).init(params).smoothed is None
   with pytest.raises(ValueError, match=r"\[0, 1\)"):
     named("mgda-smoothed-1").make(setting)
+  unit = named("mgda-smoothed-0.9-unit-length")
+  assert (unit.unit_length, named("mgda-smoothed-0.9").unit_length) == (True, False)
+  assert unit.make(setting).init(params).smoothed is not None
+  with pytest.raises(ValueError, match="fixed-weights are taken as they are"):
+    named("fixed-weights-unit-length")
 
 
 def test_weights_and_gnr_by_layer_are_averaged_over_layers():

@@ -13,6 +13,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from benchmarks.experiments import cli, train
@@ -274,6 +275,19 @@ def test_trainer_rejects_unknown_tasks_and_unsuitable_batches(model):
     Trainer(model, "dwa", (), 8, 3)
   with pytest.raises(ValueError, match="divide the 4 steps of an epoch, got 3"):
     Trainer(model, "dwa", (), 8, steps_per_call=3)
+
+
+def test_optimiser_gets_updates_of_unit_length(model):
+  batch, changes = model.problem.train_batches(8, 0)[0], []
+  for method in ("equal-weights", "equal-weights-unit-length"):
+    trainer = Trainer(model, method, (), 8, optimizer="sgd")
+    before = jax.tree.map(np.array, trainer.init(0, 0.1).params)
+    state, _ = trainer.step(trainer.init(0, 0.1), batch)
+    changes.append(jax.tree.map(lambda x, y: x - y, state.params, before))
+  plain, unit = changes
+  assert optax.tree.norm(unit) == pytest.approx(0.1, rel=1e-3)
+  expected = optax.tree.scale(0.1 / optax.tree.norm(plain), plain)
+  chex.assert_trees_all_close(unit, expected, rtol=1e-2, atol=1e-5)
 
 
 def test_some_tasks_are_trained_jointly_by_the_method(model, data):
