@@ -85,6 +85,18 @@ SETS = {
     "nash-mtl",
     "config",
     "jaxpi-grad-norm",
+    # The same with updates of one length, as those of Nash-MTL always are.
+    *(
+      f"{name}-unit-length"
+      for name in (
+        "equal-weights",
+        "maxgnr-0",
+        "maxgnr-0.5",
+        "maxgnr-0.9",
+        "maxgnr-0.9-smoothed-0.9",
+        "imtl-g",
+      )
+    ),
   ),
   "all": tuple(METHODS),
 }
