@@ -256,8 +256,9 @@ def test_sketches_need_the_memory_of_less_than_a_gradient(usual_compilation):
 
 def test_gramians_need_no_stacked_gradients(usual_compilation):
   program = compiled(aggregators.mgda(num_tasks=MANY))
-  # Pairs of gradients, if one is not finite; otherwise some layers. Stacked: 6.
-  assert_memory(program, 2.5)
+  # Pairs of gradients, if one is not finite; otherwise some layers. Stacked: 6. The
+  # oldest version of jax takes 3.
+  assert_memory(program, 3.5)
 
 
 @pytest.mark.parametrize("sketch", [None, 127])
