@@ -258,7 +258,7 @@ def test_gramians_need_no_stacked_gradients(usual_compilation):
   program = compiled(aggregators.mgda(num_tasks=MANY))
   # Pairs of gradients, if one is not finite; otherwise some layers. Stacked: 6. The
   # oldest version of jax takes 3.
-  assert_memory(program, 3.5)
+  assert_memory(program, 3.5 if jax.__version_info__ < (0, 8) else 2.5)
 
 
 @pytest.mark.parametrize("sketch", [None, 127])
