@@ -27,7 +27,7 @@ PAGES = (ROOT / "docs" / "results.md", ROOT / "docs" / "speed.md", ROOT / "READM
 # Name of a summary -> its problems, whose rows are ranked together.
 SUMMARIES = {
   "summary": ("digits", "fashion", "tox21", "scm20d"),
-  "equations": ("helmholtz", "burgers"),
+  "equations": ("helmholtz", "klein-gordon", "burgers"),
 }
 # The rows of the README's table.
 FEW = (

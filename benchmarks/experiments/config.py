@@ -37,7 +37,8 @@ class Settings:
   """Least time between two checkpoints."""
   steps_per_call: int = 1
   """Steps that one compiled call takes, a divisor of an epoch's steps. More are faster
-  for a small model; a run that is killed goes on after the last whole call."""
+  for a small model, but not for convolutions, which a CPU computes several times as
+  slowly within a loop; a run that is killed goes on after the last whole call."""
   tensorboard: bool = False
   """Log for TensorBoard besides the CSV file."""
   record_stats: bool = False
