@@ -31,11 +31,12 @@ SUMMARIES = {
 }
 # The rows of the README's table.
 FEW = (
+  "maxgnr-0.9-sketch-127-smoothed-0.9-own-heads",
   "maxgnr-0.9-smoothed-0.9-own-heads",
   "maxgnr-0.9-smoothed-0.9",
   "maxgnr-0.9",
+  "slaw",
   "imtl-g-smoothed-0.9-own-heads",
-  "imtl-g",
   "uncertainty",
   "equal-weights",
 )
