@@ -381,6 +381,44 @@ def test_what_the_text_says_of_options_of_the_frame_are_the_committed_results():
   assert sgd["imtl-g-rescaled"]["delta_m"] < sgd["imtl-g"]["delta_m"]
 
 
+def test_what_the_text_says_of_rendered_rooms_are_the_committed_results():
+  summary, text = load("scenes"), " ".join(TEXT.split())
+  plain, smoothed = "maxgnr-0.9", "maxgnr-0.9-smoothed-0.9"
+  best = f"{smoothed}-own-heads"
+  rows, of_best = compared("scenes"), compared("scenes", best)
+  joint = set(rows) - {"single-task"}
+  assert max(rows[name]["delta_m_interval"][1] for name in joint) < 0
+  assert max(joint, key=lambda name: rows[name]["delta_m"]) == "nash-mtl"
+  for name in ("nash-mtl", "maxgnr-0.5", "slaw"):
+    low, high = of_best[name]["difference_interval"]
+    assert low < 0 < high
+  for name in ("nash-mtl", "slaw"):
+    assert rows[name]["difference_interval"][0] > 0
+  found = {
+    name: {metric: np.mean(seeds) for metric, seeds in row["test"]["last"].items()}
+    for name, row in summary["rows"].items()
+  }
+  normals = [found[name]["normal_mean"] for name in (best, "equal-weights")]
+  assert "a mean error of {:.1f}°, equal weights {:.1f}°".format(*normals) in text
+  for name in ("equal-weights", "dwa"):
+    assert found[name]["depth_abs_err"] < found[best]["depth_abs_err"]
+  weight = summary["last_epochs"][plain]["weight"]["normal"]
+  assert weight == pytest.approx(0.8, abs=0.03)
+  worse = rows[smoothed]
+  low, high = worse["difference_interval"]
+  says = f"it is {-worse['difference']:.1f} points worse than none ({-high:.1f} to "
+  assert f"{says}{-low:.1f})" in text
+  seeds = summary["rows"][smoothed]["delta_m"]["last"]
+  assert f"with a run at −{-min(seeds):.0f}." in text
+  told = [minus(rows[name]["delta_m"]) for name in (plain, smoothed, best)]
+  says = "lowers MaxGNR's from {} to {}, and with own heads raises it to {}."
+  assert says.format(*told) in text
+  assert summary["rows"]["nash-mtl"]["learning_rate"] == 0.01
+  rates = [summary["rows"][name]["learning_rate"] for name in joint]
+  assert rates.count(0.03) > len(rates) / 2
+  assert summary["rows"]["imtl-g"]["validation"]["0.03"] < -100
+
+
 def test_what_the_text_says_of_the_helmholtz_equation_are_the_results():
   rows, text = compared("helmholtz"), " ".join(TEXT.split()).replace("−", "-")
   found, errors = load("helmholtz")["rows"], errors_of("helmholtz")

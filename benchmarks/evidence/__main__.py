@@ -19,7 +19,8 @@ _SETTINGS = Path(__file__).parent
 PROBLEMS = sorted({path.stem for path in _SETTINGS.glob("*.toml")} - {"paper"})
 _OUT = Path("out/evidence")
 _KEPT = ("results.json", "table.md")
-_PICTURE = "gnr_over_training.png"  # kept of the problem in the README
+# Problem -> pictures that are kept besides Δm: the README's, the paper's notebook's.
+_PICTURES = {"digits": ("gnr_over_training.png",), "scenes": ("gnr.png", "weights.png")}
 
 
 def run(problem: str) -> None:
@@ -35,7 +36,7 @@ def run(problem: str) -> None:
     shutil.copy(out / logistic.LOGISTIC, to_page / logistic.LOGISTIC)
   to = out / "report"
   experiments.main([problem, "report", "--out", str(out), "--to", str(to), *of_data])
-  for name in (*_KEPT, *[_PICTURE] * (problem == "digits")):
+  for name in (*_KEPT, *_PICTURES.get(problem, ())):
     shutil.copy(to / name, to_page / name)
 
 

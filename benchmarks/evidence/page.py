@@ -29,6 +29,7 @@ SUMMARIES = {
   "summary": ("digits", "fashion", "tox21", "scm20d"),
   "equations": ("helmholtz", "klein-gordon", "burgers"),
 }
+ALONE = ("scenes",)  # problems that have too few rows for a summary
 # The rows of the README's table.
 FEW = (
   "maxgnr-0.9-sketch-127-smoothed-0.9-own-heads",
@@ -176,6 +177,8 @@ def blocks(of_problems: Mapping[str, Summary]) -> dict[str, str]:
       texts["few"] = summary_table(found, FEW, ranked)
     for problem, summary in results.items():
       texts[problem] = comparison.markdown(only(summary, _SHOWN[name]))
+  for problem, summary in read(ALONE).items():
+    texts[problem] = comparison.markdown(summary)
   return texts
 
 
@@ -200,6 +203,8 @@ def main() -> None:
     for problem, summary in made.results.items():
       shown = only(summary, _SHOWN[name])
       figures.delta_m(shown, "last", RESULTS / problem / "delta_m.png")
+  for problem, summary in read(ALONE).items():
+    figures.delta_m(summary, "last", RESULTS / problem / "delta_m.png")
 
 
 if __name__ == "__main__":

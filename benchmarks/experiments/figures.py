@@ -199,6 +199,9 @@ def norms_and_gnr(
 ) -> None:
   """Draws figure 5: the norms' distributions, and GNR_S beside GNR_M of each task.
 
+  A bar of 0 has no place on the logarithmic axis, and is written: no gradient could be
+  told from the noise of an epoch.
+
   Args:
     models: Method -> gradient noise of its best model, and its weights [K].
     tasks: Sorted names.
@@ -213,8 +216,13 @@ def norms_and_gnr(
     _norms(left, noise, tasks)
     left.set(title=f"{method}: gradient norms", ylabel="batches")
     at = np.arange(len(tasks))
-    right.bar(at - 0.2, noise.single_task_gnr(), 0.4, label="GNR$_S$, own noise only")
-    right.bar(at + 0.2, noise.task_gnr(weights), 0.4, label="GNR$_M$, noise of all")
+    own, of_all = noise.single_task_gnr(), noise.task_gnr(weights)
+    right.bar(at - 0.2, own, 0.4, label="GNR$_S$, own noise only")
+    right.bar(at + 0.2, of_all, 0.4, label="GNR$_M$, noise of all")
+    for bars, side in ((own, -0.2), (of_all, 0.2)):
+      for task in at[bars == 0]:
+        where = {"transform": right.get_xaxis_transform(), "ha": "center"}
+        right.text(task + side, 0.02, "0", **where)
     right.set(title=f"{method}: gradient-to-noise ratio", yscale="log")
     right.set_xticks(at, tasks, rotation=0 if len(tasks) <= _MANY else 60)
     right.grid(alpha=0.3, axis="y")

@@ -19,6 +19,7 @@ from benchmarks.experiments.sweep import Sweep
 from benchmarks.methods import named
 
 SHOWN = [problem for problems in page.SUMMARIES.values() for problem in problems]
+SHOWN += page.ALONE
 SETTINGS = page.ROOT / "benchmarks" / "evidence"
 values = st.floats(-90, 90)
 

@@ -1,6 +1,7 @@
 """Compares norms and noise of gradients with NumPy in double precision."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
+from benchmarks.experiments import figures
 from benchmarks.experiments.checkpoint import Best
 from benchmarks.experiments.model import Model
 from benchmarks.experiments.noise import GradientNoise, gradient_noise
@@ -97,3 +100,14 @@ def test_independent_noise_of_other_tasks_never_raises_the_gnr(tasks, scale):
   assert (multi <= single * (1 + 1e-9)).all()
   # Multiplying all weights by the same factor has no effect.
   np.testing.assert_allclose(measured.task_gnr(scale * weights), multi, rtol=1e-9)
+
+
+def test_a_gnr_of_zero_is_written_where_its_bar_would_be(monkeypatch):
+  drawn = []
+  monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: drawn.append(self))
+  noise = GradientNoise(np.ones((3, 2)), np.array([0.0, 1.0]), np.eye(2))
+  models = {"equal-weights": (noise, np.array([0.5, 0.5]))}
+  figures.norms_and_gnr(models, ["depth", "normal"], "rooms", Path("gnr.png"))
+  texts = drawn[0].axes[1].texts
+  assert [text.get_position()[0] for text in texts] == [-0.2, 0.2]
+  assert [text.get_text() for text in texts] == ["0", "0"]
