@@ -394,6 +394,13 @@ def test_what_the_text_says_of_rendered_rooms_are_the_committed_results():
     assert low < 0 < high
   for name in ("nash-mtl", "slaw"):
     assert rows[name]["difference_interval"][0] > 0
+  sketch = of_best["maxgnr-0.9-sketch-127-smoothed-0.9-own-heads"]
+  assert sketch["difference_interval"][1] < 0
+  behind = f"{-sketch['difference']:.1f} points"
+  for says in ("numbers is {} behind.", "second row and the sketch is {} behind;"):
+    assert says.format(behind) in text
+  for says in ("it is {} worse than the exact method", "but {} worse on the [rooms]"):
+    assert says.format(behind) in text
   found = {
     name: {metric: np.mean(seeds) for metric, seeds in row["test"]["last"].items()}
     for name, row in summary["rows"].items()
