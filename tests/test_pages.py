@@ -371,8 +371,7 @@ def test_what_the_text_says_of_options_of_the_frame_are_the_committed_results():
   rescaled = [
     sgd[f"maxgnr-0.9{name}-rescaled"]["delta_m"] for name in ("", "-smoothed-0.9")
   ]
-  assert f"Δm from {rescaled[0]:.1f} to {abs(rescaled[1]):.1f} (both" in text
-  assert round(rescaled[1], 1) == 0
+  assert "Δm from {:.1f} to {:.1f} (both".format(*rescaled) in text
   rate = {name: row["learning_rate"] for name, row in sgd.items()}
   assert f"of equal weights is {rate['equal-weights']}; that of MaxGNR is" in text
   for method, end in ((plain, " with `rescale`"), ("mgda", " with it")):
