@@ -44,6 +44,14 @@ def errors_of(name):
   return {row: np.array(found["test"]["last"]["error"]) for row, found in rows.items()}
 
 
+def means_of(summary):
+  """Averages the metrics of a sweep over seeds: row -> metric -> mean."""
+  return {
+    name: {metric: np.mean(seeds) for metric, seeds in row["test"]["last"].items()}
+    for name, row in summary["rows"].items()
+  }
+
+
 def python_blocks(text):
   return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
 
@@ -198,10 +206,7 @@ def test_what_the_text_says_of_the_fashion_pairs_are_the_committed_results():
   low, high = rows["slaw"]["difference_interval"]
   assert low < 0 < high
   assert all(-3 < rows[name]["difference"] < -1.5 for name in (dibs, "ngdiff"))
-  found = {
-    name: {metric: np.mean(seeds) for metric, seeds in row["test"]["last"].items()}
-    for name, row in summary["rows"].items()
-  }
+  found = means_of(summary)
   assert found[dibs]["canvas"] > found[plain]["canvas"]
   joint = set(found) - {"single-task"}
   for garments in ("left", "right"):
@@ -400,10 +405,7 @@ def test_what_the_text_says_of_rendered_rooms_are_the_committed_results():
     assert says.format(behind) in text
   for says in ("it is {} worse than the exact method", "but {} worse on the [rooms]"):
     assert says.format(behind) in text
-  found = {
-    name: {metric: np.mean(seeds) for metric, seeds in row["test"]["last"].items()}
-    for name, row in summary["rows"].items()
-  }
+  found = means_of(summary)
   normals = [found[name]["normal_mean"] for name in (best, "equal-weights")]
   assert "a mean error of {:.1f}°, equal weights {:.1f}°".format(*normals) in text
   for name in ("equal-weights", "dwa"):

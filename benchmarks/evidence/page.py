@@ -162,6 +162,16 @@ def summaries() -> dict[str, Summary]:
   }
 
 
+def shown(of_problems: Mapping[str, Summary]) -> dict[str, dict[str, Any]]:
+  """Returns the results of each problem, with the rows of its table and picture."""
+  of_summaries = {
+    problem: only(summary, _SHOWN[name])
+    for name, made in of_problems.items()
+    for problem, summary in made.results.items()
+  }
+  return of_summaries | read(ALONE)
+
+
 def blocks(of_problems: Mapping[str, Summary]) -> dict[str, str]:
   """Makes the text of every block: of speed, each summary, and each problem."""
   update, ways, refresh = read(("speed", "speed-ways", "speed-refresh")).values()
@@ -171,13 +181,11 @@ def blocks(of_problems: Mapping[str, Summary]) -> dict[str, str]:
     "ways": report.ways(ways),
     "refresh": report.refresh(refresh),
   }
-  for name, (results, found, ranked) in of_problems.items():
+  for name, (_, found, ranked) in of_problems.items():
     texts[name] = summary_table(found, ranked, ranked)
     if set(FEW) <= set(ranked):
       texts["few"] = summary_table(found, FEW, ranked)
-    for problem, summary in results.items():
-      texts[problem] = comparison.markdown(only(summary, _SHOWN[name]))
-  for problem, summary in read(ALONE).items():
+  for problem, summary in shown(of_problems).items():
     texts[problem] = comparison.markdown(summary)
   return texts
 
@@ -200,10 +208,7 @@ def main() -> None:
     path.write_text(filled(path.read_text(), texts))
   for name, made in of_problems.items():
     draw(*made, RESULTS / f"{name}.png")
-    for problem, summary in made.results.items():
-      shown = only(summary, _SHOWN[name])
-      figures.delta_m(shown, "last", RESULTS / problem / "delta_m.png")
-  for problem, summary in read(ALONE).items():
+  for problem, summary in shown(of_problems).items():
     figures.delta_m(summary, "last", RESULTS / problem / "delta_m.png")
 
 

@@ -221,8 +221,8 @@ def norms_and_gnr(
     right.bar(at + 0.2, of_all, 0.4, label="GNR$_M$, noise of all")
     for bars, side in ((own, -0.2), (of_all, 0.2)):
       for task in at[bars == 0]:
-        where = {"transform": right.get_xaxis_transform(), "ha": "center"}
-        right.text(task + side, 0.02, "0", **where)
+        at_foot = right.get_xaxis_transform()
+        right.text(task + side, 0.02, "0", transform=at_foot, ha="center")
     right.set(title=f"{method}: gradient-to-noise ratio", yscale="log")
     right.set_xticks(at, tasks, rotation=0 if len(tasks) <= _MANY else 60)
     right.grid(alpha=0.3, axis="y")
